@@ -1,6 +1,6 @@
 """One node that computes an operation on half precision in float32, for those that have no kernel for it.
 
-``in_float32(MaxPool)`` is a subclass of it whose ``forward`` converts what comes and what goes, and whose ``backward``
+It is of a subclass of the operation, whose ``forward`` converts what comes and what goes, and whose ``backward``
 does the same with gradients: the graph has one node with half precision on all sides, instead of one for the operation
 and one for every conversion, which cost more than small operations themselves.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastdl._graph import next_order
+from fastdl._graph import next_order, set_in_float32
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast
@@ -24,16 +24,20 @@ from fastdl.tensor import Tensor
 
 
 class InFloat32(Op):
-    """What stands before the operation's own class in :func:`in_float32`."""
+    """What stands before the operation's own class in :func:`_in_float32`."""
 
+    floats_only = False  # it takes half precision
     half: Any = None  # the dtype outside
     converted: tuple[bool, ...]  # which inputs have it
 
     def forward(self, *arrays: Any, half: Any, out: Any = None, **options: Any) -> Any:
         self.half = half
-        self.converted = tuple([x is not None and x.dtype is half for x in arrays])
-        wide = [pooled_copy(x, float32) if yes else x for x, yes in zip(arrays, self.converted, strict=True)]
-        result = super().forward(*wide, **{name: _widened(value) for name, value in options.items()})
+        wide = [pooled_copy(x, float32) if x is not None and x.dtype is half else x for x in arrays]
+        self.converted = tuple([x is not y for x, y in zip(arrays, wide, strict=True)])
+        for name, value in options.items():
+            if value.__class__ is tuple or is_array(value):
+                options[name] = _widened(value)
+        result = super().forward(*wide, **options)
         # What is kept are conversions, which nobody can change in place.
         if self.saves:
             self.saves = tuple([i for i in self.saves if not self.converted[i]])
@@ -119,7 +123,15 @@ def _widened(value: Any) -> Any:
     return pooled_copy(value, float32) if is_array(value) and is_half(value.dtype) else value
 
 
+def compute(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], half: Any) -> Any:
+    """``cls.apply`` in float32, of inputs in the dtype ``half``."""
+    # Not apply: autocast would convert the inputs back.
+    return _in_float32(cls).apply_itself(*inputs, half=half, **options)
+
+
+set_in_float32(compute)
+
+
 @cache
-def in_float32(cls: type[Op]) -> type[Op]:
-    """The operation with half precision outside and floats inside; ``half=`` of its ``apply_itself`` says which."""
+def _in_float32(cls: Any) -> Any:
     return type(cls.__name__, (InFloat32, cls), {"__doc__": cls.__doc__, "__module__": cls.__module__})

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from fastdl.autograd.in_float32 import InFloat32, in_float32
+from fastdl.autograd.in_float32 import InFloat32, compute
 from fastdl.autograd.op import ComplexOperand, NoKernel, Op
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, META, float64, int64, is_half
@@ -65,9 +65,9 @@ def apply_otherwise(
         return _on_cpu(cls, inputs, options, devices.pop(), error)
     floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
     if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
-        return _in_float32(cls, inputs, options, floating[0])
+        return compute(cls, inputs, options, floating[0])
     if isinstance(error, NoKernel):  # half precision beside a float32 number of 0 dimensions
-        return _in_float32(cls, inputs, options, next(filter(is_half, floating)))
+        return compute(cls, inputs, options, next(filter(is_half, floating)))
     if cls.wide_integers and not floating and len({t._data.dtype for t in given}) == 1:
         return _in_float64(cls, inputs, options, given[0]._data.dtype, error)
     raise error
@@ -146,11 +146,6 @@ def _together(cls: Any, inputs: tuple[Tensor | None, ...], devices: set[Any]) ->
         f"{cls.__name__.lower()}: Expected all tensors to be on the same device, but found {', '.join(told)}; move "
         "them with .to(device)"
     ) from None
-
-
-def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], half: Any) -> Any:
-    # Not apply: autocast would convert the inputs back.
-    return in_float32(cls).apply_itself(*inputs, half=half, **options)
 
 
 def _in_float64(

@@ -203,6 +203,7 @@ class Threshold(_Pieces, kernel="threshold"):
 
 
 class Prelu(Op):
+    floats_only = True
     saves = (0, 1)
 
     def forward(self, x: Any, weight: Any) -> Any:
@@ -241,6 +242,7 @@ class Rrelu(Op):
 
 
 class Glu(Op):
+    floats_only = True
     saves = (0,)
 
     def forward(self, x: Any, dim: int) -> Any:

@@ -148,6 +148,7 @@ class Prod(Reduction):
 
 
 class LogSumExp(Reduction):
+    floats_only = True
     saves, saves_output = (0,), True
 
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
@@ -168,6 +169,7 @@ class LogSumExp(Reduction):
 
 class Norm(Reduction):
     """(sum |x|^p)^(1/p), and its limits max |x|, min |x| and the count of what is not zero."""
+    floats_only = True
 
     saves, saves_output = (0,), True
 
