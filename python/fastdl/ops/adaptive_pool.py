@@ -35,6 +35,7 @@ class AdaptiveAvgPool(Op):
 
 class AdaptiveMaxPool(Op):
     """Saves the winners' positions."""
+
     floats_only = True
 
     wide_integers = True

@@ -399,6 +399,7 @@ def _norms(x1: Tensor, x2: Tensor, p: float) -> Tensor:
 
 class Cdist(Op):
     """The distances of all pairs without their differences in memory."""
+
     floats_only = True
 
     saves = (0, 1)
@@ -430,6 +431,7 @@ class Cdist(Op):
 
 class Pdist(Op):
     """The distances of all rows of one matrix."""
+
     floats_only = True
 
     saves, saves_output = (0,), True

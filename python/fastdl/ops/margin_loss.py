@@ -87,6 +87,7 @@ class MultilabelMarginLoss(Op):
 
 class MultilabelSoftMarginLoss(Op):
     """The mean over classes of binary cross entropies with logits."""
+
     floats_only = True
 
     saves = (0, 1, 2)

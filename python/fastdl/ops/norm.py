@@ -201,6 +201,7 @@ class RMSNorm(Op):
 
 class GroupNorm(Op):
     """Statistics of each group of each sample come back through ``statistics``."""
+
     floats_only = True
 
     saves = (0, 1)

@@ -26,6 +26,7 @@ from fastdl.tensor import Tensor
 class PointwiseLoss(Op):
     """A loss of ``x`` and ``target`` with the options of its kernel; the target is a constant unless a
     subclass says otherwise."""
+
     floats_only = True
 
     kernel: ClassVar[str]

@@ -34,6 +34,7 @@ class Plan(NamedTuple):
 
 class MaxPool(Op):
     """Saves the number of the winning tap of each window, not the input."""
+
     floats_only = True
 
     wide_integers = True
@@ -89,6 +90,7 @@ class AvgPool(Op):
 
 class LpPool(Op):
     """y = (taps * mean of x^p)^(1/p). Where the mean is 0 so is the gradient."""
+
     floats_only = True
 
     saves = (0,)

@@ -26,6 +26,7 @@ Pairs = list[tuple[int, int]]
 
 class Interpolate(Op):
     floats_only = True
+
     def forward(
         self, x: Any, output: Sizes, scale: tuple[float, ...], mode: str, align_corners: bool, antialias: bool
     ) -> Any:
