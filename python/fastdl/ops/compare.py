@@ -11,7 +11,7 @@ from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
-from fastdl.ops.arrays import as_bool, by_numpy, full, has_integer_kernels, operand
+from fastdl.ops.arrays import as_bool, by_numpy, cast, full, has_integer_kernels, operand
 from fastdl.ops.common import check_tensors
 from fastdl.ops.out import store
 from fastdl.ops.promotion import common_dtype
@@ -241,6 +241,8 @@ def isclose(
     x, y = input._data, other._data
     if x.dtype != y.dtype:
         raise RuntimeError(f"isclose: input and other must have the same dtype, got {x.dtype} and {y.dtype}")
+    if has_integer_kernels(x) and not on_device(y):
+        x, y = cast(x, float64), cast(y, float64)
     if x.dtype.kind not in FLOATING or on_device(x) or is_half(x.dtype):
         return Tensor._wrap(array(np.isclose(x, y, rtol, atol, equal_nan)))
     k = select(x)

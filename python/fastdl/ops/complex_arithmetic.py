@@ -13,7 +13,7 @@ from fastdl.dtypes import complex64, float32, real_dtype
 from fastdl.kernels import cpu, is_array
 from fastdl.ops.arrays import broadcast_shape, by_numpy, empty, fit, operand
 from fastdl.ops.complex import ComplexFormula, conj
-from fastdl.ops.complex_functions import composed
+from fastdl.ops.complex_kernels import composed
 from fastdl.ops.pieces import in_pieces
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _OF_INPUT, _OF_OUTPUT
@@ -81,10 +81,12 @@ class ComplexBinary(ComplexFormula):
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         left, right = value if x is None else x, value if y is None else y
-        if x is not None and y is not None and x.dtype is y.dtype:
-            dtype = x.dtype
-        else:
-            dtype = common_dtype(left, right)
+        dtype: Any = getattr(left, "dtype", None)
+        if dtype is not getattr(right, "dtype", dtype if y is None and dtype.kind == "c" else None):
+            dtype = None
+        if dtype is None or x is None or y is None:
+            if dtype is None:
+                dtype = common_dtype(left, right)
             left, right = _beside(left, dtype), _beside(right, dtype)
         self.dtype = dtype
         self.likes = [None if a is None else (a.shape, a.dtype) for a in (x, y)]

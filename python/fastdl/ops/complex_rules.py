@@ -38,7 +38,7 @@ from fastdl.ops import (
     unary,
     unfold,
 )
-from fastdl.ops.complex import ComplexAbs, Join, imag, real, real_zeros
+from fastdl.ops.complex import ComplexAbs, Join, ViewAsComplex, ViewAsReal, imag, real, real_zeros
 from fastdl.ops.complex_arithmetic import (
     HOLOMORPHIC,
     ComplexAdd,
@@ -95,6 +95,58 @@ def by_parts(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any
         return result
     into(cls.__name__.lower(), out, result._data)
     return Tensor._wrap(out)
+
+
+def by_pairs(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any]) -> Any:
+    """An operation along named axes on real and imaginary parts as one more axis, the last; else :func:`by_parts`."""
+    (x, *others) = inputs
+    changed = _PAIRS[cls](dict(options), x._data.ndim)  # type: ignore[union-attr]
+    if changed is None or any([t is None or t._data.dtype is not x._data.dtype for t in others]):  # type: ignore[union-attr]
+        return by_parts(cls, inputs, options)
+    return ViewAsComplex.apply(cls.apply(*[ViewAsReal.apply(t) for t in inputs], **changed))
+
+
+def _along(options: dict[str, Any], ndim: int) -> Any:
+    return options if ndim and options.get("out") is None else None
+
+
+def _rolled(options: dict[str, Any], ndim: int) -> Any:
+    return options if ndim and options["dims"] is not None else None
+
+
+def _added(options: dict[str, Any], ndim: int) -> Any:
+    return None if options["alpha"].__class__ is complex else _along(options, ndim)
+
+
+def _gathered(options: dict[str, Any], ndim: int) -> Any:
+    key = options["key"]
+    count = sum([k.ndim if getattr(k, "dtype", None) == np.bool_ else 1 for k in key])
+    return options | {"key": (*key, *[indexing._FULL] * (ndim + 1 - count))}
+
+
+def _padded(options: dict[str, Any], ndim: int) -> Any:
+    if options["mode"] != "constant" or options["value"]:
+        return None
+    return options | {"padding": [*options["padding"], (0, 0)]}
+
+
+def _repeated(options: dict[str, Any], ndim: int) -> Any:
+    return options | {"sizes": (*options["sizes"], 1)} if ndim else None
+
+
+_PAIRS: dict[Any, Callable[[dict[str, Any], int], Any]] = {
+    gather.IndexAdd: _added,
+    gather.IndexCopy: _along,
+    indexing.Gather: _gathered,
+    indexing.IndexSelect: _along,
+    order.Cumsum: _along,
+    resample.Pad: _padded,
+    shape.Flip: _along,
+    shape.Repeat: _repeated,
+    shape.RepeatInterleave: _along,
+    shape.Roll: _rolled,
+}
+"""What becomes of the options, or None where the operation needs its parts apart."""
 
 
 def _imaginary(t: Tensor) -> Tensor:
@@ -193,35 +245,26 @@ def _activation(name: str) -> Rule:
 _PARTS = (
     adaptive_pool.AdaptiveAvgPool,
     embedding.Embedding,
-    gather.IndexAdd,
-    gather.IndexCopy,
     gather.Scatter,
     gather.TakeAlong,
-    indexing.Gather,
-    indexing.IndexSelect,
     masks.MaskedFill,
     masks.MaskedScatter,
     masks.MaskedSelect,
-    order.Cumsum,
     pool.AvgPool,
     unfold.ChannelShuffle,
     unfold.Fold,
     resample.Interpolate,
     resample.InterpolateNearest,
-    resample.Pad,
     unfold.PixelShuffle,
     unfold.PixelUnshuffle,
     resample.Repeat,
     unfold.Unfold,
     shape.DiagonalEmbed,
-    shape.Flip,
-    shape.Repeat,
-    shape.RepeatInterleave,
-    shape.Roll,
     shape.Triangle,
 )
 
 complex_rules.update(dict.fromkeys(_PARTS, by_parts))
+complex_rules.update(dict.fromkeys(_PAIRS, by_pairs))
 complex_rules.update(
     {
         binary.Add: _instead(ComplexAdd),

@@ -1,4 +1,4 @@
-"""Functions of complex numbers from the kernels of real ones.
+"""Functions and products of complex numbers from the kernels of real ones.
 
     exp(x + iy) = e^x (cos y + i sin y)        log z = log |z| + i atan2(y, x)
     sin z = sin x cosh y + i cos x sinh y      and likewise cos, sinh, cosh, which have these real functions
@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import complex64
+from fastdl.arrays import pooled_copy
+from fastdl.dtypes import complex64, float32
+from fastdl.kernels import array as as_array
 from fastdl.kernels import cpu as k
-from fastdl.ops.arrays import empty_as_it_lies
+from fastdl.ops.arrays import empty, empty_as_it_lies
 
 Parts = Callable[[Any, Any, Any, Any], None]
 """f(x, y, re, im): the parts of the result from those of the argument."""
@@ -96,10 +98,7 @@ def composed(name: str, z: Any) -> Any:
     if not z.size:
         return None
     if name == "neg":
-        result = empty_as_it_lies(z)
-        k.neg_forward(z.real, result.real)
-        k.neg_forward(z.imag, result.imag)
-        return result
+        return k.neg_forward(_pairs(z)).view(z.dtype)[..., 0]
     if z.dtype is complex64 and name in ("square", "reciprocal", "sigmoid"):
         return _by_arithmetic(name, z)
     found = _COMPOSED.get(name)
@@ -112,7 +111,11 @@ def composed(name: str, z: Any) -> Any:
 
 def _largest(z: Any) -> float:
     """The largest absolute value among all parts; NaN if there is one."""
-    return float(k.norm_forward(z[..., None].view(z.real.dtype), math.inf, None, False))
+    return float(k.norm_forward(_pairs(z), math.inf, None, False))
+
+
+def _pairs(z: Any) -> Any:
+    return z[..., None].view(z.real.dtype)
 
 
 _ONE = np.asarray(1, complex64)
@@ -125,3 +128,24 @@ def _by_arithmetic(name: str, z: Any) -> Any:
         return k.complex_divide(_ONE, z)
     e = composed("exp", composed("neg", z))
     return None if e is None else k.complex_divide(_ONE, k.complex_add(e, _ONE, e))
+
+
+_WORTH = 1 << 10  # multiplications; smaller products are NumPy's
+
+
+def product(a: Any, b: Any) -> Any:
+    """``numpy.matmul``; a batch on the left of one matrix is one long product.
+
+    Of complex64 on the CPU by the real kernel: pairs times a matrix of twice the rows and columns.
+    """
+    if a.ndim > 2 and b.ndim == 2:
+        y = product(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b)
+        return y.reshape(*a.shape[:-1], b.shape[-1])
+    if a.__class__ is np.ndarray and a.ndim > 1 and b.ndim > 1 and a.dtype is complex64 is b.dtype:
+        m, (n, p) = a.shape[-2], b.shape[-2:]
+        if min(m, p) > 2 and a.shape[-1] == n and max(a.size * p, b.size * m) >= _WORTH:
+            pairs = (a if a.flags.c_contiguous else pooled_copy(a)).view(float32)
+            return k.matmul(pairs, k.complex_rows(b)).view(complex64)
+    if a.ndim == 2 and b.ndim == 2:
+        return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))
+    return as_array(np.matmul(a, b), a)
