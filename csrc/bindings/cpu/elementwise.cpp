@@ -246,6 +246,21 @@ std::optional<py::array> of_integers(Unary op, const char* label, Integer type, 
   return bind_integers(label, type, x, out, [&](const StridedLoop<2>& loop) { integer_abs(type, loop); });
 }
 
+// neg and abs of half precision, whose sign is a bit.
+py::array of_signs(Unary op, const char* label, Half half, const Object& x, const Object& out) {
+  Source<float> a(x, label, "x", half);
+  Result<float> y(label, broadcast_shape(label, {&a}), out, {input(a)}, half);
+  Operand bits = *y.operand(), mask;
+  uint16_t of_sign = op == Unary::neg ? 0x8000 : 0x7fff;
+  mask.data = reinterpret_cast<char*>(&of_sign);
+  bits.half = a.half = Half::none;
+  const auto loop = make_loop<3>(y.shape(), {&bits, &a, &mask});
+  launch(loop, [&] {
+    bitwise_forward(sizeof of_sign, op == Unary::neg ? Bitwise::difference : Bitwise::conjunction, loop);
+  });
+  return y.array();
+}
+
 // The operation is a value, not a template argument: one function for all, a tenth of the code.
 void def_binary(py::module_& m, Binary op, const char* name, const char* label) {
   m.def(
@@ -283,9 +298,14 @@ void def_unary(py::module_& m, Unary op, const char* name, const char* label) {
   m.def(
       name,
       [op, label](const Object& x, const Object& out) {
-        if (is_array(x))
-          if (const auto type = integer_of(reinterpret_cast<const py::array&>(x)))
+        if (is_array(x)) {
+          const auto& array = reinterpret_cast<const py::array&>(x);
+          if (const auto type = integer_of(array))
             if (auto y = of_integers(op, label, *type, x, out)) return *y;
+          const Half half = half_of(array);
+          if (half != Half::none && (op == Unary::neg || op == Unary::abs))
+            return of_signs(op, label, half, x, out);
+        }
         return bind_unary(label, x, out,
                           [op]<class T>(T, const StridedLoop<2>& loop) { unary_forward<T>(op, loop); });
       },

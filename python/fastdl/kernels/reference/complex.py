@@ -79,5 +79,5 @@ def complex_rows(x: Array, conjugate: bool = False) -> Any:
     Numbers as pairs times this matrix are the pairs of the complex product.
     """
     x = np.conj(x) if conjugate else x
-    both = np.stack([x, 1j * x], -2).astype(x.dtype)
+    both = np.stack([x, 1j * x], -2).astype(x.dtype, "C")
     return both.reshape(*x.shape[:-2], 2 * x.shape[-2], x.shape[-1]).view(x.real.dtype)
