@@ -591,3 +591,68 @@ def test_arithmetic_of_mixed_operands():
     long = fastdl.tensor(RNG.standard_normal((3, 5, 35)) + 1j, dtype=fastdl.complex64)
     for dim in (0, 1, 2):
         assert np.allclose(long.prod(dim).numpy(), long.numpy().astype("c16").prod(dim), 1e-3, 1e-3)
+
+
+def test_gradients_of_single_numbers_that_are_zero():
+    for value in (0j, 3 + 4j):
+        z = fastdl.tensor(value, dtype=fastdl.complex64, requires_grad=True)
+        for function in (
+            fastdl.angle,
+            fastdl.sgn,
+            fastdl.abs,
+            lambda z: z**2.5,
+            lambda z: z ** fastdl.tensor(0.0),
+        ):
+            y = function(z)
+            (grad,) = fastdl.autograd.grad(y, z, fastdl.ones_like(y))
+            assert np.isfinite(grad.item())
+        chosen = fastdl.where(z.detach() == 0, z, 2.0)
+        assert fastdl.autograd.grad(chosen, z, fastdl.ones_like(chosen))[0].item() == (value == 0)
+        assert z.detach().masked_fill(fastdl.tensor(True), 1j).item() == 1j
+
+
+def test_selection_by_masks_with_broadcasting():
+    z = fastdl.tensor(A, dtype=fastdl.complex64, requires_grad=True)
+    row = fastdl.tensor(B[0], dtype=fastdl.complex64, requires_grad=True)
+    mask = fastdl.tensor(R > 0.6)
+    y = fastdl.where(mask, z, row)
+    assert np.array_equal(y.detach().numpy(), np.where(R > 0.6, A, B[0]).astype(np.complex64))
+    weight = fastdl.tensor(B, dtype=fastdl.complex64)
+    first, second = fastdl.autograd.grad(y, (z, row), weight)
+    assert np.allclose(first.numpy(), np.where(R > 0.6, B, 0), 1e-6)
+    assert np.allclose(second.numpy(), np.where(R > 0.6, 0, B).sum(0), 1e-5)
+    for other, dtype in (
+        (fastdl.tensor(R), fastdl.complex64),
+        (1.5, fastdl.complex64),
+        (2j, fastdl.complex64),
+    ):
+        plain = other.numpy() if isinstance(other, fastdl.Tensor) else other
+        got = fastdl.where(mask, other, z)
+        assert got.dtype is (fastdl.complex128 if getattr(other, "dtype", None) is fastdl.float64 else dtype)
+        assert np.allclose(got.detach().numpy(), np.where(R > 0.6, plain, A), 1e-6)
+    real = fastdl.tensor(R, dtype=fastdl.float32, requires_grad=True)
+    y = fastdl.where(mask, real, z)
+    assert fastdl.autograd.grad(y, real, weight)[0].dtype is fastdl.float32
+    for function in (
+        lambda t: t.tril(1),
+        lambda t: t.triu(),
+        lambda t: t.flip(0, 1),
+        lambda t: t.roll(2, 1),
+        lambda t: t.repeat(2, 3),
+        fastdl.diag_embed,
+        lambda t: t.cumsum(1),
+        lambda t: t[[0, 2, 0]],
+        lambda t: t[:, [1, 1]],
+        lambda t: t.index_add(0, fastdl.tensor([1, 1]), t[:2]),
+        lambda t: F.pad(t, (1, -1, 2, 0)),
+        lambda t: t.repeat_interleave(3, 1),
+    ):
+        for dtype in (fastdl.complex64, fastdl.complex128):
+            t = fastdl.tensor(A, dtype=dtype, requires_grad=True)
+            y = function(t)
+            re, im = [
+                function(fastdl.tensor(part, requires_grad=True)) for part in (A.real.copy(), A.imag.copy())
+            ]
+            assert y.dtype is dtype
+            assert np.allclose(y.detach().numpy(), re.detach().numpy() + 1j * im.detach().numpy(), 1e-5, 1e-5)
+            gradcheck(function, (t.detach().cdouble().requires_grad_(),))

@@ -43,6 +43,7 @@ bool load_names() {
              {names.saves, "saves"},
              {names.saves_output, "saves_output"},
              {names.takes_complex, "takes_complex"},
+             {names.complex_form, "complex_form"},
              {names.floats_only, "floats_only"},
              {names.dtype, "dtype"},
              {names.shape, "shape"},

@@ -189,6 +189,8 @@ int flag_of(PyObject* cls, PyObject* name) {
   return flag ? PyObject_IsTrue(flag.get()) : -1;
 }
 
+PyObject* bound_apply(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys);
+
 // `passed_on`: it was left to another function, whose error is the last word.
 Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys, bool& passed_on) {
   const Ref op = new_node(cls);
@@ -226,7 +228,12 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     const int takes = flag_of(cls, names.takes_complex);
     if (takes < 0) return {};
     passed_on = !takes;
-    if (passed_on) return call_instead(otherwise, cls, args, count, keys, Py_None);
+    if (passed_on) {
+      const Ref form(PyObject_GetAttr(cls, names.complex_form));
+      if (!form) return {};
+      if (form.get() != Py_None) return Ref(bound_apply(form.get(), args, count, keys));
+      return call_instead(otherwise, cls, args, count, keys, Py_None);
+    }
   }
   if (half && in_float32) {
     const int only = flag_of(cls, names.floats_only);

@@ -184,7 +184,11 @@ def integer_product(a: Any, b: Any) -> Any:
     Where no sum leaves the integers that floats or doubles hold, their kernel gives the same.
     """
     k = a.shape[-1]
-    if a.__class__ is np.ndarray is b.__class__ and min(a.ndim, b.ndim) > 1 and a.size * b.shape[-1] > 4096:
+    if (
+        a.__class__ is np.ndarray is b.__class__
+        and min(a.ndim, b.ndim) > 1
+        and a.size * b.shape[-1] > 1 << 15
+    ):
         if a.dtype.kind == b.dtype.kind == "b" or not b.size:
             return np.matmul(a, b)
         size = [max(int(x.max()), -int(x.min())) for x in (a, b)]

@@ -197,6 +197,7 @@ class ComplexSgn(ComplexFormula):
     def forward(self, z: Any, out: Any = None) -> Any:
         self.z, self.size = z, np.absolute(z)
         if z.__class__ is np.ndarray and z.dtype is complex64 and out is None:
+            self.size = np.asarray(self.size)
             size = cpu.where_forward(cpu.eq_forward(self.size, 0.0), 1.0, self.size)
             self.y = cpu.complex_shrink(z, size)
             return self.y
@@ -208,7 +209,8 @@ class ComplexSgn(ComplexFormula):
     def backward_graph(self, grad: Tensor) -> Any:
         y, size = self.saved_output(self.y), absolute(self.saved_input(0, self.z))
         turned = (grad - real(y.conj() * grad) * y) / size  # only turning z changes it
-        return turned.masked_fill(Tensor._wrap(self.size == 0), 0.0)
+        none: Any = size == 0
+        return turned.masked_fill(none, 0.0)
 
 
 class Angle(ComplexFormula):
@@ -222,7 +224,7 @@ class Angle(ComplexFormula):
 
     def backward_graph(self, grad: Tensor) -> Any:
         z = self.saved_input(0, self.z)
-        nothing = Tensor._wrap(self.z == 0)
+        nothing: Any = z == 0
         re, im = real(z), imag(z)
         share = grad / (re * re + im * im).masked_fill(nothing, 1.0)
         return Join.apply(-im * share, re * share).masked_fill(nothing, 0.0)

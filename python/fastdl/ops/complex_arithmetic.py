@@ -33,26 +33,30 @@ def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> An
     return by_numpy(label, ufunc, dtype, out, *operands)
 
 
-def _of_kernel(value: Any) -> Any:
-    """An operand of the kernels, or None: arrays on the CPU, complex64 or float32; numbers without dimensions."""
+def _of_kernel(value: Any, real: bool) -> Any:
+    """An operand of the kernels, or None: an array on the CPU, complex64 or float32.
+
+    A number becomes an array of 0 dimensions: of a real one where there are kernels for those.
+    """
     if value.__class__ is np.ndarray:
         return value if value.dtype is complex64 or value.dtype is float32 else None
     if value.__class__ is not np.complex64:
         return None
-    return np.asarray(value if value.imag else value.real)
+    return np.asarray(value.real if real and not value.imag else value)
 
 
 def by_kernel(name: str, out: Any, x: Any, y: Any) -> Any:
     """x and y by the kernel of this name, or with one of them real by that for it; None where there is none."""
     if out is not None and not (out.__class__ is np.ndarray and out.dtype is complex64):
         return None
-    x, y = _of_kernel(x), _of_kernel(y)
+    real = name in _BY_REAL
+    x, y = _of_kernel(x, real), _of_kernel(y, real)
     if x is None or y is None or (x.dtype is y.dtype and x.dtype is float32):
         return None
     if x.dtype is not y.dtype:
         if name == "multiply" and x.dtype is float32:
             x, y = y, x
-        if y.dtype is float32 and name in _BY_REAL:
+        if y.dtype is float32 and real:
             return getattr(cpu, _BY_REAL[name])(x, y, out)
         x, y = operand(x, complex64), operand(y, complex64)
     return getattr(cpu, f"complex_{name}")(x, y, out)
@@ -203,7 +207,7 @@ class ComplexPow(ComplexBinary):
         def grad_x() -> Any:  # grad conj(y x^(y - 1)), and 0 where y is 0
             if not isinstance(y, Tensor):
                 return grad * _conj(x if y == 2 else x ** (y - 1)) * _conj(y) if y != 0 else grad * 0
-            flat = Tensor._wrap(self.y == 0)
+            flat: Any = y == 0
             return (grad * conj(y * x ** (y - 1))).masked_fill(flat, 0.0)
 
         def grad_y() -> Any:  # grad conj(z log x), and 0 where 0^y is flat

@@ -12,7 +12,7 @@ from fastdl.errors import DtypeError
 from fastdl.kernels import cpu
 from fastdl.ops.arrays import empty
 from fastdl.ops.axes import reduced_shape
-from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_real
+from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_complex, view_as_real
 from fastdl.ops.complex_kernels import product
 from fastdl.ops.einsum import Einsum
 from fastdl.ops.linear import AddMatMul, Bilinear, MatMul, Outer
@@ -129,9 +129,8 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def mean(x: Tensor, axes: Any, keepdim: bool) -> Any:
-    total = Sum.apply(x, axes=axes, keepdim=keepdim)
-    count = x.numel() / max(total.numel(), 1) if total.numel() else 1
-    return total / count if count else total * float("nan")
+    axes = tuple(range(x.ndim)) if axes is None else axes
+    return view_as_complex(Mean.apply(view_as_real(x), axes=axes, keepdim=keepdim))
 
 
 def norm(x: Tensor, p: float, axes: Any, keepdim: bool) -> Any:

@@ -65,7 +65,6 @@ from fastdl.ops.complex_products import (
 )
 from fastdl.ops.complex_products import linear as linear_layer
 from fastdl.ops.out import into
-from fastdl.ops.promotion import common_dtype
 from fastdl.tensor import Tensor
 
 Rule = Callable[[Any, Any, Any], Any]
@@ -110,10 +109,6 @@ def _along(options: dict[str, Any], ndim: int) -> Any:
     return options if ndim and options.get("out") is None else None
 
 
-def _rolled(options: dict[str, Any], ndim: int) -> Any:
-    return options if ndim and options["dims"] is not None else None
-
-
 def _added(options: dict[str, Any], ndim: int) -> Any:
     return None if options["alpha"].__class__ is complex else _along(options, ndim)
 
@@ -130,10 +125,6 @@ def _padded(options: dict[str, Any], ndim: int) -> Any:
     return options | {"padding": [*options["padding"], (0, 0)]}
 
 
-def _repeated(options: dict[str, Any], ndim: int) -> Any:
-    return options | {"sizes": (*options["sizes"], 1)} if ndim else None
-
-
 _PAIRS: dict[Any, Callable[[dict[str, Any], int], Any]] = {
     gather.IndexAdd: _added,
     gather.IndexCopy: _along,
@@ -141,10 +132,7 @@ _PAIRS: dict[Any, Callable[[dict[str, Any], int], Any]] = {
     indexing.IndexSelect: _along,
     order.Cumsum: _along,
     resample.Pad: _padded,
-    shape.Flip: _along,
-    shape.Repeat: _repeated,
     shape.RepeatInterleave: _along,
-    shape.Roll: _rolled,
 }
 """What becomes of the options, or None where the operation needs its parts apart."""
 
@@ -179,17 +167,6 @@ def _absolute(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
     if options.get("out") is inputs[0]._data:
         raise not_for_complex("abs_", "the result is real; use x.abs()")
     return ComplexAbs.apply(*inputs, **options)
-
-
-def _where(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
-    condition, x, y = inputs
-    a, b = options.get("values", (None, None))
-    dtype = common_dtype(a if x is None else x._data, b if y is None else y._data)
-    x, y = [
-        Tensor._wrap(np.asarray(n, dtype, like=condition._data)) if t is None else t.to(dtype)
-        for t, n in ((x, a), (y, b))
-    ]
-    return by_parts(cls, (condition, x, y), {})
 
 
 def _convolution(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
@@ -247,7 +224,6 @@ _PARTS = (
     embedding.Embedding,
     gather.Scatter,
     gather.TakeAlong,
-    masks.MaskedFill,
     masks.MaskedScatter,
     masks.MaskedSelect,
     pool.AvgPool,
@@ -259,34 +235,34 @@ _PARTS = (
     unfold.PixelUnshuffle,
     resample.Repeat,
     unfold.Unfold,
-    shape.DiagonalEmbed,
-    shape.Triangle,
 )
+
+_FORMS: dict[Any, Any] = {
+    binary.Add: ComplexAdd,
+    binary.Sub: ComplexSub,
+    binary.Mul: ComplexMul,
+    binary.Div: ComplexDiv,
+    binary.Pow: ComplexPow,
+    einsum.Einsum: ComplexEinsum,
+    linear.MatMul: ComplexMatMul,
+    linear.AddMatMul: ComplexAddMatMul,
+    linear.Outer: ComplexOuter,
+    linear.Bilinear: ComplexBilinear,
+    reduce.Prod: ComplexProd,
+    order.Cumprod: ComplexCumprod,
+}
 
 complex_rules.update(dict.fromkeys(_PARTS, by_parts))
 complex_rules.update(dict.fromkeys(_PAIRS, by_pairs))
 complex_rules.update(
     {
-        binary.Add: _instead(ComplexAdd),
-        binary.Sub: _instead(ComplexSub),
-        binary.Mul: _instead(ComplexMul),
-        binary.Div: _instead(ComplexDiv),
-        binary.Pow: _instead(ComplexPow),
-        einsum.Einsum: _instead(ComplexEinsum),
-        linear.MatMul: _instead(ComplexMatMul),
-        linear.AddMatMul: _instead(ComplexAddMatMul),
-        linear.Outer: _instead(ComplexOuter),
-        linear.Bilinear: _instead(ComplexBilinear),
         linear.Linear: _formula(linear_layer),
-        reduce.Prod: _instead(ComplexProd),
         reduce.Mean: _formula(mean),
         reduce.Norm: _formula(norm),
         reduce.Var: _formula(variance),
         reduce.Std: _spread,
         reduce.VarMean: _spread,
         reduce.LogSumExp: _formula(logsumexp),
-        order.Cumprod: _instead(ComplexCumprod),
-        elementwise.Where: _where,
         elementwise.Addcmul: _addcmul,
         elementwise.Addcdiv: _addcmul,
         elementwise.Lerp: _lerp,
@@ -301,6 +277,11 @@ complex_rules.update(
         conv.ConvTranspose: _convolution,
     }
 )
+
+
+for _real, _form in _FORMS.items():
+    _real.complex_form = _form
+    complex_rules[_real] = _instead(_form)  # for a complex number beside a real tensor
 
 
 def _unary_classes(base: Any) -> list[Any]:

@@ -79,7 +79,7 @@ class Sum(Reduction):
                 return numpy_reduce(np.sum, x, axes, keepdim, dtype)
             pairs = x[..., None].view(x.real.dtype)  # real and imaginary parts as a last axis
             extent = x.shape[-1] if x.ndim else 0
-            if axes == (x.ndim - 1,) and extent >= 64 and extent % 16 == 0 and x.flags.c_contiguous:
+            if axes == (x.ndim - 1,) and x.size >= 1 << 15 and extent % 16 == 0 and x.flags.c_contiguous:
                 # Many at a time first: sums of two columns alone would leave vectors nearly empty.
                 pairs = pairs.reshape(*x.shape[:-1], extent // 16, 32)
                 pairs = select(x).sum_forward(pairs, axes, False).reshape(*x.shape[:-1], 16, 2)
