@@ -40,6 +40,8 @@ def _of_kernel(value: Any, real: bool) -> Any:
     """
     if value.__class__ is np.ndarray:
         return value if value.dtype is complex64 or value.dtype is float32 else None
+    if value.__class__ in (int, float, complex):  # of a backward
+        value = operand(value, complex64)
     if value.__class__ is not np.complex64:
         return None
     return np.asarray(value.real if real and not value.imag else value)

@@ -24,6 +24,8 @@ from fastdl.kernels import array as as_array
 from fastdl.kernels import cpu as k
 from fastdl.ops.arrays import empty, empty_as_it_lies
 
+_FEW = 128  # numbers that NumPy is done with before several kernels are called
+
 Parts = Callable[[Any, Any, Any, Any], None]
 """f(x, y, re, im): the parts of the result from those of the argument."""
 
@@ -102,7 +104,7 @@ def composed(name: str, z: Any) -> Any:
     if z.dtype is complex64 and name in ("square", "reciprocal", "sigmoid"):
         return _by_arithmetic(name, z)
     found = _COMPOSED.get(name)
-    if found is None or not _largest(z) <= found[1]:
+    if found is None or z.size < _FEW or not _largest(z) <= found[1]:
         return None
     result = empty_as_it_lies(z)
     found[0](z.real, z.imag, result.real, result.imag)
