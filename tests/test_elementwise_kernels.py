@@ -336,9 +336,11 @@ def test_threads_and_repetition_do_not_change_bits(level):
             assert a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize("conjugate", [False, True])
+@pytest.mark.parametrize(
+    "name", ["add", "sub", "multiply", "multiply_conjugate", "divide", "scale", "shrink", "join"]
+)
 @pytest.mark.parametrize("level", backends())
-def test_products_of_complex_numbers(level, conjugate):
+def test_arithmetic_of_complex_numbers(level, name):
     backend, rng = load(level), np.random.default_rng(0)
 
     def numbers(*shape):
@@ -352,11 +354,71 @@ def test_products_of_complex_numbers(level, conjugate):
         (numbers(6, 9)[::-1, ::2], numbers(5)),
         (numbers(9, 30_001),) * 2,
     ]
+    kernel, definition = getattr(backend, f"complex_{name}"), getattr(reference, f"complex_{name}")
     for x, y in pairs:
-        z = backend.complex_multiply(x, y, conjugate)
-        expected = reference.complex_multiply(x.astype(np.complex128), y.astype(np.complex128), conjugate)
+        if name in ("scale", "shrink", "join"):
+            y = y.real
+        if name == "join":
+            x = x.imag
+        z = kernel(x, y)
+        expected = definition(*[a.astype(np.result_type(a, np.float64)) for a in (x, y)])
         assert z.dtype == np.complex64
         assert z.shape == expected.shape
         np.testing.assert_allclose(z, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(TypeError, match="complex_multiply: x"):
-        backend.complex_multiply(np.ones(2, np.float32), pairs[0][1])
+        out = np.zeros((*z.shape[:-1], 2 * z.shape[-1]), np.complex64)[..., ::2]
+        assert kernel(x, y, out) is out
+        np.testing.assert_allclose(out, z, rtol=1e-6, atol=1e-6)
+        if name != "join" and x.shape == z.shape:  # in place
+            own = x.copy()
+            kernel(own, y, own)
+            np.testing.assert_allclose(own, z, rtol=1e-6, atol=1e-6)
+    with pytest.raises(TypeError, match=f"complex_{name}: y"):
+        kernel(x, np.ones(2, np.float64))
+
+
+@pytest.mark.parametrize("level", backends())
+def test_quotients_of_complex_numbers_at_the_ends(level):
+    kernel = load(level).complex_divide
+    big, tiny, inf = np.float32(1e30), np.float32(1e-30), np.float32(np.inf)
+    x = np.array([1 + 1j, big + big * 1j, tiny, 1 + 2j, 0, 1], np.complex64)
+    y = np.array([0, big * 1j, tiny + tiny * 1j, complex(inf, 0), 0, complex(0, -inf)], np.complex64)
+    z = kernel(x, y)
+    np.testing.assert_allclose(z[[1, 2, 3, 5]], [1 - 1j, 0.5 - 0.5j, 0, 0], rtol=1e-6)
+    assert z[0] == complex(inf, inf)
+    assert np.isnan(z[4])
+
+
+@pytest.mark.parametrize("level", backends())
+def test_conjugates_and_rows_of_complex_numbers(level):
+    backend, rng = load(level), np.random.default_rng(0)
+    for shape in ((3, 4), (2, 5, 1), (1, 1), (0, 3), (2, 33, 65)):
+        x = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+        for z in (x, x.swapaxes(-1, -2), x[..., ::-1, :]):
+            np.testing.assert_array_equal(backend.complex_conjugate(z), z.conj())
+            for conjugate in (False, True):
+                rows = backend.complex_rows(z, conjugate)
+                np.testing.assert_array_equal(rows, reference.complex_rows(z, conjugate))
+                a = np.ones((2, z.shape[-2]), np.complex64) * (1 + 2j)
+                product = np.matmul(a.view(np.float32), rows).view(np.complex64)
+                np.testing.assert_allclose(product, a @ (z.conj() if conjugate else z), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="at least 2 dimensions"):
+        backend.complex_rows(x[0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("level", backends())
+def test_the_sign_of_half_precision_is_a_bit(level, dtype):
+    dtype = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.float16
+    backend = load(level)
+    x = np.array([1.5, -2, 0, -0.0, np.inf, -np.inf, np.nan, 1e-7] * 9, np.float32).astype(dtype)
+    for a in (x, x[::2], x.reshape(8, 9).T):
+        for name in ("neg", "abs"):
+            y = getattr(backend, f"{name}_forward")(a)
+            expected = getattr(np, {"neg": "negative", "abs": "absolute"}[name])(a.astype(np.float32))
+            np.testing.assert_array_equal(y.astype(np.float32), expected)
+            assert (np.signbit(y.astype(np.float32)) == np.signbit(expected))[~np.isnan(expected)].all()
+            out = np.zeros_like(a)
+            assert getattr(backend, f"{name}_forward")(a, out) is out
+            np.testing.assert_array_equal(
+                out.view(np.uint16), np.ascontiguousarray(y).view(np.uint16).reshape(a.shape)
+            )

@@ -294,3 +294,49 @@ def test_masks_pick_and_put(half: Any) -> None:
         z = x.detach()
         z[fastdl.tensor(mask)] = -y.detach()
         np.testing.assert_array_equal(z.float().numpy(), np.where(mask[..., None], -values, values))
+
+
+def test_an_operation_without_a_kernel_is_one_node_in_half_precision(half: Any) -> None:
+    """What is computed in float32 has no conversions beside it in the graph, and what it keeps is its own."""
+    x = fastdl.randn(2, 3, 4, 4).to(half).requires_grad_()
+    base = x * 1
+    y = F.avg_pool2d(base, 2)
+    assert y.dtype == half
+    assert y.grad_fn.name() == "AvgPoolBackward"
+    assert y.grad_fn.next_functions[0][0] is base.grad_fn
+    seen: list[Any] = []
+    y.register_hook(lambda grad: seen.append(grad.dtype))
+    base.register_hook(lambda grad: seen.append(grad.dtype))
+    with fastdl.no_grad():
+        base.mul_(2)  # backward keeps conversions only
+    y.sum().backward()
+    assert seen == [half, half]
+    assert x.grad.dtype == half
+    assert x.grad.flatten().tolist() == [0.25] * 96
+
+
+@pytest.mark.parametrize("function", ["huber", "group_norm", "normalize", "unfold", "cosine"])
+def test_second_derivatives_through_float32(function: str, half: Any) -> None:
+    """They begin and end in half precision, too, and are those of float32, rounded."""
+
+    def run(dtype: Any) -> list[Any]:
+        fastdl.manual_seed(0)
+        x = fastdl.rand(2, 4, 6, 6).to(half).to(dtype).requires_grad_()
+        w = fastdl.rand(2, 4, 6, 6).to(half).to(dtype).requires_grad_()
+        y = {
+            "huber": lambda: F.huber_loss(x, w * 3, reduction="none"),
+            "group_norm": lambda: F.group_norm(x, 2, w[0, :, 0, 0]),
+            "normalize": lambda: F.normalize(x * w, p=3.0),
+            "unfold": lambda: F.unfold(x * w, 3),
+            "cosine": lambda: F.cosine_similarity(x, w),
+        }[function]()
+        (first,) = fastdl.autograd.grad((y * y).sum(), x, create_graph=True)
+        assert first.dtype == dtype
+        return [first, *fastdl.autograd.grad((first * first).sum(), (x, w))]
+
+    for actual, expected in zip(run(half), run(fastdl.float32), strict=True):
+        assert actual.dtype == half
+        size = float(expected.detach().abs().max())
+        assert np.allclose(
+            actual.detach().float().numpy(), expected.detach().numpy(), 60 * eps(half), 60 * eps(half) * size
+        )

@@ -7,6 +7,7 @@ import pytest
 
 import fastdl
 from fastdl import kernels
+from fastdl.nn import functional as F
 
 torch = pytest.importorskip("torch")
 rng = np.random.default_rng(0)
@@ -181,3 +182,42 @@ def test_clamp_of_narrow_integers(dtype):
     np.testing.assert_array_equal(ours(3, 50).numpy(), x.clip(3, 50))
     np.testing.assert_array_equal(ours(min=9).numpy(), x.clip(9, None))
     np.testing.assert_array_equal(ours(max=9).numpy(), x.clip(None, 9))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
+def test_products_by_floats_are_exact(dtype):
+    """Sums that floats or doubles hold go by their kernels; larger ones, which wrap, by NumPy's."""
+    rng = np.random.default_rng(0)
+    info = np.iinfo(dtype)
+    for high in (3, 200, 1 << 15, info.max):
+        high = min(high, info.max)
+        a, b = [rng.integers(max(-high, info.min), high, s).astype(dtype) for s in ((2, 33, 40), (40, 35))]
+        got = fastdl.matmul(fastdl.tensor(a), fastdl.tensor(b))
+        assert got.numpy().dtype == dtype
+        assert np.array_equal(got.numpy(), np.matmul(a, b))
+        got = fastdl.einsum("bij,jk->bki", fastdl.tensor(a), fastdl.tensor(b))
+        assert np.array_equal(got.numpy(), np.matmul(a, b).swapaxes(1, 2))
+        c = fastdl.addmm(fastdl.tensor(b[:33, :35]), fastdl.tensor(a[0]), fastdl.tensor(b), beta=2, alpha=3)
+        assert np.array_equal(c.numpy(), (2 * b[:33, :35] + 3 * np.matmul(a[0], b)).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int16, np.int32, np.int64])
+def test_padding_threshold_and_steps_of_integers(dtype):
+    x = np.arange(-12, 12).reshape(2, 3, 4).astype(dtype)
+    t = fastdl.tensor(x)
+    for padding, value in (((1, 2), 0), ((1, 0, 2, 1), 1), ((-1, 2), 1), ((-1, -1, 1, -1), 0), ((2, -4), 1)):
+        pairs = [(0, 0)] * (3 - len(padding) // 2) + [padding[i : i + 2] for i in range(0, len(padding), 2)][
+            ::-1
+        ]
+        cut = x[tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, pairs, strict=True))]
+        expected = np.pad(cut, [(max(a, 0), max(b, 0)) for a, b in pairs], constant_values=value)
+        assert np.array_equal(F.pad(t, padding, value=value).numpy(), expected)
+    if dtype is np.bool_:
+        return
+    assert np.array_equal(F.relu(t).numpy(), np.maximum(x, 0))
+    assert np.array_equal(F.threshold(t, 3, 7).numpy(), np.where(x > 3, x, 7))
+    values = np.full_like(x, 9)
+    step = fastdl.heaviside(t, fastdl.tensor(values))
+    assert np.array_equal(step.numpy(), np.where(x == 0, 9, (x > 0).astype(dtype)))
+    assert np.array_equal(fastdl.fmax(t, fastdl.tensor(values)).numpy(), np.maximum(x, values))
+    assert fastdl.isclose(t, t + 1, rtol=0.2).tolist() == np.isclose(x, (x + np.ones(1, dtype)), 0.2).tolist()

@@ -126,9 +126,13 @@ enum class Special {
 };
 enum class SpecialPair { igamma, igammac, zeta };
 
+// Complex numbers in single precision, eight bytes an element, and real ones: see elementwise/complex.cpp.
+enum class Complex { add, sub, multiply, multiply_conjugate, divide, scale, shrink, join };
+void complex_forward(Complex op, const StridedLoop<3>& loop);
+void complex_conjugate(const StridedLoop<2>& loop);
+// x (or its conjugate) and i times that
+void complex_rows(bool conjugate, const StridedLoop<3>& loop);
 // out = x op y
-// x y, or x conj(y), of complex numbers in single precision: operands of eight bytes an element.
-void complex_multiply(const StridedLoop<3>& loop, bool conjugate);
 template <class T>
 void binary_forward(Binary op, const StridedLoop<3>& loop);
 // The same for integers, for some operations. Overflow wraps around, division by zero gives zero, and a shift

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, SUPPORTED, canonical, float32, float64, int64, known_dtype
+from fastdl.dtypes import FLOATING, SUPPORTED, canonical, complex64, float32, float64, int64, known_dtype
 from fastdl.kernels import MetaArray, on_device, select
 
 _uint16 = np.dtype(np.uint16)
@@ -66,6 +66,14 @@ def add_arrays(x: Any, y: Any, out: Any) -> Any:
         return select(out).add_forward(x, y, out)
     if (on_device(out) or dtype.itemsize == 2) and x.dtype == dtype == y.dtype and dtype.kind in FLOATING:
         return select(out).add_forward(x, y, out)  # a launch takes CuPy longer, as half precision takes NumPy
+    if (
+        out.size >= 32768
+        and dtype is complex64
+        and x.dtype is dtype
+        and y.dtype is dtype
+        and not on_device(out)
+    ):
+        return select(out).complex_add(x, y, out)
     return np.add(x, y, out=out)
 
 

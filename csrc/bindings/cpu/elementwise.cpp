@@ -41,17 +41,54 @@ py::array bind_binary(Binary op, const char* name, const Object& x, const Object
   });
 }
 
-py::array bind_complex_multiply(const py::array& x, const py::array& y, bool conjugate) {
-  constexpr const char* op = "complex_multiply";
-  using Complex = std::complex<float>;
-  check_stored<Complex>(x, op, "x", Half::none);
-  check_stored<Complex>(y, op, "y", Half::none);
-  Operand a = operand_of(x), b = operand_of(y);
-  Result<Complex> z(op, broadcast_shape(op, {&a, &b}), py::none(),
-                    {{&a, int64_t(sizeof(Complex))}, {&b, int64_t(sizeof(Complex))}});
+using Pair = std::complex<float>;
+
+// An operand of complex numbers, or of real ones.
+std::pair<Operand, int64_t> pairs_of(const py::array& x, const char* op, const char* argument, bool complex) {
+  if (complex)
+    check_stored<Pair>(x, op, argument, Half::none);
+  else
+    check_stored<float>(x, op, argument, Half::none);
+  return {operand_of(x), complex ? int64_t(sizeof(Pair)) : int64_t(sizeof(float))};
+}
+
+py::array bind_complex(Complex op, const char* name, const py::array& x, const py::array& y,
+                       const Object& out) {
+  auto [a, item_a] = pairs_of(x, name, "x", op != Complex::join);
+  auto [b, item_b] = pairs_of(y, name, "y", op < Complex::scale);
+  Result<Pair> z(name, broadcast_shape(name, {&a, &b}), out, {{&a, item_a}, {&b, item_b}});
   const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
-  launch(loop, [&] { complex_multiply(loop, conjugate); });
+  launch(loop, [&] { complex_forward(op, loop); });
   return z.array();
+}
+
+py::array bind_complex_conjugate(const py::array& x, const Object& out) {
+  constexpr const char* name = "complex_conjugate";
+  auto [a, item] = pairs_of(x, name, "x", true);
+  Result<Pair> z(name, broadcast_shape(name, {&a}), out, {{&a, item}});
+  const auto loop = make_loop<2>(z.shape(), {z.operand(), &a});
+  launch(loop, [&] { complex_conjugate(loop); });
+  return z.array();
+}
+
+py::array bind_complex_rows(const py::array& x, bool conjugate) {
+  constexpr const char* name = "complex_rows";
+  Operand a = pairs_of(x, name, "x", true).first;
+  const Shape shape = broadcast_shape(name, {&a});
+  if (shape.size() < 2) throw py::value_error("complex_rows: x must have at least 2 dimensions");
+  Shape rows = shape;
+  rows[rows.size() - 2] *= 2, rows.back() *= 2;
+  py::array result = empty_array(stored_dtype<float>(Half::none), rows);
+  // Two results of x's shape, whose rows alternate.
+  Operand even = operand_of(result), odd = even;
+  Shape strides(result.strides(), result.strides() + result.ndim());
+  strides[strides.size() - 2] *= 2, strides.back() *= 2;
+  const std::vector<py::ssize_t> extents(shape.begin(), shape.end()), steps(strides.begin(), strides.end());
+  for (Operand* each : {&even, &odd}) each->shape = extents.data(), each->strides = steps.data();
+  odd.data += steps[steps.size() - 2] / 2;
+  const auto loop = make_loop<3>(shape, {&even, &odd, &a});
+  launch(loop, [&] { complex_rows(conjugate, loop); });
+  return result;
 }
 
 py::array bind_compare(Compare op, const char* name, const Object& x, const Object& y, const Object& out) {
@@ -209,12 +246,35 @@ std::optional<py::array> of_integers(Unary op, const char* label, Integer type, 
   return bind_integers(label, type, x, out, [&](const StridedLoop<2>& loop) { integer_abs(type, loop); });
 }
 
+// neg and abs of half precision, whose sign is a bit.
+py::array of_signs(Unary op, const char* label, Half half, const Object& x, const Object& out) {
+  Source<float> a(x, label, "x", half);
+  Result<float> y(label, broadcast_shape(label, {&a}), out, {input(a)}, half);
+  Operand bits = *y.operand(), mask;
+  uint16_t of_sign = op == Unary::neg ? 0x8000 : 0x7fff;
+  mask.data = reinterpret_cast<char*>(&of_sign);
+  bits.half = a.half = Half::none;
+  const auto loop = make_loop<3>(y.shape(), {&bits, &a, &mask});
+  launch(loop, [&] {
+    bitwise_forward(sizeof of_sign, op == Unary::neg ? Bitwise::difference : Bitwise::conjunction, loop);
+  });
+  return y.array();
+}
+
 // The operation is a value, not a template argument: one function for all, a tenth of the code.
 void def_binary(py::module_& m, Binary op, const char* name, const char* label) {
   m.def(
       name,
       [op, label](const Object& x, const Object& y, const Object& out) {
         return bind_binary(op, label, x, y, out);
+      },
+      py::arg("x"), py::arg("y"), py::arg("out") = py::none());
+}
+void def_complex(py::module_& m, Complex op, const char* name) {
+  m.def(
+      name,
+      [op, name](const py::array& x, const py::array& y, const Object& out) {
+        return bind_complex(op, name, x, y, out);
       },
       py::arg("x"), py::arg("y"), py::arg("out") = py::none());
 }
@@ -238,9 +298,14 @@ void def_unary(py::module_& m, Unary op, const char* name, const char* label) {
   m.def(
       name,
       [op, label](const Object& x, const Object& out) {
-        if (is_array(x))
-          if (const auto type = integer_of(reinterpret_cast<const py::array&>(x)))
+        if (is_array(x)) {
+          const auto& array = reinterpret_cast<const py::array&>(x);
+          if (const auto type = integer_of(array))
             if (auto y = of_integers(op, label, *type, x, out)) return *y;
+          const Half half = half_of(array);
+          if (half != Half::none && (op == Unary::neg || op == Unary::abs))
+            return of_signs(op, label, half, x, out);
+        }
         return bind_unary(label, x, out,
                           [op]<class T>(T, const StridedLoop<2>& loop) { unary_forward<T>(op, loop); });
       },
@@ -306,7 +371,16 @@ void register_elementwise(py::module_& m) {
   def_binary(m, Binary::xlogy, "xlogy_forward", "xlogy");
   def_binary(m, Binary::xlog1py, "xlog1py_forward", "xlog1py");
   def_binary(m, Binary::heaviside, "heaviside_forward", "heaviside");
-  m.def("complex_multiply", &bind_complex_multiply, py::arg("x"), py::arg("y"), py::arg("conjugate") = false);
+  def_complex(m, Complex::add, "complex_add");
+  def_complex(m, Complex::sub, "complex_sub");
+  def_complex(m, Complex::multiply, "complex_multiply");
+  def_complex(m, Complex::multiply_conjugate, "complex_multiply_conjugate");
+  def_complex(m, Complex::divide, "complex_divide");
+  def_complex(m, Complex::scale, "complex_scale");
+  def_complex(m, Complex::shrink, "complex_shrink");
+  def_complex(m, Complex::join, "complex_join");
+  m.def("complex_conjugate", &bind_complex_conjugate, py::arg("x"), py::arg("out") = py::none());
+  m.def("complex_rows", &bind_complex_rows, py::arg("x"), py::arg("conjugate") = false);
   def_compare(m, Compare::eq, "eq_forward", "eq");
   def_compare(m, Compare::ne, "ne_forward", "ne");
   def_compare(m, Compare::lt, "lt_forward", "lt");

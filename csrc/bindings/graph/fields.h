@@ -72,7 +72,7 @@ inline void set(PyObject*& field, PyObject* borrowed) {
 
 // Interned strings.
 extern struct Names {
-  PyObject *forward, *saves, *saves_output, *takes_complex, *dtype, *shape, *data, *kind;
+  PyObject *forward, *saves, *saves_output, *takes_complex, *complex_form, *floats_only, *dtype, *shape, *data, *kind;
 } names;
 
 // ---------------------------------------------------------------------------------------------- op.cpp
@@ -131,6 +131,8 @@ const Array* as_array(PyObject* object);
 char kind_of(PyObject* array);
 bool is_differentiable(char kind);
 bool is_complex(PyObject* array);
+// Its dtype if that is half precision and the array on the CPU, else null.
+PyObject* half_of(PyObject* array);
 
 // A view of `array`'s memory; `writable` only if it is.
 Ref view_of(const Array* array, int ndim, const Py_ssize_t* shape, const Py_ssize_t* strides, char* data,
@@ -143,6 +145,7 @@ PyObject* bound_next_order(PyObject*, PyObject*);
 PyObject* bound_set_tensor(PyObject*, PyObject* type);
 PyObject* bound_set_recorded(PyObject*, PyObject* function);
 PyObject* bound_set_otherwise(PyObject*, PyObject* function);
+PyObject* bound_set_in_float32(PyObject*, PyObject* function);
 PyObject* bound_attach(PyObject* cls, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_register_view(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_share(PyObject*, PyObject* const* args, Py_ssize_t count);

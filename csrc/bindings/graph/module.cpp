@@ -30,6 +30,9 @@ PyMethodDef functions[] = {
     {"set_otherwise", bound_set_otherwise, METH_O,
      "set_otherwise(function: object) -> None\n\nWhat becomes of an operation whose forward refused its "
      "arrays."},
+    {"set_in_float32", bound_set_in_float32, METH_O,
+     "set_in_float32(function: object) -> None\n\nHow operations that know floats only compute on half "
+     "precision."},
     {nullptr, nullptr, 0, nullptr}};
 
 bool load_names() {
@@ -40,6 +43,8 @@ bool load_names() {
              {names.saves, "saves"},
              {names.saves_output, "saves_output"},
              {names.takes_complex, "takes_complex"},
+             {names.complex_form, "complex_form"},
+             {names.floats_only, "floats_only"},
              {names.dtype, "dtype"},
              {names.shape, "shape"},
              {names.data, "_data"},

@@ -82,6 +82,13 @@ bool is_complex(PyObject* array) {
   return kind == 'c';
 }
 
+PyObject* half_of(PyObject* array) {
+  const Array* a = as_array(array);
+  if (!a) return nullptr;
+  const char kind = reinterpret_cast<const Descr1*>(a->dtype)->kind;
+  return kind == 'V' || (kind == 'f' && a->item() == 2) ? a->dtype : nullptr;
+}
+
 Ref view_of(const Array* array, int ndim, const Py_ssize_t* shape, const Py_ssize_t* strides, char* data,
             bool writable) {
   Py_INCREF(array->dtype);

@@ -8,6 +8,7 @@ namespace {
 
 PyTypeObject* tensor_type;    // fastdl.Tensor
 PyObject* otherwise;          // apply_otherwise(cls, inputs, options, error), for what forward refused
+PyObject* in_float32;         // compute(cls, inputs, options, dtype), for half precision
 PyObject* recorded;           // recorded(op), called with whatever has entered the graph; null: nobody asks
 PyObject* nothing_needed[8];  // (False,) * n
 PyObject *minus_one, *never;  // the edge's index of a leaf; the version of an input that was not given
@@ -38,6 +39,16 @@ struct Inputs {
   Tensor* tensor(Py_ssize_t i) const { return reinterpret_cast<Tensor*>(objects[i]); }
   bool needs_grad(Py_ssize_t i) const { return objects[i] != Py_None && tensor(i)->needs_grad(); }
 };
+
+// Have all floating-point inputs this dtype? (Others and arrays on devices are forward's to refuse.)
+bool all_have(PyObject* dtype, const Inputs& inputs) {
+  for (Py_ssize_t i = 0; i < inputs.count; ++i) {
+    if (inputs.objects[i] == Py_None) continue;
+    const Array* a = as_array(inputs.tensor(i)->data);
+    if (!a || (a->dtype != dtype && is_differentiable(kind_of(inputs.tensor(i)->data)))) return false;
+  }
+  return true;
+}
 
 // Appends the version of an output that is kept for backward.
 bool keep_output(PyObject* op, PyObject* output) {
@@ -144,8 +155,9 @@ struct Held {
   }
 };
 
-// otherwise(cls, inputs, options, error)
-Ref call_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys, PyObject* error) {
+// function(cls, inputs, options, why)
+Ref call_instead(PyObject* function, PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys,
+                 PyObject* why) {
   const Ref inputs(PyTuple_New(count)), options(PyDict_New());
   if (!inputs || !options) return {};
   for (Py_ssize_t i = 0; i < count; ++i) {
@@ -154,7 +166,7 @@ Ref call_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   }
   for (Py_ssize_t i = 0; keys && i < PyTuple_GET_SIZE(keys); ++i)
     if (PyDict_SetItem(options.get(), PyTuple_GET_ITEM(keys, i), args[count + i]) != 0) return {};
-  return Ref(PyObject_CallFunctionObjArgs(otherwise, cls, inputs.get(), options.get(), error, nullptr));
+  return Ref(PyObject_CallFunctionObjArgs(function, cls, inputs.get(), options.get(), why, nullptr));
 }
 
 // A forward that raised what kernels, NumPy and CuPy say to arrays they cannot take: computed in another way.
@@ -168,10 +180,18 @@ Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObje
   PyErr_NormalizeException(&type, &value, &trace);
   if (trace) PyException_SetTraceback(value, trace);
   const Ref owned_type(type), error(value), owned_trace(trace);
-  return call_otherwise(cls, args, count, keys, error.get());
+  return call_instead(otherwise, cls, args, count, keys, error.get());
 }
 
-// `passed_on`: it was left to `otherwise`, whose error is the last word.
+// Is the attribute of a class true? -1 with an exception set where it cannot be told.
+int flag_of(PyObject* cls, PyObject* name) {
+  const Ref flag(PyObject_GetAttr(cls, name));
+  return flag ? PyObject_IsTrue(flag.get()) : -1;
+}
+
+PyObject* bound_apply(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys);
+
+// `passed_on`: it was left to another function, whose error is the last word.
 Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys, bool& passed_on) {
   const Ref op = new_node(cls);
   if (!op) return {};
@@ -186,6 +206,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   call[0] = op.get();
   Held held{call + 1};
   bool any = false, complex = false;
+  PyObject* half = nullptr;
   for (Py_ssize_t i = 0; i < count; ++i) {
     Tensor* t = args[i] == Py_None ? nullptr : as_tensor(args[i]);
     if (!t && args[i] != Py_None) {  // its AttributeError names it
@@ -200,14 +221,25 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     held.add(t ? t->data : Py_None);
     any |= t && t->needs_grad();
     complex |= t && is_complex(t->data);
+    if (t && !half) half = half_of(t->data);
   }
   if (complex &&
       otherwise) {  // no kernel sees complex numbers: they are an operation's own business, or another's
-    const Ref takes(PyObject_GetAttr(cls, names.takes_complex));
-    const int yes = takes ? PyObject_IsTrue(takes.get()) : -1;
-    if (yes < 0) return {};
-    passed_on = !yes;
-    if (passed_on) return call_otherwise(cls, args, count, keys, Py_None);
+    const int takes = flag_of(cls, names.takes_complex);
+    if (takes < 0) return {};
+    passed_on = !takes;
+    if (passed_on) {
+      const Ref form(PyObject_GetAttr(cls, names.complex_form));
+      if (!form) return {};
+      if (form.get() != Py_None) return Ref(bound_apply(form.get(), args, count, keys));
+      return call_instead(otherwise, cls, args, count, keys, Py_None);
+    }
+  }
+  if (half && in_float32) {
+    const int only = flag_of(cls, names.floats_only);
+    if (only < 0) return {};
+    passed_on = only && all_have(half, {args, count});
+    if (passed_on) return call_instead(in_float32, cls, args, count, keys, half);
   }
   for (Py_ssize_t i = 0; i < options; ++i) call[count + 1 + i] = args[count + i];
   const bool recorded = any && recording();
@@ -341,6 +373,11 @@ PyObject* bound_set_recorded(PyObject*, PyObject* function) {
 }
 PyObject* bound_set_otherwise(PyObject*, PyObject* function) {
   set(otherwise, function);
+  Py_RETURN_NONE;
+}
+
+PyObject* bound_set_in_float32(PyObject*, PyObject* function) {
+  set(in_float32, function);
   Py_RETURN_NONE;
 }
 

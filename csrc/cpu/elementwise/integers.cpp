@@ -134,6 +134,9 @@ void arithmetic(Binary op, const StridedLoop<3>& loop) {
   using V = Vec<T>;
   using U = Vec<std::make_unsigned_t<T>>;
   constexpr int bits = 8 * int(sizeof(T));
+  // What shifts are computed in: as narrow as there are instructions for it.
+  using Signed = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  using Word = std::make_unsigned_t<Signed>;
   switch (op) {
     case Binary::add:
       return map_integers<T>(loop, [](V x, V y) { return (V)((U)x + (U)y); });
@@ -147,13 +150,13 @@ void arithmetic(Binary op, const StridedLoop<3>& loop) {
       return map_integers<T>(loop, [](V x, V y) { return x < y ? x : y; });
     case Binary::left_shift:
       return for_each_pair<T, T>(loop, kGrainOf<T>, [](T x, T y) {
-        const bool inside = uint64_t(int64_t(y)) < bits;
-        return T(inside ? uint64_t(x) << (y & (bits - 1)) : 0);
+        const bool inside = Word(y) < bits;
+        return T(inside ? Word(x) << (Word(y) & (bits - 1)) : 0);
       });
     case Binary::right_shift:
       return for_each_pair<T, T>(loop, kGrainOf<T>, [](T x, T y) {
-        const bool inside = uint64_t(int64_t(y)) < bits;
-        return T(inside ? x >> (y & (bits - 1)) : T(x < 0 ? -1 : 0));
+        const bool inside = Word(y) < bits;
+        return T(inside ? Signed(x) >> (Word(y) & (bits - 1)) : Signed(x < 0 ? -1 : 0));
       });
     default:
       return divide<T>(op, loop);

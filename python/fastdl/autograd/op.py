@@ -59,6 +59,14 @@ class Op(NodeFields):
     """Whether it computes on complex numbers itself; others have a rule for them (``refused.complex_rules``), or
     refuse. Asked only where an input is complex."""
 
+    complex_form: ClassVar[Any] = None
+    """The operation that takes its place where an input is complex, with the same inputs and options."""
+
+    floats_only: ClassVar[bool] = False
+    """Whether no kernel of it on the CPU knows half precision, which is then computed in float32 without asking
+    first. Others may know it for some of their arguments; their kernels are asked, and what they refuse takes the same
+    way."""
+
     wide_integers: ClassVar[bool] = False
     """Whether integers, which kernels do not know, are computed in float64 and truncated (exact below 2^53)."""
 

@@ -7,8 +7,8 @@ kernels, NumPy or CuPy raise is it asked why:
   it, or it is an error.
 - Inputs on several devices: tensors of 0 dimensions on the CPU go to the GPU of the others, as in PyTorch; anything
   else is an error that names operation, arguments and devices.
-- Half precision (float16, bfloat16) where a kernel has none, as most of the CPU's: computed in float32, with inputs and
-  results converted. Gradients take the same way back.
+- Half precision (float16, bfloat16) where a kernel has none, as most of the CPU's: computed in float32, with inputs,
+  results and gradients converted (in_float32.py).
 - Integers, where PyTorch takes them too (``Op.wide_integers``): computed in float64, results truncated to their dtype.
 - Tensors of the device ``meta``, which have no values: zeros in their place tell the result's shape and dtype.
 - An operation that the ``cuda`` backend has no kernel for (NotImplementedError): computed on the CPU, with a warning
@@ -23,11 +23,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from fastdl.arrays import assign, pooled_copy
+from fastdl.autograd.in_float32 import InFloat32, compute
 from fastdl.autograd.op import ComplexOperand, NoKernel, Op
 from fastdl.devices import device_of, to_host
-from fastdl.dtypes import CPU, FLOATING, META, float32, float64, int64, is_half
-from fastdl.errors import ArgumentError, not_a_tensor, not_for_complex
+from fastdl.dtypes import CPU, FLOATING, META, float64, int64, is_half
+from fastdl.errors import not_a_tensor, not_for_complex
 from fastdl.kernels import MetaArray, is_array
 from fastdl.kernels.meta import NoValues, zeros
 from fastdl.tensor import Tensor
@@ -48,6 +48,8 @@ def apply_otherwise(
         if rule is None:
             raise not_for_complex(getattr(cls, "label", cls.__name__.lower())) from None
         return rule(cls, inputs, options)
+    if issubclass(cls, InFloat32):
+        raise error
     given = [t for t in inputs if t is not None]
     for t in given:
         if not isinstance(t, Tensor):
@@ -63,9 +65,9 @@ def apply_otherwise(
         return _on_cpu(cls, inputs, options, devices.pop(), error)
     floating = [t._data.dtype for t in given if t._data.dtype.kind in FLOATING]
     if floating and is_half(floating[0]) and (cls.mixes_dtypes or len(set(floating)) == 1):
-        return _in_float32(cls, inputs, options, floating[0])
+        return compute(cls, inputs, options, floating[0])
     if isinstance(error, NoKernel):  # half precision beside a float32 number of 0 dimensions
-        return _in_float32(cls, inputs, options, next(filter(is_half, floating)))
+        return compute(cls, inputs, options, next(filter(is_half, floating)))
     if cls.wide_integers and not floating and len({t._data.dtype for t in given}) == 1:
         return _in_float64(cls, inputs, options, given[0]._data.dtype, error)
     raise error
@@ -146,28 +148,6 @@ def _together(cls: Any, inputs: tuple[Tensor | None, ...], devices: set[Any]) ->
     ) from None
 
 
-def _in_float32(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], half: Any) -> Any:
-    wide = [t.to(float32) if t is not None and t._data.dtype is half else t for t in inputs]
-    # Not cls.apply: autocast would convert the inputs back.
-    out = options.get("out")
-    widened = {name: _widened(value) for name, value in options.items() if name != "out"}
-    result = cls.apply_itself(*wide, **widened)
-    if out is not None:
-        if out.shape != result.shape:
-            raise ArgumentError(
-                f"{cls.__name__.lower()}: the result has shape {result.shape}, but the tensor has {out.shape}"
-            )
-        if out.dtype.kind not in FLOATING:
-            raise RuntimeError(
-                f"{cls.__name__.lower()}: the result has dtype {half} and cannot be stored in place in a tensor of "
-                f"dtype {out.dtype}"
-            )
-        assign(out, result._data)
-    if isinstance(result, tuple):
-        return tuple([r.to(half) if r._data.dtype is float32 else r for r in result])
-    return result.to(half) if result._data.dtype is float32 else result
-
-
 def _in_float64(
     cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], dtype: Any, error: Exception
 ) -> Any:
@@ -179,10 +159,3 @@ def _in_float64(
         for r in (result if isinstance(result, tuple) else (result,))
     ]
     return tuple(results) if isinstance(result, tuple) else results[0]
-
-
-def _widened(value: Any) -> Any:
-    """An option with its arrays in float32."""
-    if isinstance(value, tuple):
-        return tuple([_widened(v) for v in value])
-    return pooled_copy(value, float32) if is_array(value) and is_half(value.dtype) else value

@@ -18,8 +18,9 @@ from fastdl.autograd.view import Cast, in_place
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import has_integer_kernels
 from fastdl.ops.common import axis
-from fastdl.ops.elementwise import clamp_min
+from fastdl.ops.elementwise import clamp_min, gt, where
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
@@ -203,6 +204,7 @@ class Threshold(_Pieces, kernel="threshold"):
 
 
 class Prelu(Op):
+    floats_only = True
     saves = (0, 1)
 
     def forward(self, x: Any, weight: Any) -> Any:
@@ -241,6 +243,7 @@ class Rrelu(Op):
 
 
 class Glu(Op):
+    floats_only = True
     saves = (0,)
 
     def forward(self, x: Any, dim: int) -> Any:
@@ -262,7 +265,9 @@ class MaximumZero(Op):
     """relu of integers, which have no gradient."""
 
     def forward(self, x: Any) -> Any:
-        return np.maximum(x, 0, out=select(x).empty(x.shape, x.dtype))
+        if not has_integer_kernels(x):
+            return np.maximum(x, 0, out=select(x).empty(x.shape, x.dtype))
+        return select(x).clamp_forward(x, 0, np.iinfo(x.dtype).max)
 
 
 def floating(input: Tensor) -> Tensor:
@@ -446,6 +451,8 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     """x where x > threshold, else value. See ``torch.nn.functional.threshold``."""
     if inplace:
         return threshold_(input, threshold, value)
+    if has_integer_kernels(input._data) and threshold.__class__ is int is value.__class__:
+        return where(gt(input, threshold), input, value)  # type: ignore[no-any-return]
     return Threshold.apply(input, parameters=(threshold, value))  # type: ignore[no-any-return]
 
 

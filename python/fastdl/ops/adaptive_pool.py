@@ -15,6 +15,7 @@ from fastdl.tensor import Tensor
 
 
 class AdaptiveAvgPool(Op):
+    floats_only = True
     wide_integers = True
 
     def forward(self, x: Any, output: Sizes) -> Any:
@@ -34,6 +35,8 @@ class AdaptiveAvgPool(Op):
 
 class AdaptiveMaxPool(Op):
     """Saves the winners' positions."""
+
+    floats_only = True
 
     wide_integers = True
 

@@ -103,6 +103,8 @@ def operand(value: Any, dtype: Any) -> Any:
         return value
     if dtype.kind in "iu" and value.__class__ is int:
         return dtype.type(wrapped(value, dtype))
+    if dtype.kind == "c" and value.__class__ in (int, float, complex) and abs(value) < 1e38:
+        return dtype.type(value)
     return np.asarray(value).astype(dtype)[()]
 
 
@@ -178,6 +180,28 @@ def by_numpy(op: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
     return out
 
 
+def integer_product(a: Any, b: Any) -> Any:
+    """``numpy.matmul`` of integers, which adds up one number after the other.
+
+    Where no sum leaves the integers that floats or doubles hold, their kernel gives the same.
+    """
+    k = a.shape[-1]
+    if (
+        a.__class__ is np.ndarray is b.__class__
+        and min(a.ndim, b.ndim) > 1
+        and a.size * b.shape[-1] > 1 << 15
+    ):
+        if a.dtype.kind == b.dtype.kind == "b" or not b.size:
+            return np.matmul(a, b)
+        size = [max(int(x.max()), -int(x.min())) for x in (a, b)]
+        largest = k * size[0] * size[1]
+        if largest < 1 << 53:
+            wide = float32 if largest < 1 << 24 else float64
+            product = select(a).matmul(cast(a, wide), cast(b, wide))
+            return cast(cast(product, int64), np.result_type(a, b))
+    return np.matmul(a, b)
+
+
 def fill(out: Any, value: Any) -> None:
     """Every element of an array becomes ``value``."""
     if out.__class__ is MetaArray:
@@ -239,6 +263,9 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     dtype = array.dtype
     if dtype is float32 or dtype is float64 or (dtype.kind in FLOATING and not on_device(array)):
         return select(array).sum_to(array, shape)
+    if dtype.kind == "c" and not on_device(array):
+        pairs = array[..., None].view(array.real.dtype)
+        return select(array).sum_to(pairs, (*shape, 2)).view(dtype)[..., 0]
     lead = array.ndim - len(shape)
     repeated = tuple(range(lead)) + tuple(
         [i + lead for i, extent in enumerate(shape) if extent == 1 and array.shape[i + lead] != 1]

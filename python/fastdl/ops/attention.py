@@ -28,6 +28,8 @@ from fastdl.tensor import Tensor
 class Attention(Op):
     """On query (B, H, L, E), key (B, G, S, E), value (B, G, S, V) and a mask of up to four axes."""
 
+    floats_only = True
+
     saves = (0, 1, 2, 3)
     saves_output = True
 

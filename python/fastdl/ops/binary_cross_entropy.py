@@ -23,6 +23,7 @@ from fastdl.tensor import Tensor
 
 
 class BinaryCrossEntropy(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, reduction: str) -> Any:
@@ -54,6 +55,7 @@ class BinaryCrossEntropy(Op):
 
 
 class BinaryCrossEntropyWithLogits(Op):
+    floats_only = True
     saves = (0, 1, 2, 3)
 
     def forward(self, x: Any, target: Any, weight: Any, pos_weight: Any, *, reduction: str) -> Any:

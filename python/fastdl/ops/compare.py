@@ -11,7 +11,7 @@ from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arithmetic import number
-from fastdl.ops.arrays import as_bool, by_numpy, full, has_integer_kernels, operand
+from fastdl.ops.arrays import as_bool, by_numpy, cast, full, has_integer_kernels, operand
 from fastdl.ops.common import check_tensors
 from fastdl.ops.out import store
 from fastdl.ops.promotion import common_dtype
@@ -192,11 +192,17 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     return _result("bitwise_not", by_numpy("bitwise_not", np.invert, x.dtype, None, x), out)
 
 
+_BY_SIZE = {"isinf": "eq_forward", "isfinite": "lt_forward"}
+
+
 def _test(name: str, ufunc: Any, text: str, of_integers: bool | None = False) -> Callable[[Tensor], Tensor]:
     def function(input: Tensor) -> Tensor:
         x = input._data
         if of_integers is not None and x.dtype.kind not in DIFFERENTIABLE:
             return Tensor._wrap(full(x.shape, of_integers, bool_, x))
+        if name in _BY_SIZE and is_half(x.dtype):  # NumPy converts number by number
+            k = select(x)
+            return Tensor._wrap(getattr(k, _BY_SIZE[name])(k.abs_forward(x), float("inf")))
         return Tensor._wrap(by_numpy(name, ufunc, bool_, None, x))
 
     function.__name__ = function.__qualname__ = name
@@ -207,7 +213,7 @@ def _test(name: str, ufunc: Any, text: str, of_integers: bool | None = False) ->
 def isnan(input: Tensor) -> Tensor:
     """True where NaN. See ``torch.isnan``."""
     x = input._data
-    if x.dtype is float32 or x.dtype is float64:
+    if x.dtype.kind in FLOATING:
         return Tensor._wrap(select(x).ne_forward(x, x))
     return Tensor._wrap(by_numpy("isnan", np.isnan, bool_, None, x))
 
@@ -241,6 +247,8 @@ def isclose(
     x, y = input._data, other._data
     if x.dtype != y.dtype:
         raise RuntimeError(f"isclose: input and other must have the same dtype, got {x.dtype} and {y.dtype}")
+    if has_integer_kernels(x) and not on_device(y):
+        x, y = cast(x, float64), cast(y, float64)
     if x.dtype.kind not in FLOATING or on_device(x) or is_half(x.dtype):
         return Tensor._wrap(array(np.isclose(x, y, rtol, atol, equal_nan)))
     k = select(x)

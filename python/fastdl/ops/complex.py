@@ -13,9 +13,9 @@ import numpy as np
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
-from fastdl.dtypes import FLOATING, complex_dtype, float32, float64, real_dtype
+from fastdl.dtypes import FLOATING, complex64, complex_dtype, float32, float64, real_dtype
 from fastdl.errors import not_for_complex
-from fastdl.kernels import on_device, select
+from fastdl.kernels import cpu, on_device, select
 from fastdl.ops.arrays import by_numpy, empty, empty_as_it_lies, memory_order, zeros
 from fastdl.ops.common import check_tensors
 from fastdl.ops.unary import abs as absolute
@@ -42,10 +42,15 @@ __all__ = [
 def _joined(re: Any, im: Any) -> Any:
     """The complex array of two real ones; None stands for zeros."""
     like = im if re is None else re
+    if like.__class__ is np.ndarray and like.dtype is float32:
+        return cpu.complex_join(_ZERO if re is None else re, _ZERO if im is None else im)
     result = empty(like.shape, complex_dtype(like.dtype), like)
     result.real[...] = 0 if re is None else re
     result.imag[...] = 0 if im is None else im
     return result
+
+
+_ZERO = np.zeros((), float32)
 
 
 class Real(View):
@@ -133,6 +138,8 @@ class Conj(Op):
     takes_complex = True
 
     def forward(self, x: Any, out: Any = None) -> Any:
+        if out is None and x.__class__ is np.ndarray and x.dtype is complex64:
+            return cpu.complex_conjugate(x)
         return by_numpy("conj", np.conjugate, x.dtype, out, x)
 
     def backward(self, grad: Any) -> Any:
@@ -189,6 +196,11 @@ class ComplexSgn(ComplexFormula):
 
     def forward(self, z: Any, out: Any = None) -> Any:
         self.z, self.size = z, np.absolute(z)
+        if z.__class__ is np.ndarray and z.dtype is complex64 and out is None:
+            self.size = np.asarray(self.size)
+            size = cpu.where_forward(cpu.eq_forward(self.size, 0.0), 1.0, self.size)
+            self.y = cpu.complex_shrink(z, size)
+            return self.y
         with np.errstate(all="ignore"):
             unit = np.where(self.size == 0, z.dtype.type(0), z / self.size)
         self.y = by_numpy("sgn", np.positive, z.dtype, out, unit)
@@ -197,7 +209,8 @@ class ComplexSgn(ComplexFormula):
     def backward_graph(self, grad: Tensor) -> Any:
         y, size = self.saved_output(self.y), absolute(self.saved_input(0, self.z))
         turned = (grad - real(y.conj() * grad) * y) / size  # only turning z changes it
-        return turned.masked_fill(Tensor._wrap(self.size == 0), 0.0)
+        none: Any = size == 0
+        return turned.masked_fill(none, 0.0)
 
 
 class Angle(ComplexFormula):
@@ -211,13 +224,15 @@ class Angle(ComplexFormula):
 
     def backward_graph(self, grad: Tensor) -> Any:
         z = self.saved_input(0, self.z)
-        nothing = Tensor._wrap(self.z == 0)
+        nothing: Any = z == 0
         re, im = real(z), imag(z)
         share = grad / (re * re + im * im).masked_fill(nothing, 1.0)
         return Join.apply(-im * share, re * share).masked_fill(nothing, 0.0)
 
 
 def _angle(z: Any, out: Any, casting: str) -> Any:
+    if z.__class__ is np.ndarray and out.dtype is real_dtype(z.dtype):
+        return cpu.atan2_forward(z.imag, z.real, out)
     return np.arctan2(z.imag, z.real, out=out, casting=casting)  # type: ignore[call-overload]
 
 

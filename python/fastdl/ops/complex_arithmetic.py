@@ -9,23 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import fitted
-from fastdl.dtypes import complex64, real_dtype
-from fastdl.kernels import cpu, is_array, select
+from fastdl.dtypes import complex64, float32, real_dtype
+from fastdl.kernels import cpu, is_array
 from fastdl.ops.arrays import broadcast_shape, by_numpy, empty, fit, operand
-from fastdl.ops.complex import ComplexFormula, ViewAsComplex, ViewAsReal, conj
+from fastdl.ops.complex import ComplexFormula, conj
+from fastdl.ops.complex_kernels import composed
 from fastdl.ops.pieces import in_pieces
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _OF_INPUT, _OF_OUTPUT
 from fastdl.tensor import Tensor
-
-
-def _conjugate(value: Any) -> Any:
-    """Of an array or a number."""
-    return value.conj() if is_array(value) else value.conjugate()
-
-
-def _has_kernel(value: Any) -> bool:
-    return value.__class__ is np.ndarray and value.dtype is complex64
 
 
 def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> Any:
@@ -41,11 +33,47 @@ def computed(label: str, ufunc: Any, dtype: Any, out: Any, *operands: Any) -> An
     return by_numpy(label, ufunc, dtype, out, *operands)
 
 
+def _of_kernel(value: Any, real: bool) -> Any:
+    """An operand of the kernels, or None: an array on the CPU, complex64 or float32.
+
+    A number becomes an array of 0 dimensions: of a real one where there are kernels for those.
+    """
+    if value.__class__ is np.ndarray:
+        return value if value.dtype is complex64 or value.dtype is float32 else None
+    if value.__class__ in (int, float, complex):  # of a backward
+        value = operand(value, complex64)
+    if value.__class__ is not np.complex64:
+        return None
+    return np.asarray(value.real if real and not value.imag else value)
+
+
+def by_kernel(name: str, out: Any, x: Any, y: Any) -> Any:
+    """x and y by the kernel of this name, or with one of them real by that for it; None where there is none."""
+    if out is not None and not (out.__class__ is np.ndarray and out.dtype is complex64):
+        return None
+    real = name in _BY_REAL
+    x, y = _of_kernel(x, real), _of_kernel(y, real)
+    if x is None or y is None or (x.dtype is y.dtype and x.dtype is float32):
+        return None
+    if x.dtype is not y.dtype:
+        if name == "multiply" and x.dtype is float32:
+            x, y = y, x
+        if y.dtype is float32 and real:
+            return getattr(cpu, _BY_REAL[name])(x, y, out)
+        x, y = operand(x, complex64), operand(y, complex64)
+    return getattr(cpu, f"complex_{name}")(x, y, out)
+
+
+_BY_REAL = {"multiply": "complex_scale", "multiply_conjugate": "complex_scale", "divide": "complex_shrink"}
+
+
 def _product(dtype: Any, out: Any, x: Any, y: Any, conjugate: bool = False) -> Any:
     """x y, or x conj(y)."""
-    if out is None and _has_kernel(x) and _has_kernel(y):
-        return cpu.complex_multiply(x, y, conjugate)
-    return computed("mul", np.multiply, dtype, out, x, _conjugate(y) if conjugate else y)
+    if dtype is complex64:
+        z = by_kernel("multiply_conjugate" if conjugate else "multiply", out, x, y)
+        if z is not None:
+            return z
+    return computed("mul", np.multiply, dtype, out, x, np.conj(y) if conjugate else y)
 
 
 class ComplexBinary(ComplexFormula):
@@ -53,22 +81,34 @@ class ComplexBinary(ComplexFormula):
 
     label: ClassVar[str]
     ufunc: ClassVar[Any]
+    kernel: ClassVar[str | None] = None  # for complex64 on the CPU
     keeps: ClassVar[bool] = True  # the operands, for backward
     likes: Any
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         left, right = value if x is None else x, value if y is None else y
-        self.dtype = dtype = common_dtype(left, right)
+        dtype: Any = getattr(left, "dtype", None)
+        if dtype is not getattr(right, "dtype", dtype if y is None and dtype.kind == "c" else None):
+            dtype = None
+        if dtype is None or x is None or y is None:
+            if dtype is None:
+                dtype = common_dtype(left, right)
+            left, right = _beside(left, dtype), _beside(right, dtype)
+        self.dtype = dtype
         self.likes = [None if a is None else (a.shape, a.dtype) for a in (x, y)]
         if self.keeps and True in self.needs:
             self.saves = tuple([i for i, a in enumerate((x, y)) if a is not None])
-            self.x, self.y = left, right
-        z = self.compute(dtype, out, _beside(left, dtype), _beside(right, dtype))
+            self.x, self.y = value if x is None else x, value if y is None else y
+        z = self.compute(dtype, out, left, right)
         self.keep(z)
         return z
 
     def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
         """The result from operands that NumPy takes side by side."""
+        if dtype is complex64 and self.kernel is not None:
+            z = by_kernel(self.kernel, out, x, y)
+            if z is not None:
+                return z
         return computed(self.label, self.ufunc, dtype, out, x, y)
 
     def keep(self, z: Any) -> None:
@@ -95,28 +135,16 @@ def _beside(value: Any, dtype: Any) -> Any:
 
 
 class ComplexAdd(ComplexBinary):
-    """The sums of real and imaginary parts, which lie side by side."""
-
-    label, keeps = "add", False
+    label, keeps, kernel = "add", False, "add"
     ufunc: ClassVar[Any] = np.add
     aliases_grad = True
-
-    def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
-        if out is None and _is_plain(x, dtype) and _is_plain(y, dtype):
-            kernel = getattr(select(x), f"{self.label}_forward")
-            return ViewAsComplex.of(kernel(ViewAsReal.of(x), ViewAsReal.of(y)))
-        return super().compute(dtype, out, x, y)
 
     def backward_graph(self, grad: Any) -> Any:
         return self.give(lambda: grad, lambda: grad)
 
 
-def _is_plain(x: Any, dtype: Any) -> bool:
-    return x.__class__ is np.ndarray and x.dtype is dtype
-
-
 class ComplexSub(ComplexAdd):
-    label, ufunc = "sub", np.subtract
+    label, kernel, ufunc = "sub", "sub", np.subtract
 
     def backward_graph(self, grad: Any) -> Any:
         return self.give(lambda: grad, lambda: -grad)
@@ -147,7 +175,7 @@ def _conj(value: Any) -> Any:
 
 
 class ComplexDiv(ComplexBinary):
-    label, ufunc = "div", np.true_divide
+    label, kernel, ufunc = "div", "divide", np.true_divide
     saves_output = True
 
     def keep(self, z: Any) -> None:
@@ -159,14 +187,18 @@ class ComplexDiv(ComplexBinary):
 
 
 def _power(x: Any, y: Any, out: Any, casting: str) -> Any:
-    if not is_array(y) and y == 2:
-        return np.multiply(x, x, out=out, casting=casting)  # type: ignore[call-overload]
     return np.power(x, y, out=out, casting=casting)  # type: ignore[call-overload]
 
 
 class ComplexPow(ComplexBinary):
     label, ufunc = "pow", staticmethod(_power)
     saves_output = True
+
+    def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
+        if is_array(x) and not is_array(y) and y in (2, 3):
+            square = _product(dtype, out if y == 2 else None, x, x)
+            return square if y == 2 else _product(dtype, out, square, x)
+        return super().compute(dtype, out, x, y)
 
     def keep(self, z: Any) -> None:
         self.z = z
@@ -177,7 +209,7 @@ class ComplexPow(ComplexBinary):
         def grad_x() -> Any:  # grad conj(y x^(y - 1)), and 0 where y is 0
             if not isinstance(y, Tensor):
                 return grad * _conj(x if y == 2 else x ** (y - 1)) * _conj(y) if y != 0 else grad * 0
-            flat = Tensor._wrap(self.y == 0)
+            flat: Any = y == 0
             return (grad * conj(y * x ** (y - 1))).masked_fill(flat, 0.0)
 
         def grad_y() -> Any:  # grad conj(z log x), and 0 where 0^y is flat
@@ -225,7 +257,9 @@ class Holomorphic(ComplexFormula):
 
     def forward(self, x: Any, name: str, out: Any = None) -> Any:
         self.name_of = name
-        y = by_numpy(name, _NUMPY.get(name) or getattr(np, name), x.dtype, out, x)
+        y = composed(name, x) if out is None and x.__class__ is np.ndarray else None
+        if y is None:
+            y = by_numpy(name, _NUMPY.get(name) or getattr(np, name), x.dtype, out, x)
         if name in _OF_Y:
             self.saves_output, self.kept = True, y
         elif name != "neg":

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from fastdl.autograd.mode import enable_grad
+from fastdl.dtypes import complex64
 from fastdl.errors import DtypeError
-from fastdl.kernels import array as as_array
+from fastdl.kernels import cpu
 from fastdl.ops.arrays import empty
-from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_real
+from fastdl.ops.axes import reduced_shape
+from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_complex, view_as_real
+from fastdl.ops.complex_kernels import product
 from fastdl.ops.einsum import Einsum
 from fastdl.ops.linear import AddMatMul, Bilinear, MatMul, Outer
 from fastdl.ops.order import Cumprod
@@ -37,16 +39,6 @@ class ComplexMatMul(Conjugated, MatMul):
     def forward(self, a: Any, b: Any) -> Any:
         self.a, self.b = a, b
         return product(a, b)
-
-
-def product(a: Any, b: Any) -> Any:
-    """``numpy.matmul``; a batch on the left of one matrix is one long product."""
-    if a.ndim > 2 and b.ndim == 2:
-        y = product(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b)
-        return y.reshape(*a.shape[:-1], b.shape[-1])
-    if a.ndim == 2 and b.ndim == 2:
-        return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))
-    return as_array(np.matmul(a, b), a)
 
 
 class ComplexOuter(Conjugated, Outer):
@@ -91,8 +83,25 @@ class ComplexBilinear(Replayed, Bilinear):
 class ComplexProd(Replayed, Prod):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
-        self.x, self.y = x, numpy_reduce(np.prod, x, axes, keepdim, x.dtype)
+        self.x, self.y = x, _product_of(x, axes, keepdim)
         return self.y
+
+
+def _product_of(x: Any, axes: Any, keepdim: bool) -> Any:
+    """One half times the other until one number is left; in double precision NumPy's."""
+    if x.__class__ is not np.ndarray or x.dtype is not complex64 or x.size < 64:
+        return numpy_reduce(np.prod, x, axes, keepdim, x.dtype)
+    axes = tuple(range(x.ndim)) if axes is None else axes
+    rest = [i for i in range(x.ndim) if i not in axes]
+    rows = x.transpose([*axes, *rest]).reshape(-1, *[x.shape[i] for i in rest])
+    while len(rows) > 1:
+        half = len(rows) // 2
+        product = cpu.complex_multiply(rows[:half], rows[half : 2 * half])
+        if len(rows) % 2:
+            product[:1] = cpu.complex_multiply(product[:1], rows[-1:])
+        rows = product
+    shape = reduced_shape(x.shape, axes, keepdim)
+    return numpy_reduce(np.prod, x, axes, keepdim, x.dtype) if not len(rows) else rows[0].reshape(shape)
 
 
 class ComplexCumprod(Replayed, Cumprod):
@@ -120,9 +129,8 @@ def linear(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def mean(x: Tensor, axes: Any, keepdim: bool) -> Any:
-    total = Sum.apply(x, axes=axes, keepdim=keepdim)
-    count = x.numel() / max(total.numel(), 1) if total.numel() else 1
-    return total / count if count else total * float("nan")
+    axes = tuple(range(x.ndim)) if axes is None else axes
+    return view_as_complex(Mean.apply(view_as_real(x), axes=axes, keepdim=keepdim))
 
 
 def norm(x: Tensor, p: float, axes: Any, keepdim: bool) -> Any:

@@ -39,7 +39,7 @@ from fastdl.ops import (
     unary,
     unfold,
 )
-from fastdl.ops.complex import ComplexAbs, Join, imag, real, real_zeros
+from fastdl.ops.complex import ComplexAbs, Join, ViewAsComplex, ViewAsReal, imag, real, real_zeros
 from fastdl.ops.complex_arithmetic import (
     HOLOMORPHIC,
     ComplexAdd,
@@ -66,7 +66,6 @@ from fastdl.ops.complex_products import (
 )
 from fastdl.ops.complex_products import linear as linear_layer
 from fastdl.ops.out import into
-from fastdl.ops.promotion import common_dtype
 from fastdl.tensor import Tensor
 
 Rule = Callable[[Any, Any, Any], Any]
@@ -96,6 +95,47 @@ def by_parts(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any
         return result
     into(cls.__name__.lower(), out, result._data)
     return Tensor._wrap(out)
+
+
+def by_pairs(cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any]) -> Any:
+    """An operation along named axes on real and imaginary parts as one more axis, the last; else :func:`by_parts`."""
+    (x, *others) = inputs
+    changed = _PAIRS[cls](dict(options), x._data.ndim)  # type: ignore[union-attr]
+    if changed is None or any([t is None or t._data.dtype is not x._data.dtype for t in others]):  # type: ignore[union-attr]
+        return by_parts(cls, inputs, options)
+    return ViewAsComplex.apply(cls.apply(*[ViewAsReal.apply(t) for t in inputs], **changed))
+
+
+def _along(options: dict[str, Any], ndim: int) -> Any:
+    return options if ndim and options.get("out") is None else None
+
+
+def _added(options: dict[str, Any], ndim: int) -> Any:
+    return None if options["alpha"].__class__ is complex else _along(options, ndim)
+
+
+def _gathered(options: dict[str, Any], ndim: int) -> Any:
+    key = options["key"]
+    count = sum([k.ndim if getattr(k, "dtype", None) == np.bool_ else 1 for k in key])
+    return options | {"key": (*key, *[indexing._FULL] * (ndim + 1 - count))}
+
+
+def _padded(options: dict[str, Any], ndim: int) -> Any:
+    if options["mode"] != "constant" or options["value"]:
+        return None
+    return options | {"padding": [*options["padding"], (0, 0)]}
+
+
+_PAIRS: dict[Any, Callable[[dict[str, Any], int], Any]] = {
+    gather.IndexAdd: _added,
+    gather.IndexCopy: _along,
+    indexing.Gather: _gathered,
+    indexing.IndexSelect: _along,
+    order.Cumsum: _along,
+    resample.Pad: _padded,
+    shape.RepeatInterleave: _along,
+}
+"""What becomes of the options, or None where the operation needs its parts apart."""
 
 
 def _imaginary(t: Tensor) -> Tensor:
@@ -128,17 +168,6 @@ def _absolute(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
     if options.get("out") is inputs[0]._data:
         raise not_for_complex("abs_", "the result is real; use x.abs()")
     return ComplexAbs.apply(*inputs, **options)
-
-
-def _where(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
-    condition, x, y = inputs
-    a, b = options.get("values", (None, None))
-    dtype = common_dtype(a if x is None else x._data, b if y is None else y._data)
-    x, y = [
-        Tensor._wrap(np.asarray(n, dtype, like=condition._data)) if t is None else t.to(dtype)
-        for t, n in ((x, a), (y, b))
-    ]
-    return by_parts(cls, (condition, x, y), {})
 
 
 def _convolution(cls: Any, inputs: Any, options: dict[str, Any]) -> Any:
@@ -195,57 +224,47 @@ _PARTS = (
     adaptive_pool.AdaptiveAvgPool,
     calculus.Diff,
     embedding.Embedding,
-    gather.IndexAdd,
-    gather.IndexCopy,
     gather.Scatter,
     gather.TakeAlong,
-    indexing.Gather,
-    indexing.IndexSelect,
-    masks.MaskedFill,
     masks.MaskedScatter,
     masks.MaskedSelect,
-    order.Cumsum,
     pool.AvgPool,
     unfold.ChannelShuffle,
     unfold.Fold,
     resample.Interpolate,
     resample.InterpolateNearest,
-    resample.Pad,
     unfold.PixelShuffle,
     unfold.PixelUnshuffle,
     resample.Repeat,
     unfold.Unfold,
-    shape.DiagonalEmbed,
-    shape.Flip,
-    shape.Repeat,
-    shape.RepeatInterleave,
-    shape.Roll,
-    shape.Triangle,
 )
 
+_FORMS: dict[Any, Any] = {
+    binary.Add: ComplexAdd,
+    binary.Sub: ComplexSub,
+    binary.Mul: ComplexMul,
+    binary.Div: ComplexDiv,
+    binary.Pow: ComplexPow,
+    einsum.Einsum: ComplexEinsum,
+    linear.MatMul: ComplexMatMul,
+    linear.AddMatMul: ComplexAddMatMul,
+    linear.Outer: ComplexOuter,
+    linear.Bilinear: ComplexBilinear,
+    reduce.Prod: ComplexProd,
+    order.Cumprod: ComplexCumprod,
+}
+
 complex_rules.update(dict.fromkeys(_PARTS, by_parts))
+complex_rules.update(dict.fromkeys(_PAIRS, by_pairs))
 complex_rules.update(
     {
-        binary.Add: _instead(ComplexAdd),
-        binary.Sub: _instead(ComplexSub),
-        binary.Mul: _instead(ComplexMul),
-        binary.Div: _instead(ComplexDiv),
-        binary.Pow: _instead(ComplexPow),
-        einsum.Einsum: _instead(ComplexEinsum),
-        linear.MatMul: _instead(ComplexMatMul),
-        linear.AddMatMul: _instead(ComplexAddMatMul),
-        linear.Outer: _instead(ComplexOuter),
-        linear.Bilinear: _instead(ComplexBilinear),
         linear.Linear: _formula(linear_layer),
-        reduce.Prod: _instead(ComplexProd),
         reduce.Mean: _formula(mean),
         reduce.Norm: _formula(norm),
         reduce.Var: _formula(variance),
         reduce.Std: _spread,
         reduce.VarMean: _spread,
         reduce.LogSumExp: _formula(logsumexp),
-        order.Cumprod: _instead(ComplexCumprod),
-        elementwise.Where: _where,
         elementwise.Addcmul: _addcmul,
         elementwise.Addcdiv: _addcmul,
         elementwise.Lerp: _lerp,
@@ -260,6 +279,11 @@ complex_rules.update(
         conv.ConvTranspose: _convolution,
     }
 )
+
+
+for _real, _form in _FORMS.items():
+    _real.complex_form = _form
+    complex_rules[_real] = _instead(_form)  # for a complex number beside a real tensor
 
 
 def _unary_classes(base: Any) -> list[Any]:

@@ -32,6 +32,7 @@ def _class_dim_back(grad: Any, dim: int) -> Any:
 
 
 class CrossEntropy(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(
@@ -82,6 +83,7 @@ def _upstream_graph(grad_loss: Any, normaliser: Any, reduction: str, axis: int) 
 
 
 class CrossEntropyProbabilities(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, smoothing: float, reduction: str) -> Any:
@@ -134,6 +136,7 @@ class CrossEntropyProbabilities(Op):
 
 
 class NllLoss(Op):
+    floats_only = True
     saves = (1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, ignore_index: int, reduction: str) -> Any:

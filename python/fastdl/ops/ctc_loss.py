@@ -17,6 +17,7 @@ from fastdl.tensor import Tensor
 
 
 class CtcLoss(Op):
+    floats_only = True
     saves = (0,)
 
     def forward(

@@ -45,6 +45,7 @@ def _broadcast(op: str, x1: Any, x2: Any) -> tuple[Any, Any]:
 
 
 class CosineSimilarity(Op):
+    floats_only = True
     saves = (0, 1)
 
     def forward(self, x1: Any, x2: Any, *, dim: int, eps: float) -> Any:
@@ -82,6 +83,7 @@ class CosineSimilarity(Op):
 
 
 class PairwiseDistance(Op):
+    floats_only = True
     saves = (0, 1)
 
     def forward(self, x1: Any, x2: Any, *, p: float, eps: float, keepdim: bool) -> Any:
@@ -110,6 +112,7 @@ class PairwiseDistance(Op):
 
 
 class CosineEmbeddingLoss(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(self, x1: Any, x2: Any, target: Any, *, margin: float, reduction: str) -> Any:
@@ -148,6 +151,7 @@ class CosineEmbeddingLoss(Op):
 
 
 class TripletMarginLoss(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(
@@ -396,6 +400,8 @@ def _norms(x1: Tensor, x2: Tensor, p: float) -> Tensor:
 class Cdist(Op):
     """The distances of all pairs without their differences in memory."""
 
+    floats_only = True
+
     saves = (0, 1)
     saves_output = True
 
@@ -425,6 +431,8 @@ class Cdist(Op):
 
 class Pdist(Op):
     """The distances of all rows of one matrix."""
+
+    floats_only = True
 
     saves, saves_output = (0,), True
 

@@ -21,8 +21,9 @@ from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, float32, float64, int64, is_half
 from fastdl.kernels import array as array_of
 from fastdl.kernels import on_device, select, strided
-from fastdl.ops.arrays import cast
+from fastdl.ops.arrays import cast, integer_product
 from fastdl.ops.cast import to
+from fastdl.ops.complex_kernels import product
 from fastdl.ops.parts import diagonal
 from fastdl.ops.promotion import promote_types
 from fastdl.ops.reduce import sum as sum_over
@@ -45,7 +46,9 @@ def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
 
 
 def _multiply(a: Any, b: Any) -> Any:
-    return select(a).matmul(a, b) if a.dtype.kind in FLOATING else np.matmul(a, b)
+    if a.dtype.kind in FLOATING:
+        return select(a).matmul(a, b)
+    return product(a, b) if a.dtype.kind == "c" else integer_product(a, b)
 
 
 def _reduce(array: Any, labels: Labels, keep: frozenset[Any]) -> tuple[Any, Labels]:

@@ -11,8 +11,18 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import ComplexOperand, NoKernel, Op
-from fastdl.dtypes import FLOATING, bool_, float32, float64, is_common_integer, is_half, uint8
+from fastdl.autograd.op import NoKernel, Op
+from fastdl.dtypes import (
+    FLOATING,
+    bool_,
+    complex64,
+    float32,
+    float64,
+    int64,
+    is_common_integer,
+    is_half,
+    uint8,
+)
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
@@ -30,6 +40,7 @@ class Where(Op):
     """z = condition ? x : y. x or y may be a number (then None here, and in ``values``)."""
 
     saves = (0,)
+    takes_complex = True
     likes: Any
 
     def forward(self, condition: Any, x: Any, y: Any, values: tuple[Any, Any] = (None, None)) -> Any:
@@ -39,13 +50,14 @@ class Where(Op):
         dtype: Any = getattr(x, "dtype", None)
         if dtype is None or dtype is not getattr(y, "dtype", None):
             dtype = common_dtype(x, y)
-            if dtype.kind == "c":
-                raise ComplexOperand
             x, y = operand(x, dtype), operand(y, dtype)
         if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
         if (dtype is bool_ or is_common_integer(dtype)) and not on_device(condition):
             return select(condition).where_forward(condition, x, y)
+        if dtype is complex64 and not on_device(condition):  # by their bytes
+            x, y = [np.asarray(side, dtype).view(int64) for side in (x, y)]
+            return select(condition).where_forward(condition, x, y).view(dtype)
         z = empty(broadcast_shape("where", condition.shape, np.shape(x), np.shape(y)), dtype, condition)
         np.copyto(z, y)
         np.copyto(z, x, where=condition)
@@ -54,6 +66,14 @@ class Where(Op):
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
         _, need_x, need_y = self.needs
+        if grad.dtype.kind == "c":
+            zero = Tensor._wrap(np.zeros((), grad.dtype, like=grad))
+            of, grad = Tensor._wrap(self.condition), Tensor._wrap(grad)
+            return (
+                None,
+                fit(where(of, grad, zero)._data, x) if need_x else None,
+                fit(where(of, zero, grad)._data, y) if need_y else None,
+            )
         kernels = select(grad)
         if need_x and need_y:
             grad_x, grad_y = kernels.where_backward(grad, self.condition)

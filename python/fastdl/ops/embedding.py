@@ -46,6 +46,7 @@ class Embedding(Op):
 
 
 class EmbeddingBag(Op):
+    floats_only = True
     saves: tuple[int, ...] = (1,)
 
     def forward(

@@ -80,6 +80,7 @@ class PoissonNllLoss(PointwiseLoss):
 
 
 class GaussianNllLoss(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, var: Any, *, full: bool, eps: float, reduction: str) -> Any:

@@ -22,7 +22,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
-from fastdl.ops.arrays import sum_to
+from fastdl.ops.arrays import integer_product, sum_to
 from fastdl.ops.einsum import contract, einsum
 from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor
@@ -330,7 +330,7 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
             f"got {a.shape} @ {b.shape}"
         )
     if not _same_float("matmul", a, b):
-        return _integer_product(np.matmul(a, b), a.dtype)
+        return _integer_product(integer_product(a, b), a.dtype)
     if (a.ndim > 2 or b.ndim > 2) and a.shape[:-2] != b.shape[:-2]:
         try:
             np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
@@ -420,7 +420,7 @@ def _add_matmul(op: str, dims: int, c: Tensor, a: Tensor, b: Tensor, beta: float
     if missing < 0 or not all([n in (1, m) for n, m in zip(add.shape, shape[missing:], strict=True)]):
         raise RuntimeError(f"{op}: input {add.shape} must be broadcastable to the result's shape {shape}")
     if not _same_float(op, left, right) or not _same_float(op, add, left):
-        return _integer_product(int(beta) * add + int(alpha) * np.matmul(left, right), left.dtype)
+        return _integer_product(int(beta) * add + int(alpha) * integer_product(left, right), left.dtype)
     return AddMatMul.apply(c, a, b, beta=_factor(beta), alpha=_factor(alpha))  # type: ignore[no-any-return]
 
 

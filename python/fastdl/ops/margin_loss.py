@@ -30,6 +30,7 @@ from fastdl.tensor import Tensor
 
 
 class MultiMarginLoss(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, p: int, margin: float, reduction: str) -> Any:
@@ -60,6 +61,7 @@ class MultiMarginLoss(Op):
 
 
 class MultilabelMarginLoss(Op):
+    floats_only = True
     saves = (0, 1)
 
     def forward(self, x: Any, target: Any, *, reduction: str) -> Any:
@@ -85,6 +87,8 @@ class MultilabelMarginLoss(Op):
 
 class MultilabelSoftMarginLoss(Op):
     """The mean over classes of binary cross entropies with logits."""
+
+    floats_only = True
 
     saves = (0, 1, 2)
 

@@ -52,6 +52,8 @@ def as_bytes(array: Any) -> Any:
 
 
 class MaskedFill(Op):
+    takes_complex = True
+
     def forward(self, x: Any, value: Any, mask: Any, number: Any = None, out: Any = None) -> Any:
         self.mask, self.x_shape = mask, x.shape
         if value is not None:

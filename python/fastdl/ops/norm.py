@@ -202,6 +202,8 @@ class RMSNorm(Op):
 class GroupNorm(Op):
     """Statistics of each group of each sample come back through ``statistics``."""
 
+    floats_only = True
+
     saves = (0, 1)
     mixes_dtypes = True
 
@@ -231,6 +233,7 @@ class GroupNorm(Op):
 
 
 class LocalResponseNorm(Op):
+    floats_only = True
     saves = (0,)
 
     def forward(self, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:

@@ -27,6 +27,8 @@ class PointwiseLoss(Op):
     """A loss of ``x`` and ``target`` with the options of its kernel; the target is a constant unless a
     subclass says otherwise."""
 
+    floats_only = True
+
     kernel: ClassVar[str]
     saves = (0, 1)
 
@@ -144,6 +146,7 @@ class HingeEmbeddingLoss(PointwiseLoss):
 
 
 class MarginRankingLoss(Op):
+    floats_only = True
     saves = (0, 1, 2)
 
     def forward(self, x1: Any, x2: Any, target: Any, *, margin: float, reduction: str) -> Any:

@@ -35,6 +35,8 @@ class Plan(NamedTuple):
 class MaxPool(Op):
     """Saves the number of the winning tap of each window, not the input."""
 
+    floats_only = True
+
     wide_integers = True
 
     def forward(self, x: Any, plan: Plan, return_indices: bool) -> Any:
@@ -62,6 +64,7 @@ class MaxPool(Op):
 
 
 class AvgPool(Op):
+    floats_only = True
     wide_integers = True
 
     def forward(self, x: Any, plan: Plan, count_include_pad: bool, divisor: int | None) -> Any:
@@ -87,6 +90,8 @@ class AvgPool(Op):
 
 class LpPool(Op):
     """y = (taps * mean of x^p)^(1/p). Where the mean is 0 so is the gradient."""
+
+    floats_only = True
 
     saves = (0,)
     saves_output = True

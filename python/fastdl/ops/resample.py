@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
-from fastdl.ops.arrays import cast, memory_order
+from fastdl.ops.arrays import cast, full, memory_order
 from fastdl.tensor import Tensor
 
 Ints = int | Sequence[int]
@@ -25,6 +26,8 @@ Pairs = list[tuple[int, int]]
 
 
 class Interpolate(Op):
+    floats_only = True
+
     def forward(
         self, x: Any, output: Sizes, scale: tuple[float, ...], mode: str, align_corners: bool, antialias: bool
     ) -> Any:
@@ -91,6 +94,8 @@ class Pad(Op):
             if bits is not None and (bits is float64 or not value):
                 fill = np.asarray(value).astype(x.dtype).view(bits).item()
                 return select(x).pad_forward(x.view(bits), padding, mode, fill).view(x.dtype)
+            if mode == "constant" and not on_device(x):
+                return _bordered(x, padding, value)
             if on_device(x):
                 return cast(self.forward(cast(x, int64), padding, mode, value), x.dtype)
             from fastdl.kernels import reference  # not at import time: it costs as much as all the rest
@@ -109,6 +114,21 @@ class Pad(Op):
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         return linear_backward(self, grad_y)
+
+
+def _bordered(x: Any, padding: Pairs, value: float) -> Any:
+    """Padding by one value, which may also cut."""
+    extents = [n + before + after for n, (before, after) in zip(x.shape, padding, strict=True)]
+    y = full(extents, np.asarray(value).astype(x.dtype)[()], x.dtype, x)
+    inside = [
+        slice(max(before, 0), m - max(after, 0)) for m, (before, after) in zip(extents, padding, strict=True)
+    ]
+    part = [
+        slice(max(-before, 0), n - max(-after, 0))
+        for n, (before, after) in zip(x.shape, padding, strict=True)
+    ]
+    assign(y[tuple(inside)], x[tuple(part)])
+    return y
 
 
 def data(x: Any, op: str) -> Any:

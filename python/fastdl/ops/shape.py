@@ -211,6 +211,8 @@ def column_stack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class Repeat(Op):
+    takes_complex = True
+
     def forward(self, x: Any, sizes: tuple[int, ...]) -> Any:
         """``x`` has as many axes as ``sizes`` has entries."""
         self.shape, self.sizes = x.shape, sizes
@@ -319,6 +321,8 @@ def repeat_interleave(
 
 
 class Flip(Op):
+    takes_complex = True
+
     def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
         self.dims = dims = dims if x.ndim else ()
         return _flipped(x, dims)
@@ -356,6 +360,8 @@ def flipud(input: Tensor) -> Tensor:
 
 
 class Roll(Op):
+    takes_complex = True
+
     def forward(self, x: Any, shifts: tuple[int, ...], dims: tuple[int, ...] | None) -> Any:
         self.shifts, self.dims = shifts, dims
         return _rolled(x, shifts, dims)
@@ -417,6 +423,8 @@ def rot90(input: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:
 class Triangle(Op):
     """One side of a diagonal; the other becomes zero."""
 
+    takes_complex = True
+
     def forward(self, x: Any, diagonal: int, lower: bool) -> Any:
         self.diagonal, self.lower = diagonal, lower
         return _triangle(x, diagonal, lower)
@@ -429,7 +437,7 @@ class Triangle(Op):
 
 
 def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
-    if not on_device(x):
+    if not on_device(x) and x.itemsize <= 8:
         return select(x).triangle(x, diagonal, lower)
     rows, columns = x.shape[-2:]
     last = diagonal if lower else diagonal - 1  # row i keeps (or loses) columns up to i + last
@@ -456,6 +464,8 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 
 
 class DiagonalEmbed(Op):
+    takes_complex = True
+
     def forward(self, x: Any, offset: int) -> Any:
         self.offset = offset
         n = x.shape[-1] + abs(offset)

@@ -25,8 +25,8 @@ from fastdl.dtypes import (
 )
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
-from fastdl.ops.arithmetic import div, mul, pow, sub
-from fastdl.ops.arrays import cast, full, sum_to, zeros
+from fastdl.ops.arithmetic import div, maximum, minimum, mul, pow, sub
+from fastdl.ops.arrays import cast, full, has_integer_kernels, sum_to, zeros
 from fastdl.ops.bessel import i0
 from fastdl.ops.binary import Binary
 from fastdl.ops.cast import to
@@ -262,12 +262,16 @@ class Fmin(Fmax):
 def fmax(input: Tensor, other: Tensor) -> Tensor:
     """The larger of both; of a number and NaN the number. See ``torch.fmax``."""
     check_tensors("fmax", input=input, other=other)
+    if not (input.is_floating_point() or other.is_floating_point()):
+        return maximum(input, other)
     return Fmax.apply(input, other)  # type: ignore[no-any-return]
 
 
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of both; of a number and NaN the number. See ``torch.fmin``."""
     check_tensors("fmin", input=input, other=other)
+    if not (input.is_floating_point() or other.is_floating_point()):
+        return minimum(input, other)
     return Fmin.apply(input, other)  # type: ignore[no-any-return]
 
 
@@ -282,6 +286,9 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
     x = input._data
     if x.dtype.kind in FLOATING:
         return Tensor._wrap(select(x).heaviside_forward(x, values._data))
+    if has_integer_kernels(x) and not on_device(values._data):
+        k = select(x)
+        return Tensor._wrap(k.where_forward(k.eq_forward(x, 0), values._data, k.clamp_forward(x, 0, 1)))
     return Tensor._wrap(array(np.where(x == 0, values._data, (x > 0).astype(x.dtype))))
 
 

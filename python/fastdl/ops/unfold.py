@@ -18,6 +18,8 @@ from fastdl.tensor import Tensor
 
 
 class Unfold(Op):
+    floats_only = True
+
     def forward(self, x: Any, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes) -> Any:
         self.size = x.shape[-2:]
         self.options = options = (kernel, dilation, padding, stride)
@@ -34,6 +36,8 @@ class Unfold(Op):
 
 
 class Fold(Op):
+    floats_only = True
+
     def forward(
         self, x: Any, output: Sizes, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes
     ) -> Any:

@@ -15,6 +15,7 @@ from fastdl.tensor import Tensor
 
 
 class MaxUnpool(Op):
+    floats_only = True
     saves = (1,)
 
     def forward(self, x: Any, indices: Any, output: Sizes) -> Any:
