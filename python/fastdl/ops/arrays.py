@@ -7,6 +7,7 @@ Operands are arrays of one dtype (or Python numbers); operations convert to the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -253,6 +254,17 @@ def fit(grad: Any, like: tuple[tuple[int, ...], Any]) -> Any:
     if grad.dtype is not dtype:
         grad = cast(grad, dtype)
     return grad
+
+
+def product(a: Any, b: Any) -> Any:
+    """a @ b of matrices; complex ones are NumPy's, where a batch on the left of one matrix is one long product."""
+    if a.dtype.kind != "c":
+        return select(a).matmul(a, b)
+    if a.ndim > 2 and b.ndim == 2:
+        return product(a.reshape(prod(a.shape[:-1]), a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
+    if a.ndim == 2 and b.ndim == 2:
+        return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))
+    return array(np.matmul(a, b), a)
 
 
 def contiguous(array: Any, dtype: Any = None) -> Any:

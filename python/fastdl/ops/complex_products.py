@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from fastdl.autograd.mode import enable_grad
 from fastdl.errors import DtypeError
-from fastdl.kernels import array as as_array
-from fastdl.ops.arrays import empty
+from fastdl.ops.arrays import empty, product
+from fastdl.ops.bilinear import Bilinear
 from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_real
 from fastdl.ops.einsum import Einsum
-from fastdl.ops.linear import AddMatMul, Bilinear, MatMul, Outer
+from fastdl.ops.linear import AddMatMul, MatMul, Outer
 from fastdl.ops.order import Cumprod
 from fastdl.ops.reduce import Mean, Norm, Prod, Spread, Std, Sum, Var, numpy_reduce
 from fastdl.tensor import Tensor
@@ -37,16 +36,6 @@ class ComplexMatMul(Conjugated, MatMul):
     def forward(self, a: Any, b: Any) -> Any:
         self.a, self.b = a, b
         return product(a, b)
-
-
-def product(a: Any, b: Any) -> Any:
-    """``numpy.matmul``; a batch on the left of one matrix is one long product."""
-    if a.ndim > 2 and b.ndim == 2:
-        y = product(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b)
-        return y.reshape(*a.shape[:-1], b.shape[-1])
-    if a.ndim == 2 and b.ndim == 2:
-        return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))
-    return as_array(np.matmul(a, b), a)
 
 
 class ComplexOuter(Conjugated, Outer):

@@ -19,6 +19,7 @@ from fastdl.kernels import is_array
 from fastdl.ops import (
     activation,
     adaptive_pool,
+    bilinear,
     binary,
     conv,
     einsum,
@@ -233,7 +234,7 @@ complex_rules.update(
         linear.MatMul: _instead(ComplexMatMul),
         linear.AddMatMul: _instead(ComplexAddMatMul),
         linear.Outer: _instead(ComplexOuter),
-        linear.Bilinear: _instead(ComplexBilinear),
+        bilinear.Bilinear: _instead(ComplexBilinear),
         linear.Linear: _formula(linear_layer),
         reduce.Prod: _instead(ComplexProd),
         reduce.Mean: _formula(mean),
