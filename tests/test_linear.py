@@ -11,6 +11,7 @@ import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.ops import linear as ops
+from fastdl.ops.bilinear import bilinear
 from fastdl.ops.einsum import einsum
 from parity import assert_close, backends, check_gradient, load
 
@@ -169,7 +170,7 @@ def test_named_products():
             needs=[1, 2],
         )
     check_gradient(ops.baddbmm, normal(2, 3, 5), normal(2, 3, 4), normal(2, 4, 5))
-    check_gradient(ops.bilinear, normal(4, 3), normal(4, 2), normal(5, 3, 2))
+    check_gradient(bilinear, normal(4, 3), normal(4, 2), normal(5, 3, 2))
     assert_close(
         ops.addmm(tensor(normal(5)), tensor(a), tensor(b), beta=2, alpha=3), 2 * normal(5) + 3 * a @ b
     )
@@ -261,7 +262,7 @@ MESSAGES = [
         "baddbmm: .*fit",
     ),
     (
-        lambda: ops.bilinear(tensor(normal(2, 3)), tensor(normal(2, 4)), tensor(normal(5, 4, 3))),
+        lambda: bilinear(tensor(normal(2, 3)), tensor(normal(2, 4)), tensor(normal(5, 4, 3))),
         ValueError,
         "bilinear: input1 must be",
     ),
@@ -405,7 +406,7 @@ class TestAgainstTorch:
             normal(5, 3),
             normal(5),
         )
-        self.compare(ops.bilinear, F.bilinear, normal(*shape), normal(*shape), normal(5, 3, 3))
+        self.compare(bilinear, F.bilinear, normal(*shape), normal(*shape), normal(5, 3, 3))
 
     @pytest.mark.parametrize(("a", "b"), MATMUL_SHAPES)
     def test_matmul(self, a, b):

@@ -30,25 +30,25 @@ void vector_math(VectorFunction function, T* y, const T* x, int64_t n) {
   using V = simd::Vec<T>;
   switch (function) {
     case VectorFunction::exp:
-      return simd::map(y, n, [](V v) { return simd::exp<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::exp<T>(v); }, x);
     case VectorFunction::expm1:
-      return simd::map(y, n, [](V v) { return simd::expm1<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::expm1<T>(v); }, x);
     case VectorFunction::log:
-      return simd::map(y, n, [](V v) { return simd::log<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::log<T>(v); }, x);
     case VectorFunction::log1p:
-      return simd::map(y, n, [](V v) { return simd::log1p<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::log1p<T>(v); }, x);
     case VectorFunction::log1p_unit:
-      return simd::map(y, n, [](V v) { return simd::log1p_unit<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::log1p_unit<T>(v); }, x);
     case VectorFunction::tanh:
-      return simd::map(y, n, [](V v) { return simd::tanh<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::tanh<T>(v); }, x);
     case VectorFunction::sigmoid:
-      return simd::map(y, n, [](V v) { return simd::sigmoid<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::sigmoid<T>(v); }, x);
     case VectorFunction::erf:
-      return simd::map(y, n, [](V v) { return simd::erf<T>(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return simd::erf<T>(v); }, x);
     case VectorFunction::sin_2pi:
-      return simd::map(y, n, [](V v) { return Functions<T>::sin_2pi(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return Functions<T>::sin_2pi(v); }, x);
     case VectorFunction::cos_2pi:
-      return simd::map(y, n, [](V v) { return Functions<T>::cos_2pi(v); }, x);
+      return simd::map<true>(y, n, [](V v) { return Functions<T>::cos_2pi(v); }, x);
   }
 }
 

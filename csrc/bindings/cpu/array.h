@@ -87,6 +87,21 @@ bool is_dtype(const py::array& array) {
   return dtype.num() == dtype_of<T>().num() && (dtype.byteorder() == '=' || dtype.byteorder() == '|');
 }
 
+inline bool is_aligned(const py::array& array) {
+  return py::detail::array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+}
+inline bool is_plain(const py::array& array) {  // aligned and in C order
+  constexpr int wanted =
+      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  return (py::detail::array_proxy(array.ptr())->flags & wanted) == wanted;
+}
+// Aligned, and every stride a whole number of items.
+inline bool has_whole_strides(const py::array& array, int64_t item) {
+  bool whole = is_aligned(array);
+  for (int i = 0; i < int(array.ndim()); ++i) whole = whole && array.strides(i) % item == 0;
+  return whole;
+}
+
 // In which half precision an array is stored, if in one; and the dtype of T stored so.
 Half half_of(const py::array& array);
 const py::dtype& half_dtype(Half half);
@@ -115,10 +130,7 @@ class In {
  public:
   In(const py::array& array, const char* op, const char* argument, Half half = Half::none) {
     check_stored<T>(array, op, argument, half);
-    constexpr int wanted =
-        py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    const auto* proxy = py::detail::array_proxy(array.ptr());
-    array_ = (proxy->flags & wanted) == wanted ? array : contiguous_copy(array);
+    array_ = is_plain(array) ? array : contiguous_copy(array);
     data_ = reinterpret_cast<const T*>(py::detail::array_proxy(array_.ptr())->data);
   }
   operator const T*() const { return data_; }

@@ -36,11 +36,7 @@ class HeadsIn {
 
  private:
   bool usable() const {
-    if (!(py::detail::array_proxy(array_.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
-      return false;
-    for (int i = 0; i < 4; ++i)
-      if (array_.strides(i) % int64_t(sizeof(T)) != 0) return false;
-    return array_.shape(3) <= 1 || stride(3) == 1;
+    return has_whole_strides(array_, sizeof(T)) && (array_.shape(3) <= 1 || stride(3) == 1);
   }
   py::array array_;
 };
@@ -83,9 +79,7 @@ class MaskIn {
                             std::to_string(p.batch) + ", " + std::to_string(p.heads) + ", " +
                             std::to_string(p.queries) + ", " + std::to_string(p.keys) + ")");
     const int64_t item = allowed ? 1 : int64_t(sizeof(T));
-    bool usable = py::detail::array_proxy(array->ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    for (int i = 0; i < 4; ++i) usable = usable && array->strides(i) % item == 0;
-    if (!usable) array_ = contiguous_copy(*array);
+    if (!has_whole_strides(*array, item)) array_ = contiguous_copy(*array);
     const auto stride = [&](int axis) {
       return array_->shape(axis) == 1 ? int64_t{0} : int64_t(array_->strides(axis)) / item;
     };

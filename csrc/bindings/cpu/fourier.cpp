@@ -65,10 +65,6 @@ struct Walk {
   }
 };
 
-bool is_aligned(const py::array& x) {
-  return (py::detail::array_proxy(x.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
-}
-
 // exp(+-2 pi i t / n) for t < n, in pairs: kStep neighbours, times every kStep-th one.
 template <class T>
 std::vector<T> roots_of(int64_t n, bool positive) {

@@ -42,9 +42,7 @@ py::array in_c_order(const py::array& x, const char* op) {
   const int64_t item = x.itemsize();
   if (x.dtype().kind() == 'O' || !(item == 1 || item == 2 || item == 4 || item == 8))
     throw py::type_error(std::string(op) + ": elements must be numbers of 1, 2, 4 or 8 bytes");
-  constexpr int wanted =
-      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  return (py::detail::array_proxy(x.ptr())->flags & wanted) == wanted ? x : contiguous_copy(x);
+  return is_plain(x) ? x : contiguous_copy(x);
 }
 
 const char* bytes(const py::array& x) {
@@ -206,9 +204,7 @@ py::array bind_gather_backward(const py::array& grad_y, int64_t dim, const py::a
 
 // The data of an array that is written in place.
 char* writable_data(const char* op, py::array& out) {
-  constexpr int wanted =
-      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if ((py::detail::array_proxy(out.ptr())->flags & wanted) != wanted || !out.writeable())
+  if (!is_plain(out) || !out.writeable())
     throw py::value_error(std::string(op) + ": out must be writable and in C order");
   return static_cast<char*>(out.mutable_data());
 }

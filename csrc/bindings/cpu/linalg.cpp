@@ -60,9 +60,7 @@ struct MatrixBatch {
   MatrixBatch(const py::array& x, const char* op) : array(x), field(field_of(x, op)) {
     shape = shape_of(x), batch = batch_of(shape, op), item = int64_t(x.itemsize());
     const int n = int(shape.size());
-    bool fits = py::detail::array_proxy(x.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    for (int i = 0; i < n; ++i) fits = fits && x.strides(i) % item == 0;
-    if (!fits) array = contiguous_copy(x);
+    if (!has_whole_strides(x, item)) array = contiguous_copy(x);
     rows = shape[size_t(n - 2)], columns = shape[size_t(n - 1)];
     row = array.strides(n - 2), column = array.strides(n - 1);
     data = static_cast<const char*>(array.data());

@@ -38,11 +38,8 @@ class Matrices {
 
  private:
   bool usable() const {
-    if (!(py::detail::array_proxy(array_.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
-      return false;
+    if (!has_whole_strides(array_, sizeof(T))) return false;
     const int n = int(array_.ndim());
-    for (int i = 0; i < n; ++i)
-      if (array_.strides(i) % int64_t(sizeof(T)) != 0) return false;
     return array_.shape(n - 1) <= 1 || array_.shape(n - 2) <= 1 || stride(n - 1) == 1 || stride(n - 2) == 1;
   }
   py::array array_;

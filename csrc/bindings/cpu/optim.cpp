@@ -16,8 +16,7 @@ struct Column {
 
 // Is it a number that may be changed in place?
 bool is_cell(const py::array& array) {
-  constexpr int wanted = py::detail::npy_api::NPY_ARRAY_WRITEABLE_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  return array.size() == 1 && (array.flags() & wanted) == wanted;
+  return array.size() == 1 && is_aligned(array) && array.writeable();
 }
 
 // The arrays of all columns as slots. Strided arrays take part as contiguous copies; write_back() copies
@@ -94,9 +93,7 @@ class Batch {
     const auto* proxy = py::detail::array_proxy(array.ptr());
     if (column.written && !(proxy->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_))
       throw py::value_error(where(column.name, i) + " is read-only");
-    constexpr int wanted =
-        py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    if ((proxy->flags & wanted) == wanted) {
+    if (is_plain(array)) {
       slot.arrays[role] = proxy->data;
       return;
     }

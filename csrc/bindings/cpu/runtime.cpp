@@ -18,17 +18,11 @@ py::array bind_zeros(const Shape& shape, const py::dtype& dtype) {
   return array;
 }
 
-bool is_plain(const py::array& array) {
-  constexpr int wanted =
-      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  return (py::detail::array_proxy(array.ptr())->flags & wanted) == wanted;
-}
-
 // Long rows of aligned elements, wherever the rows lie?
 bool has_rows(const py::array& array) {
   const int last = int(array.ndim()) - 1;
-  return (py::detail::array_proxy(array.ptr())->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0 &&
-         array.size() > 0 && last > 0 && array.strides(last) == array.itemsize() && array.shape(last) >= 64;
+  return is_aligned(array) && array.size() > 0 && last > 0 && array.strides(last) == array.itemsize() &&
+         array.shape(last) >= 64;
 }
 
 // NumPy writes the first element; it knows all dtypes and how a number becomes one.

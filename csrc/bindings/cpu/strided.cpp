@@ -26,14 +26,13 @@ bool same_layout(const Operand& a, const Operand& b) {
 
 Operand operand_of(const py::array& array) {
   const auto* proxy = py::detail::array_proxy(array.ptr());
-  if (!(proxy->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return operand_of(contiguous_copy(array));
+  if (!is_aligned(array)) return operand_of(contiguous_copy(array));
   return {proxy->data, proxy->nd, proxy->dimensions, proxy->strides, array};
 }
 
 Operand output_of(const py::array& array, const char* op) {
   const auto* proxy = py::detail::array_proxy(array.ptr());
-  constexpr int wanted = py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-  if ((proxy->flags & wanted) != wanted)
+  if (!is_aligned(array) || !array.writeable())
     throw py::value_error(std::string(op) + ": out must be writable and aligned");
   const bool empty =
       std::find(proxy->dimensions, proxy->dimensions + proxy->nd, 0) != proxy->dimensions + proxy->nd;

@@ -13,6 +13,26 @@
 namespace fastdl {
 namespace {
 
+// Is there an exponential in it, or in its derivative?
+constexpr bool is_long(Activation f, bool derivative) {
+  switch (f) {
+    case Activation::sigmoid:
+    case Activation::tanh:
+      return !derivative;  // which follows from y
+    case Activation::gelu:
+    case Activation::gelu_tanh:
+    case Activation::silu:
+    case Activation::mish:
+    case Activation::elu:
+    case Activation::softplus:
+    case Activation::tanhshrink:
+    case Activation::logsigmoid:
+      return true;
+    default:
+      return false;
+  }
+}
+
 // F{parameters[0], ...} for as many as the table names.
 template <class F, class T, class... Names>
 F make(const double* parameters, Names...) {
@@ -30,7 +50,8 @@ void activation_forward(Activation f, T* y, const T* x, int64_t n, const double*
 #define FASTDL_CASE(name, Functor, saved, ...)                                        \
   case Activation::name: {                                                            \
     const auto function = make<Functor<T>, T>(parameters __VA_OPT__(, ) __VA_ARGS__); \
-    return simd::map(y, n, [=](Vec<T> v) { return function.forward(v); }, x);         \
+    constexpr bool kLong = is_long(Activation::name, false);                          \
+    return simd::map<kLong>(y, n, [=](Vec<T> v) { return function.forward(v); }, x);  \
   }
     FASTDL_FOR_EACH_ACTIVATION(FASTDL_CASE)
 #undef FASTDL_CASE
@@ -42,10 +63,12 @@ void activation_backward(Activation f, T* grad_x, const T* grad_y, const T* save
                          const double* parameters) {
   using simd::Vec;
   switch (f) {
-#define FASTDL_CASE(name, Functor, kept, ...)                                                                \
-  case Activation::name: {                                                                                   \
-    const auto function = make<Functor<T>, T>(parameters __VA_OPT__(, ) __VA_ARGS__);                        \
-    return simd::map(grad_x, n, [=](Vec<T> g, Vec<T> v) { return function.backward(g, v); }, grad_y, saved); \
+#define FASTDL_CASE(name, Functor, kept, ...)                                            \
+  case Activation::name: {                                                               \
+    const auto function = make<Functor<T>, T>(parameters __VA_OPT__(, ) __VA_ARGS__);    \
+    constexpr bool kLong = is_long(Activation::name, true);                              \
+    const auto derivative = [=](Vec<T> g, Vec<T> v) { return function.backward(g, v); }; \
+    return simd::map<kLong>(grad_x, n, derivative, grad_y, saved);                       \
   }
     FASTDL_FOR_EACH_ACTIVATION(FASTDL_CASE)
 #undef FASTDL_CASE

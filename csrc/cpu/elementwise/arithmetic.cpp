@@ -126,26 +126,26 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
     case Binary::div:
       return map<T>(loop, kGrain, [](V x, V y) { return x / y; });
     case Binary::floor_divide:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_quotient<T>(x, y); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return floor_quotient<T>(x, y); });
     case Binary::trunc_divide:
       return map<T>(loop, kGrain,
                     [](V x, V y) { return per_lane<T>([](T v) { return std::trunc(v); }, x / y); });
     case Binary::remainder:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return floor_remainder<T>(x, y); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return floor_remainder<T>(x, y); });
     case Binary::fmod:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return truncated_remainder<T>(x, y); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return truncated_remainder<T>(x, y); });
     case Binary::pow:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return power<T>(x, y); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return power<T>(x, y); });
     case Binary::maximum:  // simd::max returns y when x is NaN or y is: left to do is a NaN x
       return map<T>(loop, kGrain, [](V x, V y) { return nan_of(x, max(x, y)); });
     case Binary::minimum:
       return map<T>(loop, kGrain, [](V x, V y) { return nan_of(x, min(x, y)); });
     case Binary::atan2:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return angle<T>(x, y); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return angle<T>(x, y); });
     case Binary::hypot:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return hypotenuse<T>(x, y); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return hypotenuse<T>(x, y); });
     case Binary::logaddexp:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return log_of_sum<T>(x, y); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return log_of_sum<T>(x, y); });
     case Binary::copysign:
       return map<T>(loop, kGrain, [](V x, V y) { return simd::copysign<T>(x, y); });
     case Binary::nextafter:
@@ -155,9 +155,9 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
     case Binary::fmin:
       return map<T>(loop, kGrain, [](V x, V y) { return (x <= y) | (y != y) ? x : y; });
     case Binary::xlogy:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return product_with(x, y, simd::log<T>(y)); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return product_with(x, y, simd::log<T>(y)); });
     case Binary::xlog1py:
-      return map<T>(loop, kGrainSlow, [](V x, V y) { return product_with(x, y, simd::log1p<T>(y)); });
+      return map<T, true>(loop, kGrainSlow, [](V x, V y) { return product_with(x, y, simd::log1p<T>(y)); });
     case Binary::heaviside:
       return map<T>(loop, kGrain, [](V x, V y) {
         const V step = x > T(0) ? broadcast<T>(1) : V{};
@@ -221,7 +221,7 @@ void pow_scalar_forward(T exponent, const StridedLoop<2>& loop) {
       const V root = square_root<T>(x + T(0));
       return x == -std::numeric_limits<T>::infinity() ? -x : root;
     });
-  map<T>(loop, kGrainSlow, [y = broadcast<T>(exponent)](V x) { return power<T>(x, y); });
+  map<T, true>(loop, kGrainSlow, [y = broadcast<T>(exponent)](V x) { return power<T>(x, y); });
 }
 
 template <class T>
@@ -231,8 +231,9 @@ void pow_scalar_backward(T exponent, const StridedLoop<3>& loop) {
   if (exponent == T(2)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(2) * x); });
   if (exponent == T(3)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(3) * (x * x)); });
   if (exponent == T(-1)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(-1) / (x * x)); });
-  map<T>(loop, kGrainSlow,
-         [exponent, e = broadcast<T>(exponent - 1)](V g, V x) { return g * (exponent * power<T>(x, e)); });
+  map<T, true>(loop, kGrainSlow, [exponent, e = broadcast<T>(exponent - 1)](V g, V x) {
+    return g * (exponent * power<T>(x, e));
+  });
 }
 
 #define FASTDL_INSTANTIATE(T)                                     \

@@ -114,7 +114,8 @@ constexpr bool is_quotient(Binary op) {
 template <class T>
 void divide(Binary op, const StridedLoop<3>& loop) {
   if constexpr (std::is_same_v<T, int64_t>) {
-    map<double>(loop, kGrainSlow, [op](Vec<double> x, Vec<double> y) { return integer_division(op, x, y); });
+    map<double, true>(loop, kGrainSlow,
+                      [op](Vec<double> x, Vec<double> y) { return integer_division(op, x, y); });
   } else {
     using F = std::conditional_t<sizeof(T) == 4, double, float>;
     const int32_t down = -int32_t(rounds_down(op)), quotient = -int32_t(is_quotient(op));

@@ -22,7 +22,7 @@
 #include <utility>
 
 #include "cpu/elementwise.h"
-#include "cpu/simd/simd.h"
+#include "cpu/simd/map_vectors.h"
 
 namespace fastdl {
 
@@ -70,28 +70,13 @@ void for_each_run(const StridedLoop<N>& loop, int64_t grain, const F& f, bool st
 template <size_t, class T>
 using Same = T;  // Same<I, T>... is T once per I
 
-// Vectors, and fewer elements in front of the first aligned address and at the end, by one and the same code.
-template <class T, int N, class F>
+// kLong: f is long (simd/map_vectors.h).
+template <class T, bool kLong = false, int N, class F>
 void map(const StridedLoop<N>& loop, int64_t grain, F f) {
   const bool streams = worth_streaming(loop, sizeof(T));
   const auto run = [f, streams](int64_t n, T* y, const auto*... x) {
-    constexpr int w = kWidth<T>;
     const F g = f;  // what it captured goes to registers: no store can change it
-    int64_t i = 0, rest = 0;
-    if (streams) rest = std::min(n, int64_t(-reinterpret_cast<uintptr_t>(y) / sizeof(T)) & (w - 1));
-    for (;;) {
-      if (rest > 0) store_n(y + i, g(load_n(x + i, int(rest))...), int(rest));
-      i += rest;
-      if (i == n) return;
-      if (streams)
-        for (; i + w <= n; i += w) {
-          (prefetch_ahead(x + i), ...);
-          stream_store(y + i, g(load(x + i)...));
-        }
-      else
-        for (; i + w <= n; i += w) store(y + i, g(load(x + i)...));
-      rest = n - i;
-    }
+    map_vectors<kLong>(y, n, streams, g, x...);
   };
   [&]<size_t... I>(std::index_sequence<I...>) {
     for_each_run<1, Same<I, T>...>(loop, grain, run, streams);

@@ -99,8 +99,8 @@ template <class F, class... X>
 template <class T>
 void special_forward(Special function, const StridedLoop<2>& loop) {
   if constexpr (sizeof(T) == 4)
-    if (const auto f = single_function_of(function)) return map<T>(loop, kGrainSlow, f);
-  map<T>(loop, kGrainSlow, [f = function_of(function)](Vec<T> x) {
+    if (const auto f = single_function_of(function)) return map<T, true>(loop, kGrainSlow, f);
+  map<T, true>(loop, kGrainSlow, [f = function_of(function)](Vec<T> x) {
     if constexpr (sizeof(T) == 4)
       return of_floats(f, x);
     else
@@ -111,7 +111,7 @@ void special_forward(Special function, const StridedLoop<2>& loop) {
 template <class T>
 void special_forward(SpecialPair function, const StridedLoop<3>& loop) {
   constexpr double error = sizeof(T) == 4 ? 1e-10 : 1e-17;
-  map<T>(loop, kGrainSlow / 16, [function](Vec<T> x, Vec<T> y) {
+  map<T, true>(loop, kGrainSlow / 16, [function](Vec<T> x, Vec<T> y) {
     const auto f = [function](Vec<double> a, Vec<double> b) {
       return function == SpecialPair::zeta
                  ? special::zeta(a, b, sizeof(T) == 4)

@@ -43,7 +43,8 @@ template <class T>
 void unary_forward(Unary op, const StridedLoop<2>& loop) {
   using V = Vec<T>;
   const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
-  const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
+  const auto full = [&](auto f) { map<T, sizeof(T) == 4>(loop, kGrain, f); };  // doubles would be slower
+  const auto slow = [&](auto f) { map<T, true>(loop, kGrainSlow, f); };
   switch (op) {
     case Unary::neg:
       return fast([](V x) { return -x; });
@@ -73,13 +74,13 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
     case Unary::reciprocal:
       return fast([](V x) { return T(1) / x; });
     case Unary::exp:
-      return fast([](V x) { return simd::exp<T>(x); });
+      return full([](V x) { return simd::exp<T>(x); });
     case Unary::expm1:
-      return fast([](V x) { return simd::expm1<T>(x); });
+      return full([](V x) { return simd::expm1<T>(x); });
     case Unary::log:
-      return fast([](V x) { return simd::log<T>(x); });
+      return full([](V x) { return simd::log<T>(x); });
     case Unary::log1p:
-      return fast([](V x) { return simd::log1p<T>(x); });
+      return full([](V x) { return simd::log1p<T>(x); });
     case Unary::log2:
       return slow([](V x) { return log_base<T>(x, std::log2, M_LOG2E); });
     case Unary::log10:
@@ -134,9 +135,9 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
         });
       });
     case Unary::erf:
-      return fast([](V x) { return simd::erf<T>(x); });
+      return full([](V x) { return simd::erf<T>(x); });
     case Unary::exp2:
-      return fast([](V x) { return simd::exp2<T>(x); });
+      return full([](V x) { return simd::exp2<T>(x); });
   }
 }
 
@@ -144,7 +145,7 @@ template <class T>
 void unary_backward(Unary op, const StridedLoop<3>& loop) {
   using V = Vec<T>;
   const auto fast = [&](auto f) { map<T>(loop, kGrain, f); };
-  const auto slow = [&](auto f) { map<T>(loop, kGrainSlow, f); };
+  const auto slow = [&](auto f) { map<T, true>(loop, kGrainSlow, f); };
   switch (op) {
     case Unary::neg:
     case Unary::sign:

@@ -261,8 +261,9 @@ void finish_as(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s,
 
 }  // namespace
 
-template <class T>
-[[gnu::noinline]] void finish(const T* tile, int64_t ld, int rows, int cols, const Store<T>& s) {
+template <class T>  // (a clone for each constant argument would be 4 kB each)
+[[gnu::noinline, gnu::noclone]] void finish(const T* tile, int64_t ld, int rows, int cols,
+                                            const Store<T>& s) {
   const auto with = [&]<class F>(F f) {
     finish_as(tile, ld, rows, cols, s, [f](Vec<T> x) __attribute__((always_inline)) { return f.forward(x); });
   };

@@ -51,6 +51,10 @@ template <class V>
   return simd::abs<Lane<V>>(x);
 }
 
+[[gnu::noinline]] D any_power(D x, D e) {  // five loops of each type would hold it twice
+  return power<double>(x, e);
+}
+
 }  // namespace
 
 template <class T>
@@ -82,7 +86,7 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
       return run_one<T, double, Add>(p, out, [e = broadcast<double>(parameter), parameter](D x) {
         const D size = magnitude(x);
         const double whole = std::abs(parameter);
-        if (!(whole == 1 || whole == 2 || whole == 3 || whole == 4)) return power<double>(size, e);
+        if (!(whole == 1 || whole == 2 || whole == 3 || whole == 4)) return any_power(size, e);
         const D square = size * size;
         const D y = whole == 1 ? size : whole == 2 ? square : square * (whole == 3 ? size : square);
         return parameter < 0 ? 1.0 / y : y;

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cpu/runtime/threads.h"
-#include "cpu/simd/simd.h"
+#include "cpu/simd/map_vectors.h"
 
 namespace fastdl::simd {
 
@@ -12,26 +12,14 @@ inline constexpr int64_t kMapGrain = 16384;  // elements worth about 10 us at me
 inline constexpr int64_t kMapBlock = 64;     // ranges start at multiples of it, hence aligned
 inline constexpr int64_t kStreamBytes = 20 << 20;
 
-template <class T, class F, class... In>
+// kLong: f is long (map_vectors.h).
+template <bool kLong = false, class T, class F, class... In>
 void map(T* y, int64_t n, F f, const In*... in) {
-  const bool stream = n * int64_t(sizeof(T)) >= kStreamBytes;
+  const bool streams = n * int64_t(sizeof(T)) >= kStreamBytes;
   parallel_for(ceil_div(n, kMapBlock), kMapGrain / kMapBlock, [=](int64_t begin, int64_t end) {
-    constexpr int w = kWidth<T>;
-    const int64_t stop = std::min(n, end * kMapBlock);
-    int64_t i = begin * kMapBlock;
-    if (stream) {
-      for (; i + w <= stop; i += w) {
-        (prefetch_ahead(in + i), ...);
-        stream_store<T>(y + i, f(load(in + i)...));
-      }
-      fence();
-    } else {
-      for (; i + w <= stop; i += w) {
-        (prefetch_ahead(in + i), ...);
-        store<T>(y + i, f(load(in + i)...));
-      }
-    }
-    if (i < stop) store_n(y + i, f(load_n(in + i, int(stop - i))...), int(stop - i));
+    const int64_t first = begin * kMapBlock;
+    map_vectors<kLong>(y + first, std::min(n, end * kMapBlock) - first, streams, f, in + first...);
+    if (streams) fence();
   });
 }
 

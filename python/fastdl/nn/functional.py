@@ -46,6 +46,7 @@ from fastdl.ops.adaptive_pool import (
     adaptive_max_pool3d_with_indices,
 )
 from fastdl.ops.attention import scaled_dot_product_attention
+from fastdl.ops.bilinear import bilinear
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastdl.ops.conv import (
     conv1d,
@@ -85,7 +86,7 @@ from fastdl.ops.fractional_pool import (
 )
 from fastdl.ops.grid import affine_grid, grid_sample
 from fastdl.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
-from fastdl.ops.linear import bilinear, linear
+from fastdl.ops.linear import linear
 from fastdl.ops.linear_cross_entropy import linear_cross_entropy
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
 from fastdl.ops.multi_head_attention import multi_head_attention_forward

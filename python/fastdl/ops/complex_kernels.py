@@ -22,6 +22,7 @@ from fastdl.arrays import pooled_copy
 from fastdl.dtypes import complex64, float32
 from fastdl.kernels import array as as_array
 from fastdl.kernels import cpu as k
+from fastdl.kernels import select
 from fastdl.ops.arrays import empty, empty_as_it_lies
 
 _FEW = 128  # numbers that NumPy is done with before several kernels are called
@@ -136,10 +137,12 @@ _WORTH = 1 << 10  # multiplications; smaller products are NumPy's
 
 
 def product(a: Any, b: Any) -> Any:
-    """``numpy.matmul``; a batch on the left of one matrix is one long product.
+    """a @ b of matrices, or vectors if they are complex; a batch on the left of one matrix is one long product.
 
-    Of complex64 on the CPU by the real kernel: pairs times a matrix of twice the rows and columns.
+    Of complex64 on the CPU by the real kernel: pairs times a matrix of twice the rows and columns. Others are NumPy's.
     """
+    if a.dtype.kind != "c":
+        return select(a).matmul(a, b)
     if a.ndim > 2 and b.ndim == 2:
         y = product(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b)
         return y.reshape(*a.shape[:-1], b.shape[-1])

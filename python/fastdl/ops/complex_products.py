@@ -12,10 +12,11 @@ from fastdl.errors import DtypeError
 from fastdl.kernels import cpu
 from fastdl.ops.arrays import empty
 from fastdl.ops.axes import reduced_shape
+from fastdl.ops.bilinear import Bilinear
 from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_complex, view_as_real
 from fastdl.ops.complex_kernels import product
 from fastdl.ops.einsum import Einsum
-from fastdl.ops.linear import AddMatMul, Bilinear, MatMul, Outer
+from fastdl.ops.linear import AddMatMul, MatMul, Outer
 from fastdl.ops.order import Cumprod
 from fastdl.ops.reduce import Mean, Norm, Prod, Spread, Std, Sum, Var, numpy_reduce
 from fastdl.tensor import Tensor

@@ -19,6 +19,7 @@ from fastdl.kernels import is_array
 from fastdl.ops import (
     activation,
     adaptive_pool,
+    bilinear,
     binary,
     calculus,
     conv,
@@ -249,7 +250,7 @@ _FORMS: dict[Any, Any] = {
     linear.MatMul: ComplexMatMul,
     linear.AddMatMul: ComplexAddMatMul,
     linear.Outer: ComplexOuter,
-    linear.Bilinear: ComplexBilinear,
+    bilinear.Bilinear: ComplexBilinear,
     reduce.Prod: ComplexProd,
     order.Cumprod: ComplexCumprod,
 }

@@ -9,9 +9,10 @@ import numpy as np
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.complex_kernels import product
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import _h, check_matrix, product, triangle
+from fastdl.ops.matrix import _h, check_matrix, triangle
 from fastdl.ops.resample import pad
 from fastdl.ops.shape import cat, tril, triu
 from fastdl.ops.solve import _check, solve_triangular

@@ -18,6 +18,7 @@ from fastdl.errors import not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.complex import ComplexFormula
+from fastdl.ops.complex_kernels import product
 from fastdl.tensor import Tensor
 
 LinAlgError = np.linalg.LinAlgError
@@ -39,11 +40,6 @@ def check_matrix(op: str, a: Any, square: bool = True) -> None:
         raise RuntimeError(
             f"{op}: expects {'square ' if square else ''}matrices (..., n, n), got shape {shape}"
         )
-
-
-def product(a: Any, b: Any) -> Any:
-    """a @ b; of complex matrices NumPy's."""
-    return a @ b if a.dtype.kind == "c" else select(a).matmul(a, b)
 
 
 def triangle(x: Any, diagonal: int, lower: bool) -> Any:

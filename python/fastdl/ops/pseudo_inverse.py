@@ -8,9 +8,10 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import real_dtype
+from fastdl.ops.complex_kernels import product
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import _h, check_matrix, product
+from fastdl.ops.matrix import _h, check_matrix
 from fastdl.ops.reduce import sum
 from fastdl.ops.unary import abs
 from fastdl.ops.views import squeeze, unsqueeze

@@ -9,7 +9,8 @@ from fastdl.nn import init
 from fastdl.nn.modules.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter, empty
-from fastdl.ops.linear import bilinear, linear
+from fastdl.ops.bilinear import bilinear
+from fastdl.ops.linear import linear
 from fastdl.tensor import Tensor
 
 __all__ = ["Bilinear", "Linear"]
