@@ -32,7 +32,8 @@ pytestmark = [
 ]
 
 
-def check(case: Callable[[str], Any]) -> None:
+def check(case: Callable[[str], Any], rounding: float = 0.0) -> None:
+    """``rounding``: the relative difference that is allowed, where both sides have kernels of their own."""
     with (
         np.errstate(all="ignore"),
         fastdl.use_backend("reference"),
@@ -42,7 +43,7 @@ def check(case: Callable[[str], Any]) -> None:
     assert len(actual) == len(expected) > 0
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == e.dtype
-        np.testing.assert_array_equal(a, e)
+        np.testing.assert_allclose(a, e, rounding, rounding)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -388,4 +389,4 @@ def test_complex_numbers_stay_on_the_device(monkeypatch: pytest.MonkeyPatch) -> 
         spectra = fastdl.fft.rfft(r) * 2, fastdl.fft.fft2(z), fastdl.fft.irfft(z, 3)
         return parts, *[t.real if t.is_complex() else t for t in (turned, *spectra)]
 
-    check(case)
+    check(case, rounding=1e-6)  # the CPU fuses complex products, and divides in double
