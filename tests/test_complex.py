@@ -656,3 +656,57 @@ def test_selection_by_masks_with_broadcasting():
             assert y.dtype is dtype
             assert np.allclose(y.detach().numpy(), re.detach().numpy() + 1j * im.detach().numpy(), 1e-5, 1e-5)
             gradcheck(function, (t.detach().cdouble().requires_grad_(),))
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_cross_of_single_vectors(dtype):
+    a, b = [np.arange(3) + k for k in (1, 2.5)]
+    results = []
+    for lib in (fastdl, torch):
+        x, y = [lib.tensor(v).to(getattr(lib, dtype)).requires_grad_() for v in (a, b)]
+        z = lib.linalg.cross(x, y)
+        abs(z).sum().backward()
+        results.append((z.detach().numpy(), x.grad.numpy(), y.grad.numpy()))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["log", "log2", "log10"])
+@pytest.mark.parametrize("single", [True, False])
+def test_logarithms_near_the_unit_circle(name, single):
+    """log |z| is small there, and must not be lost in rounding |z|."""
+    turn = np.linspace(-3, 3, 500)
+    z = (1 + np.geomspace(1e-7, 0.4, 500) * np.sign(turn)) * np.exp(1j * turn)
+    z = z.astype(np.complex64 if single else np.complex128)
+    wide = z.astype(np.clongdouble)
+    x, y = wide.real, wide.imag
+    size = np.log1p((x - 1) * (x + 1) + y * y) / 2 / (np.log(np.longdouble(int(name[3:] or 0) or np.e)))
+    ours = getattr(fastdl, name)(fastdl.tensor(z)).numpy()
+    assert abs(ours.real - size).max() < 4 * np.finfo(z.real.dtype).eps
+    assert (
+        abs(ours.real - size) < 1e-5 * abs(size) + 4 * np.finfo(z.real.dtype).eps * abs(size)
+    ).all() or single
+
+
+def test_angles_of_denormal_numbers():
+    for tiny in (1e-42, -1e-42):
+        z = fastdl.complex(fastdl.full((40,), tiny), fastdl.full((40,), 1e-42))
+        assert not z.angle().isnan().any()
+        assert not fastdl.atan2(fastdl.full((40,), 1e-42), fastdl.full((40,), tiny)).isnan().any()
+
+
+def test_imaginary_parts_are_not_dropped():
+    real, mask = fastdl.ones(3), fastdl.tensor([True, False, True])
+    index = fastdl.tensor([0, 2])
+    for call in (
+        lambda: real.masked_fill(mask, fastdl.tensor(1 + 2j)),
+        lambda: fastdl.index_add(real, 0, index, fastdl.ones(2), alpha=1 + 2j),
+        lambda: real.scatter(0, index, 2j),
+    ):
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            call()
+    z = fastdl.zeros(3, dtype=fastdl.complex64)
+    added = fastdl.index_add(z, 0, index, fastdl.tensor([1j, 2 + 0j]), alpha=1 + 2j)
+    assert added.tolist() == [1j * (1 + 2j), 0, 2 + 4j]
+    assert not (z + (1.5e308 + 1.5e308j)).real.isfinite().any()

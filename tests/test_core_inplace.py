@@ -336,3 +336,17 @@ def test_parts_that_are_slices_may_be_changed_in_place():
         assert x.grad.sum().item() == 4 * 3 + 4 * 2
         with pytest.raises(RuntimeError, match="one of several views"):
             (x * 1).split(2)[0].mul_(3)
+
+
+@pytest.mark.parametrize(
+    "name", ["eq_", "ne_", "gt_", "ge_", "lt_", "le_", "greater_", "less_equal_", "logical_and_"]
+)
+def test_comparisons_in_place_have_no_gradient(name):
+    """But PyTorch's logical ones pass theirs on."""
+    gradients = []
+    for lib in (fastdl, torch):
+        x = lib.tensor([1.0, -1.0, 2.0], requires_grad=True)
+        z = getattr(x * 1, name)(lib.tensor([0.0, -1.0, 5.0]))
+        (z * z * 3 + z).sum().backward()
+        gradients.append(x.grad.tolist())
+    assert gradients[0] == gradients[1]

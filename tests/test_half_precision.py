@@ -340,3 +340,22 @@ def test_second_derivatives_through_float32(function: str, half: Any) -> None:
         assert np.allclose(
             actual.detach().float().numpy(), expected.detach().numpy(), 60 * eps(half), 60 * eps(half) * size
         )
+
+
+def test_a_filling_tensor_of_another_dtype_keeps_its_gradients_dtype():
+    value = fastdl.tensor(2.0, requires_grad=True)
+    fastdl.zeros(4, dtype=fastdl.float16).masked_fill(fastdl.ones(4) > 0, value).sum().backward()
+    assert value.grad.dtype is fastdl.float32
+    assert value.grad.item() == 4
+
+
+def test_pooling_in_half_precision_without_values():
+    y = fastdl.nn.functional.max_pool2d(fastdl.zeros(1, 2, 8, 8, dtype=fastdl.float16, device="meta"), 2)
+    assert (y.shape, y.dtype, y.is_meta) == ((1, 2, 4, 4), fastdl.float16, True)
+
+
+def test_second_derivative_of_pooling_an_empty_batch():
+    x = fastdl.zeros(0, 2, 8, 8, requires_grad=True)
+    (grad,) = fastdl.autograd.grad(fastdl.nn.functional.max_pool2d(x, 2).square().sum(), x, create_graph=True)
+    (second,) = fastdl.autograd.grad(grad.square().sum(), x, allow_unused=True)
+    assert second is None or second.shape == x.shape

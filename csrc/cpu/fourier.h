@@ -39,13 +39,15 @@ struct FourierPlan {
   std::vector<T> roots;     // exp(-2 pi i t / n), or its conjugates, in pairs
   std::vector<T> twiddles;  // for each factor r of r m entries those of p k, for p < m and 0 < k < r
 
-  FourierPlan(Fourier kind, int64_t n, std::vector<T> roots_of_n)
+  // `whole`: else for fourier_split, with the roots only
+  FourierPlan(Fourier kind, int64_t n, std::vector<T> roots_of_n, bool whole = true)
       : kind(kind),
         n(n),
         even(kind != Fourier::complex && n % 2 == 0),
         length(even ? n / 2 : n),
-        place(size_t(length + 1)),
+        place(whole ? size_t(length + 1) : 0),
         roots(std::move(roots_of_n)) {
+    if (!whole) return;
     int64_t have = 1, m = length;
     for (int r = 4; m > 1; r = r == 4 ? 2 : r == 2 ? 3 : r + 2)
       while (m % r == 0) {
@@ -86,7 +88,7 @@ void fourier(const FourierProblem<T>& p, const T* turns = nullptr);
 
 // The half spectrum of real rows of even length from the spectrum of the n / 2 complex numbers that they make up, or
 // the other way (twice that), which may be in place: what `fourier` does by itself for rows that it takes whole. Of the
-// plan only kind, n and roots count; no factor.
+// plan only kind, n and roots (those up to n / 4) count; no factor.
 template <class T>
 void fourier_split(const FourierProblem<T>& p);
 

@@ -65,20 +65,20 @@ struct Walk {
   }
 };
 
-// exp(+-2 pi i t / n) for t < n, in pairs: kStep neighbours, times every kStep-th one.
+// exp(+-2 pi i t / n) for t < count, in pairs: kStep neighbours, times every kStep-th one.
 template <class T>
-std::vector<T> roots_of(int64_t n, bool positive) {
+std::vector<T> roots_of(int64_t n, bool positive, int64_t count) {
   constexpr int64_t kStep = 256;
   const auto root = [&](int64_t t) {
     const long double angle = 6.283185307179586476925286766559L * (long double)(t) / (long double)(n);
     return std::complex<long double>(std::cos(angle), positive ? std::sin(angle) : -std::sin(angle));
   };
   std::vector<std::complex<long double>> near;
-  for (int64_t t = 0; t < std::min(n, kStep); ++t) near.push_back(root(t));
+  for (int64_t t = 0; t < std::min(count, kStep); ++t) near.push_back(root(t));
   std::vector<T> roots;
-  for (int64_t far = 0; far < n; far += kStep) {
+  for (int64_t far = 0; far < count; far += kStep) {
     const std::complex<long double> b = root(far);
-    for (size_t i = 0; i < size_t(std::min(n - far, kStep)); ++i) {
+    for (size_t i = 0; i < size_t(std::min(count - far, kStep)); ++i) {
       const auto a = near[i];
       roots.push_back(T(a.real() * b.real() - a.imag() * b.imag()));
       roots.push_back(T(a.real() * b.imag() + a.imag() * b.real()));
@@ -87,25 +87,28 @@ std::vector<T> roots_of(int64_t n, bool positive) {
   return roots;
 }
 
-// The last ones are kept, up to kMost numbers; with the GIL.
+// The last ones are kept, up to kMost numbers; of more the newest; with the GIL.
 template <class Kept, class Key>
 auto kept_or(const Key& key, int64_t numbers, auto&& make) {
   constexpr int64_t kMost = 4 << 20;
   static auto& kept = *new std::map<Key, std::shared_ptr<const Kept>>;
   static int64_t size = 0;
-  if (size > kMost) kept.clear(), size = 0;
-  auto& entry = kept[key];
-  if (!entry) entry = std::make_shared<const Kept>(make()), size += numbers;
-  return entry;
+  if (const auto found = kept.find(key); found != kept.end()) return found->second;
+  if (size + numbers > kMost) kept.clear(), size = 0;
+  auto made = std::make_shared<const Kept>(make());
+  size += numbers;
+  return kept[key] = std::move(made);
 }
 template <class T>
-auto plan_of(Fourier kind, int64_t n, bool positive) {
-  return kept_or<FourierPlan<T>>(std::tuple(kind, n, positive), 7 * n,
-                                 [&] { return FourierPlan<T>(kind, n, roots_of<T>(n, positive)); });
+auto plan_of(Fourier kind, int64_t n, bool positive, bool whole) {
+  const int64_t numbers = whole ? 7 * n : n / 2, roots = whole ? n : n / 4 + 1;
+  return kept_or<FourierPlan<T>>(std::tuple(kind, n, positive, whole), numbers, [&] {
+    return FourierPlan<T>(kind, n, roots_of<T>(n, positive, roots), whole);
+  });
 }
 template <class T>
 auto turns_of(int64_t n, bool positive) {
-  return kept_or<std::vector<T>>(std::tuple(n, positive), 2 * n, [&] { return roots_of<T>(n, positive); });
+  return kept_or<std::vector<T>>(std::tuple(n, positive), 2 * n, [&] { return roots_of<T>(n, positive, n); });
 }
 
 // Which array a step reads and writes: the source, the result, one for what a real signal is made of, and one
@@ -237,10 +240,10 @@ class Transforms {
   };
 
   Step<T> step(Fourier kind, int64_t n, const Along& along, const Layout& x, const Layout& y, Place from,
-               Place to, int64_t lead = 0) const {
+               Place to, int64_t lead = 0, bool split = false) const {
     const auto at = size_t(along.axis);
     Walk walk(y, x, along.axis, lead);
-    return {plan_of<T>(kind, n, along.positive),
+    return {plan_of<T>(kind, n, along.positive, !split),
             {nullptr,
              along.conjugate,
              along.ends,
@@ -254,7 +257,8 @@ class Transforms {
             std::move(walk.others),
             nullptr,
             from,
-            to};
+            to,
+            split};
   }
 
   bool add(Fourier kind, int64_t n, const Along& along, Place from, Place to, int64_t lead) {
@@ -278,12 +282,10 @@ class Transforms {
     needs_spectrum_ = true;
     if (kind == Fourier::real) {
       if (!add_long(n / 2, inner, pairs, middle, from, spectrum)) return false;
-      steps_.push_back(step(kind, n, along, middle, y, spectrum, to));
-      steps_.back().split = true;
+      steps_.push_back(step(kind, n, along, middle, y, spectrum, to, 0, true));
       return true;
     }
-    steps_.push_back(step(kind, n, along, x, between_, from, spectrum));
-    steps_.back().split = true;
+    steps_.push_back(step(kind, n, along, x, between_, from, spectrum, 0, true));
     return add_long(n / 2, inner, middle, pairs, spectrum, to);
   }
 

@@ -308,10 +308,13 @@ struct ArcOfSingle {
   return large ? far : 1.57079637f - (copysign<float>(arc, x) - kRestOfHalfPi);
 }
 
-// The angle of (x, y); lanes with zeros, infinities or NaN go through the C library.
+// The angle of (x, y); lanes with zeros, infinities or NaN go through the C library. Denormals, which compare as
+// zeros while they are flushed, are made zeros: the library would divide them.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> angle(Vec<T> y, Vec<T> x) {
   constexpr T most = std::numeric_limits<T>::max();
+  x = x == T(0) ? copysign<T>(Vec<T>{}, x) : x;
+  y = y == T(0) ? copysign<T>(Vec<T>{}, y) : y;
   const auto plain = (abs<T>(x) <= most) & (abs<T>(y) <= most) & (x != T(0)) & (y != T(0));
   if (any(~plain)) return per_lane_call<T>([](T b, T a) { return std::atan2(b, a); }, y, x);
   const Vec<T> t = atan(y / x);

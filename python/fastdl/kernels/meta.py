@@ -86,8 +86,8 @@ def _plain(value: Any) -> Any:
 
 def zeros(value: Any) -> Any:
     """New zeros for an array without values, which may be written to; anything else as it is."""
-    if isinstance(value, (tuple, list)):
-        return type(value)([zeros(v) for v in value])
+    if value.__class__ is tuple or value.__class__ is list:
+        return value.__class__([zeros(v) for v in value])
     return np.zeros(value.shape, value.dtype) if value.__class__ is MetaArray else value
 
 

@@ -103,9 +103,14 @@ def operand(value: Any, dtype: Any) -> Any:
         return value
     if dtype.kind in "iu" and value.__class__ is int:
         return dtype.type(wrapped(value, dtype))
-    if dtype.kind == "c" and value.__class__ in (int, float, complex) and abs(value) < 1e38:
+    if (
+        dtype.kind == "c"
+        and value.__class__ in (int, float, complex)
+        and abs(value.real) + abs(value.imag) < 1e38
+    ):
         return dtype.type(value)
-    return np.asarray(value).astype(dtype)[()]
+    with np.errstate(over="ignore"):  # infinite then
+        return np.asarray(value).astype(dtype)[()]
 
 
 def wrapped(value: Any, dtype: Any) -> int:

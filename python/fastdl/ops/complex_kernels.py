@@ -1,6 +1,6 @@
 """Functions and products of complex numbers from the kernels of real ones.
 
-    exp(x + iy) = e^x (cos y + i sin y)        log z = log |z| + i atan2(y, x)
+    exp(x + iy) = e^x (cos y + i sin y)        log z = log |z| + i atan2(y, x), with log1p beside |z| = 1
     sin z = sin x cosh y + i cos x sinh y      and likewise cos, sinh, cosh, which have these real functions
     tanh z = (b c s + i t) / (1 + b s^2)       with s = sinh x, c = cosh x, t = tan y, b = 1 + t^2
     sqrt z = s + i y / 2s                      with s = sqrt((|z| + |x|) / 2), for x >= 0
@@ -38,13 +38,14 @@ def _exp(x: Any, y: Any, re: Any, im: Any) -> None:
 
 
 def _log(x: Any, y: Any, re: Any, im: Any, scale: float = 1.0) -> None:
-    size = k.hypot_forward(x, y)
-    if scale == 1:
-        k.log_forward(size, re)
-        k.atan2_forward(y, x, im)
-    else:
-        k.mul_forward(k.log_forward(size), scale, re)
-        k.mul_forward(k.atan2_forward(y, x), scale, im)
+    # |z|^2 - 1, from whose small values log |z| is as exact; |z| itself would round them away.
+    rest = k.mul_forward(k.sub_forward(x, 1.0), k.add_forward(x, 1.0))
+    k.add_forward(rest, k.mul_forward(y, y), rest)
+    far = k.log_forward(k.hypot_forward(x, y))
+    near = k.lt_forward(k.abs_forward(rest), 0.5)
+    size = k.where_forward(near, k.mul_forward(k.log1p_forward(rest), 0.5), far)
+    k.mul_forward(size, scale, re)
+    k.mul_forward(k.atan2_forward(y, x), scale, im)
 
 
 def _sqrt(x: Any, y: Any, re: Any, im: Any) -> None:

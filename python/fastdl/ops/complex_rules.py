@@ -111,10 +111,6 @@ def _along(options: dict[str, Any], ndim: int) -> Any:
     return options if ndim and options.get("out") is None else None
 
 
-def _added(options: dict[str, Any], ndim: int) -> Any:
-    return None if options["alpha"].__class__ is complex else _along(options, ndim)
-
-
 def _gathered(options: dict[str, Any], ndim: int) -> Any:
     key = options["key"]
     count = sum([k.ndim if getattr(k, "dtype", None) == np.bool_ else 1 for k in key])
@@ -128,7 +124,7 @@ def _padded(options: dict[str, Any], ndim: int) -> Any:
 
 
 _PAIRS: dict[Any, Callable[[dict[str, Any], int], Any]] = {
-    gather.IndexAdd: _added,
+    gather.IndexAdd: _along,
     gather.IndexCopy: _along,
     indexing.Gather: _gathered,
     indexing.IndexSelect: _along,

@@ -151,6 +151,10 @@ def index_add(
     """
     indices = _index("index_add", index)
     d = _source("index_add", input, dim, indices, source)
+    if alpha.__class__ is complex:
+        if input._data.dtype.kind != "c":
+            raise RuntimeError(f"index_add: alpha may be complex only for complex tensors, got {alpha}")
+        source, alpha = source * alpha, 1  # it mixes the parts, which are added up apart
     return apply_into(out, IndexAdd, input, source, dim=d, index=indices.reshape(-1), alpha=alpha)
 
 
@@ -423,7 +427,9 @@ def _scatter(
         d = _check_gather(op, input._data, dim, indices, src._data)
         return apply_into(out, Scatter, input, src, dim=d, index=indices, add=add)
     d = _check_gather(op, input._data, dim, indices)
-    return apply_into(out, Scatter, input, None, dim=d, index=indices, value=src, add=add)
+    return apply_into(
+        out, Scatter, input, None, dim=d, index=indices, value=filler(op, src, input._data.dtype), add=add
+    )
 
 
 @number_as_row

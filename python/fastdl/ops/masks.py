@@ -13,7 +13,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, bool_, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.arrays import count_true, filler, sum_to, written, zeros
+from fastdl.ops.arrays import cast, count_true, filler, sum_to, written, zeros
 from fastdl.ops.out import apply_into
 from fastdl.ops.views import expand
 from fastdl.tensor import Tensor
@@ -80,6 +80,7 @@ class MaskedFill(Op):
             rest = sum_to(rest, self.x_shape)
         if self.needs[1]:
             part = sum_to(array(np.where(self.mask, grad, grad.dtype.type(0)), grad), ())
+            part = cast(part, self.value_dtype)
         return rest, part
 
     def backward_graph(self, grad: Tensor) -> Any:
@@ -103,6 +104,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
             raise RuntimeError(
                 f"masked_fill: value must be a number or a 0-dimensional tensor, got shape {value.shape}"
             )
+        if value._data.dtype.kind == "c" and input._data.dtype.kind != "c":
+            filler("masked_fill", value.item(), input._data.dtype)  # an error where it has an imaginary part
         return apply_into(out, MaskedFill, input, value, mask=where)
     value = filler("masked_fill", value, input._data.dtype)
     return apply_into(out, MaskedFill, input, None, mask=where, number=value)

@@ -131,7 +131,8 @@ def take_places(x: Any, places: Any, rank: int) -> Any:
     """The elements of the last ``rank`` axes at flat ``places``."""
     lead = x.shape[: x.ndim - rank]
     flat = x.reshape(*lead, prod(x.shape[x.ndim - rank :]))
-    return np.take_along_axis(flat, places.reshape(*lead, -1), -1).reshape(places.shape)
+    flat_places = places.reshape(*lead, prod(places.shape[len(lead) :]))  # not -1: there may be no numbers
+    return np.take_along_axis(flat, flat_places, -1).reshape(places.shape)
 
 
 def _sizes(value: Any, rank: int, op: str, name: str) -> Sizes:

@@ -159,7 +159,7 @@ class Cross(Op):
 
 def _cross(x: Any, y: Any, axis: int) -> Any:
     result = arrays.empty(arrays.broadcast_shape("cross", x.shape, y.shape), x.dtype, x)
-    at = [(slice(None),) * axis + (i,) for i in range(3)]
+    at = [(*(slice(None),) * axis, i, ...) for i in range(3)]  # views, of vectors too
     first, second = [x[place] for place in at], [y[place] for place in at]
     for place, i, j in zip(at, (1, 2, 0), (2, 0, 1), strict=True):
         part = result[place]
