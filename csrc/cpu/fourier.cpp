@@ -327,14 +327,9 @@ void fourier(const FourierProblem<T>& p, const T* turns) {
     const memory::Buffer<Vec<T>> x(size_t(2 * n + 4 + (turns ? n / 8 + 34 : 0)));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i % groups * w;
-      const char* from = p.from + first * p.side.from;
-      char* to = p.to + first * p.side.to;
-      int64_t rest = i / groups;
-      for (const Beside& axis : p.others) {
-        from += rest % axis.extent * axis.from;
-        to += rest % axis.extent * axis.to;
-        rest /= axis.extent;
-      }
+      const Offsets at(p.others, i / groups);
+      const char* from = p.from + first * p.side.from + at.from;
+      char* to = p.to + first * p.side.to + at.to;
       group<T>(p, turns, first, from, to, int(std::min<int64_t>(w, p.side.extent - first)), x);
     }
   });
@@ -352,15 +347,10 @@ void fourier_split(const FourierProblem<T>& p) {
   const T in = inverse ? mirror : 1, out = inverse ? 1 : mirror;
   parallel_for(rows * pieces, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t piece = i % pieces, row = i / pieces;
-      const char* from = p.from + row % p.side.extent * p.side.from;
-      char* to = p.to + row % p.side.extent * p.side.to;
-      int64_t rest = row / p.side.extent;
-      for (const Beside& axis : p.others) {
-        from += rest % axis.extent * axis.from;
-        to += rest % axis.extent * axis.to;
-        rest /= axis.extent;
-      }
+      const int64_t piece = i % pieces, row = i / pieces, beside = row % p.side.extent;
+      const Offsets at(p.others, row / p.side.extent);
+      const char* from = p.from + beside * p.side.from + at.from;
+      char* to = p.to + beside * p.side.to + at.to;
       const auto x = [&](int64_t k) { return reinterpret_cast<const T*>(from + k * p.from_step); };
       const auto y = [&](int64_t k) { return reinterpret_cast<T*>(to + k * p.to_step); };
       if (piece == 0) {

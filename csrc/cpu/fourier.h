@@ -14,6 +14,19 @@ struct Beside {
   int64_t extent, to, from;
 };
 
+// How far (bytes) entry `index` of these axes, the innermost first, is from their first one.
+struct Offsets {
+  int64_t to = 0, from = 0;
+
+  Offsets(std::span<const Beside> axes, int64_t index) {
+    for (const Beside& axis : axes) {
+      to += index % axis.extent * axis.to;
+      from += index % axis.extent * axis.from;
+      index /= axis.extent;
+    }
+  }
+};
+
 enum class Fourier { complex, real, inverse_real };  // inverse_real: half a spectrum to a real signal
 
 constexpr int kLargestFactor = 127;

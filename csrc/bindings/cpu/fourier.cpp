@@ -195,8 +195,8 @@ class Transforms {
       return size_of(Shape(a.shape.begin() + lead_, a.shape.end())) * int64_t(sizeof(Complex));
     };
     const auto slabs = [&](int64_t begin, int64_t end) {
-      const auto halves_size = size_t(halves_);
-      const memory::Buffer<char> between(needs_spectrum_ ? size_t(rest(between_)) : 0), half(halves_size);
+      const memory::Buffer<char> between(needs_spectrum_ ? size_t(rest(between_)) : 0);
+      const memory::Buffer<char> half{size_t(halves_)};
       for (int64_t i = begin; i < end; ++i) {
         int64_t left = i, from_at = 0, to_at = 0;
         for (size_t axis = size_t(lead_); axis-- > 0;) {
@@ -416,12 +416,8 @@ py::array bind_transform(const py::object& function, const py::array& x, int64_t
       };
       const int64_t first = cut(i % pieces), past = cut(i % pieces + 1);
       char* data[3] = {from + first * rows.from, scale, to + first * rows.to};
-      int64_t rest = i / pieces;
-      for (const Beside& a : axes) {
-        data[0] += rest % a.extent * a.from;
-        data[2] += rest % a.extent * a.to;
-        rest /= a.extent;
-      }
+      const Offsets at(axes, i / pieces);
+      data[0] += at.from, data[2] += at.to;
       const Py_intptr_t extents[3] = {past - first, in.shape(axis), count};
       const Py_intptr_t strides[5] = {rows.from, 0, rows.to, from_step, to_step};
       char* const end_of_it = data[2] + (past - first - 1) * rows.to + (count - 1) * to_step;
