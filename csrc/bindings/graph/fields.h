@@ -72,7 +72,8 @@ inline void set(PyObject*& field, PyObject* borrowed) {
 
 // Interned strings.
 extern struct Names {
-  PyObject *forward, *saves, *saves_output, *takes_complex, *complex_form, *floats_only, *dtype, *shape, *data, *kind;
+  PyObject *forward, *saves, *saves_output, *takes_complex, *complex_form, *floats_only, *dtype, *shape,
+      *data, *kind;
 } names;
 
 // ---------------------------------------------------------------------------------------------- op.cpp
