@@ -79,6 +79,12 @@ def test_function_stubs_are_current(name, monkeypatch):
     assert (stubs.PACKAGE / f"{name}.pyi").read_text() == expected, "run python tools/make_function_stubs.py"
 
 
+def test_stub_of_unbound_methods_is_current(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
+    stubs = importlib.import_module("make_function_stubs")
+    assert (stubs.PACKAGE / "unbound.pyi").read_text() == stubs.unbound_stub()
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/devices.md"])
 def test_pages_run(page, tmp_path, monkeypatch):
     """The Python blocks of a page, one after the other in one namespace, as a reader types them."""

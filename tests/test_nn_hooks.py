@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -235,3 +236,23 @@ def test_global_forward_hooks_leave_nothing_behind():
     assert seen[3:] == [None]
     with pytest.raises(TypeError, match="register_module_forward_hook: hook must be a function, got int"):
         module.register_module_forward_hook(3)
+
+
+def test_registries_hold_the_hooks_themselves():
+    """Programs look for hooks of theirs: ``isinstance(hook, Mine)``."""
+    net = nn.Linear(2, 2)
+
+    def before(module, args, kwargs):
+        return args, kwargs
+
+    def after(module, args, output):
+        return output * 2
+
+    net.register_forward_pre_hook(before, with_kwargs=True)
+    net.register_forward_hook(after, always_call=True)
+    assert list(net._forward_pre_hooks.values()) == [before]
+    assert list(net._forward_hooks.values()) == [after]
+    again = copy.deepcopy(net)
+    x = fastdl.ones(1, 2)
+    np.testing.assert_array_equal(again(x).detach().numpy(), net(x).detach().numpy())
+    np.testing.assert_array_equal(net(x).detach().numpy(), 2 * net.forward(x).detach().numpy())

@@ -97,3 +97,99 @@ def test_mistakes_are_explained():
         prune.ln_structured(nn.Linear(2, 2), "bias", 1, 2, 0)
     with pytest.raises(TypeError, match="L1Unstructured"):
         prune.global_unstructured([(nn.Linear(2, 2), "weight")], pruning_method=None, amount=1)
+
+
+def every_second(library_prune):
+    """A method of one's own, written against either library."""
+
+    class EverySecond(library_prune.BasePruningMethod):
+        PRUNING_TYPE = "unstructured"
+
+        def compute_mask(self, t, default_mask):
+            mask = default_mask.clone()
+            mask.view(-1)[::2] = 0
+            return mask
+
+    return EverySecond
+
+
+OWN = {
+    "own": lambda p, m, lib: every_second(p).apply(m[0], "weight"),
+    "own after l1": lambda p, m, lib: [
+        p.l1_unstructured(m[0], "weight", 0.3),
+        every_second(p).apply(m[0], "weight"),
+    ],
+    "rows, then own, then l1": lambda p, m, lib: [
+        p.LnStructured.apply(m[0], "weight", 0.25, 2, dim=0),
+        every_second(p).apply(m[0], "weight"),
+        p.L1Unstructured.apply(m[0], "weight", amount=4),
+    ],
+    "columns by a norm without a number": lambda p, m, lib: p.ln_structured(
+        m[0], "weight", 2, n=float("inf"), dim=-1
+    ),
+    "importance": lambda p, m, lib: p.l1_unstructured(
+        m[0], "weight", 7, importance_scores=lib.arange(48).reshape(8, 6).double()
+    ),
+    "mask after l1": lambda p, m, lib: [
+        p.l1_unstructured(m[2], "weight", 0.5),
+        p.custom_from_mask(m[2], "weight", lib.arange(32).reshape(4, 8) % 3 == 0),
+    ],
+    "global after l1, importance": lambda p, m, lib: [
+        p.l1_unstructured(m[2], "weight", 0.5),
+        p.global_unstructured(
+            ((m[0], "weight"), (m[2], "weight")),
+            pruning_method=p.L1Unstructured,
+            importance_scores={(m[2], "weight"): lib.arange(32).reshape(4, 8).double()},
+            amount=9,
+        ),
+    ],
+    "global, own": lambda p, m, lib: p.global_unstructured(
+        [(m[0], "bias"), (m[2], "weight")], pruning_method=every_second(p)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_methods_of_ones_own_follow_torch(name):
+    theirs_prune, torch, ours, theirs = pair()
+    OWN[name](prune, ours, fastdl)
+    OWN[name](theirs_prune, theirs, torch)
+    same(ours, theirs)
+    for layer, other in ((ours[0], theirs[0]), (ours[2], theirs[2])):
+        found = list(layer._forward_pre_hooks.values())
+        wanted = list(other._forward_pre_hooks.values())
+        assert [type(h).__name__ for h in found] == [type(h).__name__ for h in wanted]
+        for hook, expected in zip(found, wanted, strict=True):
+            if isinstance(hook, prune.PruningContainer):
+                assert [type(m).__name__ for m in hook] == [type(m).__name__ for m in expected]
+                assert len(hook) == len(expected)
+                assert hook[-1]._tensor_name == expected[-1]._tensor_name
+
+
+def test_a_tensor_without_a_module():
+    torch = pytest.importorskip("torch")
+    t = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
+    theirs_prune = pytest.importorskip("torch.nn.utils.prune")
+    for make in (lambda p: p.L1Unstructured(amount=5), lambda p: p.LnStructured(2, n=1, dim=1)):
+        ours = make(prune).prune(fastdl.from_numpy(t))
+        np.testing.assert_array_equal(
+            ours.numpy(), make(theirs_prune).prune(torch.from_numpy(t.copy())).numpy()
+        )
+
+
+def test_a_failed_pruning_leaves_the_layer():
+    layer = nn.Linear(3, 4)
+    for mistake in (
+        lambda: prune.custom_from_mask(layer, "weight", fastdl.ones(2, 2)),
+        lambda: prune.l1_unstructured(layer, "weight", 100),
+        lambda: prune.l1_unstructured(layer, "weight", 1, importance_scores=fastdl.ones(2)),
+    ):
+        with pytest.raises(ValueError):
+            mistake()
+        assert list(layer.state_dict()) == ["weight", "bias"]
+    with pytest.raises(TypeError, match="int or float"):
+        prune.L1Unstructured("much")
+    with pytest.raises(TypeError, match="PRUNING_TYPE"):
+        prune.global_unstructured([(layer, "weight")], prune.RandomStructured, amount=1)
+    with pytest.raises(TypeError, match="BasePruningMethod"):
+        prune.PruningContainer().add_pruning_method(3)

@@ -62,6 +62,19 @@ def _definition(name: str, function: Callable[..., Any], origin: Any, imports: s
     return f"def {name}{text}: ..."
 
 
+def unbound_stub() -> str:
+    """The text of the stub file of the methods that are functions, too."""
+    from fastdl import unbound
+
+    lines = [
+        f"def {name}(input: Tensor, *args: Any, **options: Any) -> Tensor: ..." for name in unbound.__all__
+    ]
+    names = "".join(f"    {name!r},\n" for name in unbound.__all__)
+    head = '"""Public names of fastdl.unbound. Written by tools/make_function_stubs.py."""\n'
+    imports = ["from typing import Any\n", "from fastdl.tensor import Tensor\n"]
+    return "\n".join([head, *imports, f"__all__ = [\n{names}]\n", *lines, ""])
+
+
 def _import_of(word: str, origin: Any) -> str:
     """The statement that imports what an annotation of ``origin`` calls ``word``."""
     homes = [import_module(f"fastdl.{name}") for name in ("random", "tensor")] + [collections.abc, typing]
@@ -72,3 +85,4 @@ def _import_of(word: str, origin: Any) -> str:
 if __name__ == "__main__":
     for name in MODULES:
         (PACKAGE / f"{name}.pyi").write_text(stub(import_module(f"fastdl.{name}")))
+    (PACKAGE / "unbound.pyi").write_text(unbound_stub())

@@ -17,6 +17,7 @@ from fastdl import (
     random,
     special,
     testing,
+    unbound,
     windows,
 )
 from fastdl.amp import autocast, get_autocast_dtype, is_autocast_enabled
@@ -167,6 +168,7 @@ from fastdl.typed import (
     LongTensor,
     ShortTensor,
 )
+from fastdl.unbound import *
 from fastdl.untyped_storage import UntypedStorage
 from fastdl.windows import *
 
@@ -372,7 +374,7 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
-__all__ += functions.__all__ + matrices.__all__ + windows.__all__
+__all__ += functions.__all__ + matrices.__all__ + unbound.__all__ + windows.__all__
 
 
 def __getattr__(name: str) -> Any:

@@ -132,7 +132,7 @@ def explain(
     function = unwrap(function)
     code = function.__code__
     annotations = function.__annotations__
-    names = list(code.co_varnames[skip : code.co_argcount])
+    names = ["input" if name == "self" else name for name in code.co_varnames[skip : code.co_argcount]]
     names += ["an argument"] * (len(args) - len(names))  # those that a *args took
     for name, value in (*zip(names, args, strict=False), *options.items()):
         if isinstance(value, Tensor):

@@ -5,23 +5,44 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from fastdl.autograd.op import Op
 from fastdl.published import explain
 from fastdl.tensor import Tensor
 from fastdl.utils.hooks import RemovableHandle, add_hook
 
+R = TypeVar("R", bound=OrderedDict[int, Any])
 
-class _Hook(NamedTuple):
-    function: Callable[..., Any]
-    with_kwargs: bool = False
-    always_call: bool = False
+
+class CallHooks(OrderedDict[int, Callable[..., Any]]):
+    """Hooks of forward by the ids of their handles, and the ids of those that are called otherwise than the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.with_kwargs: set[int] = set()
+        self.always_call: set[int] = set()
+
+    def enter(
+        self, hook: Callable[..., Any], with_kwargs: bool, always_call: bool = False, prepend: bool = False
+    ) -> RemovableHandle:
+        """Add a hook, last or first."""
+        handle = add_hook(self, hook, prepend)
+        if with_kwargs:
+            self.with_kwargs.add(handle.id)
+        if always_call:
+            self.always_call.add(handle.id)
+        return handle
+
+
+def _entries(*registries: CallHooks) -> list[tuple[CallHooks, int, Callable[..., Any]]]:
+    """The hooks that are there when a call begins: calling them may register others."""
+    return [(registry, key, hook) for registry in registries for key, hook in registry.items()]
 
 
 # Hooks on every module (global_hooks.py registers them); they run before a module's own.
-every_forward_pre: OrderedDict[int, _Hook] = OrderedDict()
-every_forward: OrderedDict[int, _Hook] = OrderedDict()
+every_forward_pre = CallHooks()
+every_forward = CallHooks()
 every_backward_pre: OrderedDict[int, Callable[..., Any]] = OrderedDict()
 every_backward: OrderedDict[int, Callable[..., Any]] = OrderedDict()
 _EVERY = (every_forward_pre, every_forward, every_backward_pre, every_backward)
@@ -144,13 +165,13 @@ class Calls:
         try:
             return self._run_hooks(args, kwargs, called)
         except Exception:
-            for key, hook in [*every_forward.items(), *self._forward_hooks.items()]:
-                if hook.always_call and key not in called:
+            for registry, key, hook in _entries(every_forward, self._forward_hooks):
+                if key in registry.always_call and key not in called:
                     try:
-                        if hook.with_kwargs:
-                            hook.function(self, args, kwargs, None)
+                        if key in registry.with_kwargs:
+                            hook(self, args, kwargs, None)
                         else:
-                            hook.function(self, args, None)
+                            hook(self, args, None)
                     except Exception as error:  # the first error is the one to report
                         warnings.warn(
                             f"forward hook with always_call=True of {self._get_name()} raised an error that was "
@@ -160,9 +181,9 @@ class Calls:
             raise
 
     def _run_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any], called: set[int]) -> Any:
-        for hook in [*every_forward_pre.values(), *self._forward_pre_hooks.values()]:
-            if hook.with_kwargs:
-                changed = hook.function(self, args, kwargs)
+        for registry, key, hook in _entries(every_forward_pre, self._forward_pre_hooks):
+            if key in registry.with_kwargs:
+                changed = hook(self, args, kwargs)
                 if changed is not None:
                     if not (isinstance(changed, tuple) and len(changed) == 2):
                         raise RuntimeError(
@@ -171,7 +192,7 @@ class Calls:
                         )
                     args, kwargs = changed
             else:
-                changed = hook.function(self, args)
+                changed = hook(self, args)
                 if changed is not None:
                     args = changed if isinstance(changed, tuple) else (changed,)
         backward: _BackwardHooks | None = None
@@ -180,12 +201,12 @@ class Calls:
             backward = _BackwardHooks(self)
             args, gated = _gate(args, backward.inputs_arrived)
         result = self.forward(*args, **kwargs)
-        for key, hook in [*every_forward.items(), *self._forward_hooks.items()]:
+        for registry, key, hook in _entries(every_forward, self._forward_hooks):
             called.add(key)
-            if hook.with_kwargs:
-                changed = hook.function(self, args, kwargs, result)
+            if key in registry.with_kwargs:
+                changed = hook(self, args, kwargs, result)
             else:
-                changed = hook.function(self, args, result)
+                changed = hook(self, args, result)
             if changed is not None:
                 result = changed
         if backward is not None:
@@ -203,19 +224,19 @@ class Calls:
             return _gate(result, arrived)[0]
         return _gate((result,), arrived)[0][0]
 
-    def _hook_registry(self, name: str) -> OrderedDict[int, Any]:
+    def _hook_registry(self, name: str, kind: Callable[[], R] = OrderedDict) -> R:  # type: ignore[assignment]
         registry = self.__dict__.get(name)
         if registry is None:
-            self.__dict__[name] = registry = OrderedDict()
+            self.__dict__[name] = registry = kind()
         return registry
 
     @property
-    def _forward_hooks(self) -> OrderedDict[int, _Hook]:
-        return self._hook_registry("_forward_hooks")
+    def _forward_hooks(self) -> CallHooks:
+        return self._hook_registry("_forward_hooks", CallHooks)
 
     @property
-    def _forward_pre_hooks(self) -> OrderedDict[int, _Hook]:
-        return self._hook_registry("_forward_pre_hooks")
+    def _forward_pre_hooks(self) -> CallHooks:
+        return self._hook_registry("_forward_pre_hooks", CallHooks)
 
     @property
     def _backward_hooks(self) -> OrderedDict[int, Callable[..., Any]]:
@@ -233,7 +254,7 @@ class Calls:
         With ``with_kwargs`` it is ``hook(module, args, kwargs)`` and returns None or ``(args, kwargs)``.
         """
         self._hooked = True
-        return add_hook(self._forward_pre_hooks, _Hook(hook, with_kwargs), prepend)
+        return self._forward_pre_hooks.enter(hook, with_kwargs, prepend=prepend)
 
     def register_forward_hook(
         self,
@@ -249,7 +270,7 @@ class Calls:
         output None) even when ``forward`` raises.
         """
         self._hooked = True
-        return add_hook(self._forward_hooks, _Hook(hook, with_kwargs, always_call), prepend)
+        return self._forward_hooks.enter(hook, with_kwargs, always_call, prepend)
 
     def register_full_backward_pre_hook(
         self, hook: Callable[..., Any], prepend: bool = False

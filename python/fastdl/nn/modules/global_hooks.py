@@ -13,7 +13,6 @@ from typing import Any
 
 from fastdl.nn.modules.calls import (
     Calls,
-    _Hook,
     every_backward,
     every_backward_pre,
     every_forward,
@@ -45,16 +44,14 @@ def registered(hooks: OrderedDict[int, Callable[..., Any]], module: Any, name: s
     return value
 
 
-def _add(op: str, registry: OrderedDict[int, Any], hook: Any, entry: Any) -> RemovableHandle:
+def _check(op: str, hook: Any) -> None:
     if not callable(hook):
         raise TypeError(f"{op}: hook must be a function, got {type(hook).__name__}")
-    return add_hook(registry, entry)
 
 
-def _add_to_calls(op: str, registry: OrderedDict[int, Any], hook: Any, entry: Any) -> RemovableHandle:
-    handle = _add(op, registry, hook, entry)
-    Calls._hooked = True
-    return handle
+def _add(op: str, registry: OrderedDict[int, Any], hook: Any) -> RemovableHandle:
+    _check(op, hook)
+    return add_hook(registry, hook)
 
 
 def register_module_forward_pre_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -69,7 +66,9 @@ def register_module_forward_pre_hook(hook: Callable[..., Any]) -> RemovableHandl
         ...     _ = fastdl.nn.ReLU()(fastdl.ones(2, 3))
         ReLU() (2, 3)
     """
-    return _add_to_calls("register_module_forward_pre_hook", every_forward_pre, hook, _Hook(hook))
+    _check("register_module_forward_pre_hook", hook)
+    Calls._hooked = True
+    return every_forward_pre.enter(hook, with_kwargs=False)
 
 
 def register_module_forward_hook(
@@ -90,8 +89,9 @@ def register_module_forward_hook(
         Flatten (1, 6)
         Sequential (1, 6)
     """
-    entry = _Hook(hook, with_kwargs, always_call)
-    return _add_to_calls("register_module_forward_hook", every_forward, hook, entry)
+    _check("register_module_forward_hook", hook)
+    Calls._hooked = True
+    return every_forward.enter(hook, with_kwargs, always_call)
 
 
 def register_module_full_backward_pre_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -108,7 +108,9 @@ def register_module_full_backward_pre_hook(hook: Callable[..., Any]) -> Removabl
         ...     fastdl.nn.ReLU()(x).sum().backward()
         ReLU() (tensor([1., 1.]),)
     """
-    return _add_to_calls("register_module_full_backward_pre_hook", every_backward_pre, hook, hook)
+    handle = _add("register_module_full_backward_pre_hook", every_backward_pre, hook)
+    Calls._hooked = True
+    return handle
 
 
 def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -125,7 +127,9 @@ def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHan
         ...     fastdl.nn.ReLU()(x).sum().backward()
         (tensor([1., 0.]),)
     """
-    return _add_to_calls("register_module_full_backward_hook", every_backward, hook, hook)
+    handle = _add("register_module_full_backward_hook", every_backward, hook)
+    Calls._hooked = True
+    return handle
 
 
 def register_module_parameter_registration_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -141,7 +145,7 @@ def register_module_parameter_registration_hook(hook: Callable[..., Any]) -> Rem
         weight (3, 2)
         bias (3,)
     """
-    return _add("register_module_parameter_registration_hook", parameter_hooks, hook, hook)
+    return _add("register_module_parameter_registration_hook", parameter_hooks, hook)
 
 
 def register_module_buffer_registration_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -158,7 +162,7 @@ def register_module_buffer_registration_hook(hook: Callable[..., Any]) -> Remova
         running_var
         num_batches_tracked
     """
-    return _add("register_module_buffer_registration_hook", buffer_hooks, hook, hook)
+    return _add("register_module_buffer_registration_hook", buffer_hooks, hook)
 
 
 def register_module_module_registration_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -173,4 +177,4 @@ def register_module_module_registration_hook(hook: Callable[..., Any]) -> Remova
         ...     model = fastdl.nn.Sequential(fastdl.nn.ReLU())
         0 ReLU()
     """
-    return _add("register_module_module_registration_hook", module_hooks, hook, hook)
+    return _add("register_module_module_registration_hook", module_hooks, hook)

@@ -1,22 +1,34 @@
 """Pruning: weights multiplied by a mask of zeros and ones; see ``torch.nn.utils.prune``.
 
 The parameter is kept as ``name_orig``, the mask as the buffer ``name_mask``; before each forward ``name`` becomes their
-product. Pruning again removes from what is left.
+product. Pruning again removes from what is left. What is removed is a method's choice: a subclass of
+:class:`BasePruningMethod` with ``compute_mask``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
-
-from fastdl.arrays import pooled_copy
+from fastdl import linalg
+from fastdl.autograd.mode import no_grad
+from fastdl.creation import ones_like
 from fastdl.nn.modules.module import Module
-from fastdl.ops.sampling import randperm
+from fastdl.ops.order import topk
+from fastdl.ops.sampling import rand, rand_like
+from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 __all__ = [
+    "BasePruningMethod",
+    "CustomFromMask",
+    "Identity",
+    "L1Unstructured",
+    "LnStructured",
+    "PruningContainer",
+    "RandomStructured",
+    "RandomUnstructured",
     "custom_from_mask",
     "global_unstructured",
     "identity",
@@ -31,77 +43,317 @@ __all__ = [
 M = TypeVar("M", bound=Module)
 
 
-class _Hook:
-    """Computes the pruned tensor before each forward."""
+class BasePruningMethod(ABC):
+    """A way to choose what is pruned; a hook of the pruned module that computes the tensor before each forward.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Subclasses say by ``PRUNING_TYPE`` what they choose from after an earlier pruning: ``"unstructured"`` from the
+    elements left, in one dimension; ``"structured"`` from the slices along ``self.dim`` of which something is left;
+    ``"global"`` from all.
 
-    def __call__(self, module: Module, args: Any) -> None:
-        original, mask = getattr(module, f"{self.name}_orig"), getattr(module, f"{self.name}_mask")
-        setattr(module, self.name, original * mask)
+    See ``torch.nn.utils.prune.BasePruningMethod``.
+
+    Example:
+        >>> import fastdl
+        >>> class EverySecond(BasePruningMethod):
+        ...     PRUNING_TYPE = "unstructured"
+        ...     def compute_mask(self, t, default_mask):
+        ...         mask = default_mask.clone()
+        ...         mask.view(-1)[::2] = 0
+        ...         return mask
+        >>> layer = EverySecond.apply(fastdl.nn.Linear(4, 5), "weight")
+        >>> int((layer.weight == 0).sum())
+        10
+    """
+
+    PRUNING_TYPE: ClassVar[str]
+    _tensor_name: str
+
+    def __call__(self, module: Module, inputs: Any) -> None:
+        setattr(module, self._tensor_name, self.apply_mask(module))
+
+    @abstractmethod
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        """The mask, of ``t``'s shape, after this pruning.
+
+        Args:
+            t: what to rank by: the parameter or importance scores.
+            default_mask: the mask before.
+        """
+
+    def apply_mask(self, module: Module) -> Tensor:
+        """The pruned tensor: mask times original."""
+        name = self._tensor_name
+        original: Tensor = getattr(module, f"{name}_orig")
+        mask: Tensor = getattr(module, f"{name}_mask")
+        return mask.to(original.dtype) * original
+
+    @classmethod
+    def apply(
+        cls, module: M, name: str, *args: Any, importance_scores: Tensor | None = None, **kwargs: Any
+    ) -> M:
+        """Prune a parameter, once more where it is pruned already, and keep it so before each forward.
+
+        Args:
+            module: the layer.
+            name: which of its parameters.
+            args, kwargs: what the method is made of.
+            importance_scores: values to rank by, of the parameter's shape, in place of the parameter's.
+        """
+        method = cls(*args, **kwargs)
+        method._tensor_name = name
+        value = getattr(module, name)
+        if importance_scores is not None and importance_scores.shape != value.shape:
+            raise ValueError(
+                f"prune: importance_scores must have the shape of {name}, {tuple(value.shape)}, "
+                f"got {tuple(importance_scores.shape)}"
+            )
+        key = _find(module, name)
+        if key is None:
+            hook: BasePruningMethod = method
+            before = ones_like(value)
+        else:
+            earlier: Any = module._forward_pre_hooks[key]
+            hook = earlier if isinstance(earlier, PruningContainer) else PruningContainer(earlier)
+            before = getattr(module, f"{name}_mask").detach().clone()
+        with no_grad():
+            scores = value if importance_scores is None else importance_scores
+            if isinstance(hook, PruningContainer):
+                mask = hook.combine(method, scores.detach(), before)
+                hook.add_pruning_method(method)
+            else:
+                mask = method.compute_mask(scores.detach(), default_mask=before)
+        if mask.shape != value.shape:
+            raise ValueError(
+                f"prune: the mask must have the shape of {name}, {tuple(value.shape)}, got {tuple(mask.shape)}"
+            )
+        if key is None:
+            delattr(module, name)
+            module.register_parameter(f"{name}_orig", value)
+        else:
+            del module._forward_pre_hooks[key]
+        module.register_buffer(f"{name}_mask", mask)
+        hook(module, ())
+        module.register_forward_pre_hook(hook)
+        return module
+
+    def prune(
+        self, t: Tensor, default_mask: Tensor | None = None, importance_scores: Tensor | None = None
+    ) -> Tensor:
+        """``t`` pruned, without a module: mask times ``t``."""
+        scores = t if importance_scores is None else importance_scores
+        if scores.shape != t.shape:
+            raise ValueError(
+                f"prune: importance_scores must have t's shape {tuple(t.shape)}, got {tuple(scores.shape)}"
+            )
+        return t * self.compute_mask(
+            scores, default_mask=ones_like(t) if default_mask is None else default_mask
+        )
+
+    def remove(self, module: Module) -> None:
+        """Make the pruned tensor the parameter; the zeros stay, the mask goes."""
+        name = self._tensor_name
+        with no_grad():
+            pruned = self.apply_mask(module)
+        original = module.get_parameter(f"{name}_orig")
+        original.data = pruned
+        for attribute in (name, f"{name}_orig", f"{name}_mask"):
+            delattr(module, attribute)
+        module.register_parameter(name, original)
 
 
-def _count(amount: float, size: int) -> int:
-    """How many of ``size``: a fraction, or a number of them."""
-    if isinstance(amount, float):
-        if not 0 <= amount <= 1:
+class PruningContainer(BasePruningMethod):
+    """Several prunings of one tensor, the hook of a module that was pruned more than once.
+
+    See ``torch.nn.utils.prune.PruningContainer``.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        self._pruning_methods: tuple[BasePruningMethod, ...] = ()
+        methods = args[0] if len(args) == 1 and isinstance(args[0], Iterable) else args
+        for method in methods:
+            if not hasattr(self, "_tensor_name"):
+                self._tensor_name = method._tensor_name
+            self.add_pruning_method(method)
+
+    def add_pruning_method(self, method: Any) -> None:
+        """Put one more at the end; it must be a method for the same tensor."""
+        if not isinstance(method, BasePruningMethod):
+            raise TypeError(f"{type(method)} is not a BasePruningMethod subclass")
+        if self._tensor_name != method._tensor_name:
+            raise ValueError(
+                f"PruningContainer: prunes {self._tensor_name!r}, the method that was added {method._tensor_name!r}"
+            )
+        self._pruning_methods += (method,)
+
+    def __len__(self) -> int:
+        return len(self._pruning_methods)
+
+    def __iter__(self) -> Any:
+        return iter(self._pruning_methods)
+
+    def __getitem__(self, idx: Any) -> Any:
+        return self._pruning_methods[idx]
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        """The mask after the last method, which chooses from what ``default_mask`` left."""
+        return self.combine(self._pruning_methods[-1], t, default_mask)
+
+    @staticmethod
+    def combine(method: BasePruningMethod, t: Tensor, mask: Tensor) -> Tensor:
+        """``mask`` after a pruning by ``method``, which is shown what its ``PRUNING_TYPE`` says."""
+        left: Any
+        if method.PRUNING_TYPE == "unstructured":
+            left = mask == 1
+        elif method.PRUNING_TYPE == "structured":
+            dim = method.dim % t.dim()  # type: ignore[attr-defined]  # structured methods have it
+            others = [d for d in range(t.dim()) if d != dim]
+            left = (slice(None),) * dim + ((mask != 0).sum(others) != 0,)
+        elif method.PRUNING_TYPE == "global":
+            left = ...
+        else:
+            raise ValueError(f"Unrecognized PRUNING_TYPE {method.PRUNING_TYPE}")
+        after = mask.clone()
+        after[left] = method.compute_mask(t[left], default_mask=mask[left]).to(mask.dtype)
+        return after
+
+
+def _find(module: Module, name: str) -> int | None:
+    """The key of the hook that prunes a tensor of ``module``."""
+    for key, hook in module._forward_pre_hooks.items():
+        if isinstance(hook, BasePruningMethod) and hook._tensor_name == name:
+            return key
+    return None
+
+
+class _Amount(BasePruningMethod):
+    """What the methods share that prune a number, or a fraction, of what they are shown."""
+
+    def __init__(self, amount: float) -> None:
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+            raise TypeError(f"Invalid type for amount: {amount}. Must be int or float.")
+        if amount < 0 or (isinstance(amount, float) and amount > 1):
             raise ValueError(
                 f"amount={amount} should be a float between 0.0 and 1.0 or a non-negative integer"
             )
-        return round(amount * size)
-    if amount < 0 or amount > size:
-        raise ValueError(f"amount={amount} should be between 0 and the number of parameters to prune, {size}")
-    return amount
+        self.amount = amount
 
-
-def _mask(module: Module, name: str) -> Any:
-    """The present mask, all ones before the first pruning."""
-    if f"{name}_mask" in module._buffer_names:
-        return getattr(module, f"{name}_mask")._data.copy()
-    return np.ones_like(module.get_parameter(name)._data)
-
-
-def _importance(module: Module, name: str, scores: Tensor | None) -> Any:
-    value = getattr(module, name) if scores is None else scores
-    return value._data
-
-
-def _apply(module: M, name: str, mask: Any) -> M:
-    mask = Tensor._wrap(pooled_copy(mask))
-    if f"{name}_mask" in module._buffer_names:
-        setattr(module, f"{name}_mask", mask)
-    else:
-        original = module.get_parameter(name)
-        if mask.shape != original.shape:
+    def _count(self, size: int) -> int:
+        """How many of ``size``."""
+        if isinstance(self.amount, float):
+            return round(self.amount * size)
+        if self.amount > size:
             raise ValueError(
-                f"prune: the mask must have the parameter's shape {original.shape}, got {mask.shape}"
+                f"amount={self.amount} should be between 0 and the number of parameters to prune, {size}"
             )
-        delattr(module, name)
-        module.register_parameter(f"{name}_orig", original)
-        module.register_buffer(f"{name}_mask", mask)
-        module.register_forward_pre_hook(_Hook(name))
-    _Hook(name)(module, ())
-    return module
+        return self.amount
+
+
+class _Unstructured(_Amount):
+    PRUNING_TYPE = "unstructured"
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        mask, count = default_mask.clone(), self._count(t.numel())
+        if count:
+            mask.view(-1)[topk(self._ranks(t).reshape(-1), count, largest=False).indices] = 0
+        return mask
+
+    def _ranks(self, t: Tensor) -> Tensor:
+        """The elements with the least of these go."""
+        raise NotImplementedError
+
+
+class RandomUnstructured(_Unstructured):
+    """Elements drawn at random. ``amount``: a number of them or a fraction of those left."""
+
+    def _ranks(self, t: Tensor) -> Tensor:
+        return rand_like(t)
+
+
+class L1Unstructured(_Unstructured):
+    """The elements of the smallest absolute values. ``amount``: a number of them or a fraction of those left."""
+
+    def _ranks(self, t: Tensor) -> Tensor:
+        return t.abs()
+
+
+class _Structured(_Amount):
+    PRUNING_TYPE = "structured"
+
+    def __init__(self, amount: float, dim: int = -1) -> None:
+        super().__init__(amount)
+        self.dim = dim
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        if t.dim() < 2:
+            raise ValueError(
+                f"prune: structured pruning needs at least two dimensions, got shape {tuple(t.shape)}"
+            )
+        dim, size = self.dim % t.dim(), t.shape[self.dim]
+        mask, count = default_mask.clone(), self._count(size)
+        if count:
+            mask.transpose(0, dim)[topk(self._ranks(t, dim), count, largest=False).indices] = 0
+        return mask
+
+    def _ranks(self, t: Tensor, dim: int) -> Tensor:
+        """The slices with the least of these go."""
+        raise NotImplementedError
+
+
+class RandomStructured(_Structured):
+    """Slices along ``dim`` drawn at random. ``amount``: a number of them or a fraction of those left."""
+
+    def _ranks(self, t: Tensor, dim: int) -> Tensor:
+        return rand(t.shape[dim], device=t.device)
+
+
+class LnStructured(_Structured):
+    """The slices along ``dim`` of the smallest ``n``-norms. ``amount``: a number or a fraction of those left."""
+
+    def __init__(self, amount: float, n: Any, dim: int = -1) -> None:
+        super().__init__(amount, dim)
+        self.n = n
+
+    def _ranks(self, t: Tensor, dim: int) -> Tensor:
+        rows = t.movedim(dim, 0).reshape(t.shape[dim], -1)
+        if isinstance(self.n, str):
+            return linalg.matrix_norm(rows.unsqueeze(1), self.n)
+        return linalg.vector_norm(rows, self.n, dim=1)
+
+
+class Identity(BasePruningMethod):
+    """Nothing: the mask is put in place, all ones."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        return default_mask
+
+
+class CustomFromMask(BasePruningMethod):
+    """Where ``mask`` is 0."""
+
+    PRUNING_TYPE = "global"
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        if default_mask.shape != self.mask.shape:
+            raise ValueError(
+                f"prune: the mask must have the parameter's shape {tuple(default_mask.shape)}, "
+                f"got {tuple(self.mask.shape)}"
+            )
+        return default_mask * self.mask.to(dtype=default_mask.dtype)
 
 
 def identity(module: M, name: str) -> M:
     """Put the mask in place, all ones. See ``torch.nn.utils.prune.identity``."""
-    return _apply(module, name, _mask(module, name))
+    return Identity.apply(module, name)
 
 
 def custom_from_mask(module: M, name: str, mask: Tensor) -> M:
     """Prune where ``mask`` is 0. See ``torch.nn.utils.prune.custom_from_mask``."""
-    before = _mask(module, name)
-    return _apply(module, name, before * mask._data.astype(before.dtype))
-
-
-def _unstructured(module: M, name: str, amount: float, order: Callable[[Any], Any]) -> M:
-    mask = _mask(module, name).reshape(-1)
-    left = np.flatnonzero(mask)
-    count = _count(amount, left.size)
-    mask[left[order(left)[:count]]] = 0
-    return _apply(module, name, mask.reshape(_mask(module, name).shape))
+    return CustomFromMask.apply(module, name, mask)
 
 
 def l1_unstructured(module: M, name: str, amount: float, importance_scores: Tensor | None = None) -> M:
@@ -121,94 +373,84 @@ def l1_unstructured(module: M, name: str, amount: float, importance_scores: Tens
         >>> int((layer.weight == 0).sum()), list(layer.state_dict())
         (10, ['bias', 'weight_orig', 'weight_mask'])
     """
-    scores = np.abs(_importance(module, name, importance_scores)).reshape(-1)
-    return _unstructured(module, name, amount, lambda left: np.argsort(scores[left], kind="stable"))
+    return L1Unstructured.apply(module, name, amount, importance_scores=importance_scores)
 
 
 def random_unstructured(module: M, name: str, amount: float) -> M:
     """Prune elements drawn at random. See ``torch.nn.utils.prune.random_unstructured``."""
-    return _unstructured(module, name, amount, lambda left: randperm(left.size)._data)
-
-
-def _structured(module: M, name: str, amount: float, dim: int, order: Callable[[Any, Any], Any]) -> M:
-    mask = _mask(module, name)
-    if mask.ndim < 2:
-        raise ValueError(f"prune: structured pruning needs at least two dimensions, got shape {mask.shape}")
-    slices = np.moveaxis(mask, dim, 0)
-    left = np.flatnonzero(slices.reshape(slices.shape[0], -1).any(axis=1))
-    slices[left[order(left, dim)[: _count(amount, left.size)]]] = 0
-    return _apply(module, name, mask)
+    return RandomUnstructured.apply(module, name, amount)
 
 
 def ln_structured(
-    module: M, name: str, amount: float, n: float, dim: int, importance_scores: Tensor | None = None
+    module: M,
+    name: str,
+    amount: float,
+    n: float | Literal["fro", "nuc"],
+    dim: int,
+    importance_scores: Tensor | None = None,
 ) -> M:
     """Prune the slices along ``dim`` of the smallest n-norms. See ``torch.nn.utils.prune.ln_structured``."""
-    scores = np.abs(_importance(module, name, importance_scores))
-
-    def order(left: Any, dim: int) -> Any:
-        rows = np.moveaxis(scores, dim, 0)[left].reshape(left.size, -1)
-        return np.argsort(np.linalg.norm(rows, ord=n, axis=1), kind="stable")
-
-    return _structured(module, name, amount, dim, order)
+    return LnStructured.apply(module, name, amount, n, dim, importance_scores=importance_scores)
 
 
 def random_structured(module: M, name: str, amount: float, dim: int) -> M:
     """Prune slices along ``dim`` drawn at random. See ``torch.nn.utils.prune.random_structured``."""
-    return _structured(module, name, amount, dim, lambda left, _: randperm(left.size)._data)
+    return RandomStructured.apply(module, name, amount, dim)
 
 
 def global_unstructured(
-    parameters: Iterable[tuple[Module, str]], pruning_method: Any, **options: Any
+    parameters: Iterable[tuple[Module, str]],
+    pruning_method: type[BasePruningMethod],
+    importance_scores: Mapping[tuple[Module, str], Tensor] | None = None,
+    **kwargs: Any,
 ) -> None:
-    """Prune the smallest (:func:`l1_unstructured`) or random elements of several parameters, ranked together.
+    """Prune elements of several parameters, chosen from all of them together.
 
     Args:
         parameters: pairs of a module and a parameter's name.
-        pruning_method: :func:`l1_unstructured` or :func:`random_unstructured`, or torch's classes' names
-            (``L1Unstructured``, ``RandomUnstructured``).
-        options: ``amount``.
+        pruning_method: a class of the unstructured methods, such as :class:`L1Unstructured`.
+        importance_scores: values to rank by, for some of the pairs.
+        kwargs: what the method is made of: ``amount``.
 
     See ``torch.nn.utils.prune.global_unstructured``.
     """
-    pairs = list(parameters)
-    masks = [_mask(module, name) for module, name in pairs]
-    whole = np.concatenate([m.reshape(-1) for m in masks])
-    left = np.flatnonzero(whole)
-    count = _count(options["amount"], left.size)
-    if pruning_method is l1_unstructured:
-        values = np.concatenate([np.abs(getattr(m, n)._data).reshape(-1) for m, n in pairs])
-        order = np.argsort(values[left], kind="stable")
-    elif pruning_method is random_unstructured:
-        order = randperm(left.size)._data
-    else:
-        raise TypeError("global_unstructured: pruning_method must be L1Unstructured or RandomUnstructured")
-    whole[left[order[:count]]] = 0
-    parts = np.split(whole, np.cumsum([m.size for m in masks])[:-1])
-    for (module, name), mask, part in zip(pairs, masks, parts, strict=True):
-        _apply(module, name, part.reshape(mask.shape))
-
-
-L1Unstructured, RandomUnstructured = l1_unstructured, random_unstructured
+    pairs, given = list(parameters), importance_scores or {}
+    if not (isinstance(pruning_method, type) and issubclass(pruning_method, BasePruningMethod)):
+        raise TypeError(
+            f"global_unstructured: pruning_method must be a class such as L1Unstructured, got {pruning_method!r}"
+        )
+    if pruning_method.PRUNING_TYPE != "unstructured":
+        raise TypeError(
+            'Only "unstructured" PRUNING_TYPE supported for the `pruning_method`. Found method '
+            f"{pruning_method} of type {pruning_method.PRUNING_TYPE}"
+        )
+    with no_grad():
+        values = [getattr(module, name) for module, name in pairs]
+        scores = [given.get(pair, value) for pair, value in zip(pairs, values, strict=True)]
+        masks = [getattr(m, f"{n}_mask", ones_like(v)) for (m, n), v in zip(pairs, values, strict=True)]
+        mask = PruningContainer.combine(
+            pruning_method(**kwargs),
+            cat([score.detach().reshape(-1) for score in scores]),
+            cat([mask.reshape(-1) for mask in masks]),
+        )
+        parts = mask.split([value.numel() for value in values])
+    for (module, name), part, value in zip(pairs, parts, values, strict=True):
+        custom_from_mask(module, name, part.view(value.shape))
 
 
 def is_pruned(module: Module) -> bool:
     """Whether the module, or one below it, is pruned. See ``torch.nn.utils.prune.is_pruned``."""
-    return any(
-        [isinstance(e.function, _Hook) for m in module.modules() for e in m._forward_pre_hooks.values()]
-    )
+    hooks = [hook for m in module.modules() for hook in m._forward_pre_hooks.values()]
+    return any([isinstance(hook, BasePruningMethod) for hook in hooks])
 
 
 def remove(module: M, name: str) -> M:
     """Make the pruned tensor the parameter; the zeros stay, the mask goes. See ``torch.nn.utils.prune.remove``."""
-    for key, entry in list(module._forward_pre_hooks.items()):
-        hook = entry.function
-        if isinstance(hook, _Hook) and hook.name == name:
-            original = getattr(module, f"{name}_orig")
-            original._data = original._data * getattr(module, f"{name}_mask")._data
-            for attribute in (name, f"{name}_orig", f"{name}_mask"):
-                delattr(module, attribute)
-            module.register_parameter(name, original)
-            del module._forward_pre_hooks[key]
-            return module
-    raise ValueError(f"Parameter '{name}' of module {module} has to be pruned before pruning can be removed")
+    key = _find(module, name)
+    if key is None:
+        raise ValueError(
+            f"Parameter '{name}' of module {module} has to be pruned before pruning can be removed"
+        )
+    hook: Any = module._forward_pre_hooks.pop(key)
+    hook.remove(module)
+    return module

@@ -113,8 +113,7 @@ def spectral_norm(
 
 def remove_spectral_norm(module: M, name: str = "weight") -> M:
     """Undo :func:`spectral_norm`: the normalized weight becomes the parameter."""
-    for key, entry in list(module._forward_pre_hooks.items()):
-        hook = entry.function
+    for key, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, _Hook) and hook.name == name:
             weight = hook.compute(module)
             for attribute in (name, f"{name}_orig", f"{name}_u", f"{name}_v"):

@@ -88,8 +88,7 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
 
 def remove_weight_norm(module: M, name: str = "weight") -> M:
     """Undo :func:`weight_norm`: the weight becomes a parameter again."""
-    for key, entry in list(module._forward_pre_hooks.items()):
-        hook = entry.function
+    for key, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, _Hook) and hook.name == name:
             weight = hook.compute(module)
             for attribute in (name, f"{name}_g", f"{name}_v"):
