@@ -2,7 +2,7 @@
 // once, panel by panel, and so costs no packed copy of its own. (Larger ones: panels.h.)
 //
 //   B stays   rows of A pass and are read where they lie; C is written along its rows. B lies as it is, or is
-//             packed first, by all threads.
+//             packed first, by all threads, or in parts, each by the thread that multiplies with it.
 //   A stays   panels of B's columns pass, each packed by the thread that uses it straight before its use,
 //             while the next one's memory is on its way.
 //
@@ -23,7 +23,10 @@ namespace {
 constexpr int64_t kResidentBytes = 384 << 10;  // part of L2
 constexpr int64_t kInPlaceBytes = 256 << 10;   // of a block that is spread over no more than this
 constexpr int64_t kShort = 32;                 // steps of k
-constexpr int64_t kPackedBytes = 8 << 20;      // of all blocks of k together
+constexpr int64_t kLong = 192;                 // steps of k, too
+constexpr int64_t kLargeC = 512 << 10;         // elements, beyond which writing them counts for longer sums
+constexpr int64_t kShortOfLarge = std::max<int64_t>(kShort, 3 * simd::kBytes / 2);
+constexpr int64_t kPackedBytes = 8 << 20;  // of all blocks of k together
 
 template <class T>
 struct Product {
@@ -168,12 +171,51 @@ void a_stays(const Product<T>& p, int64_t depth) {
   });
 }
 
+// Columns over threads: each packs its own part of B, which stays in its L2, and reads all rows of A where
+// they lie. (What one thread packs for another comes from that one's cache at some 8 GB/s.) k is cut as it is
+// otherwise. False where parts would be narrow or unequal, where A's rows or B cannot be read so, or where
+// writing C counts, which goes best along its rows.
+template <class T>
+bool columns_apart(const Product<T>& p) {
+  constexpr int nr = kNR<T>;
+  const int64_t columns = ceil_div(p.n, nr), all_stays = depth_for<T>(p.n, p.k);
+  const int64_t depth = all_stays ? all_stays : block_depth<T>(p.k);
+  const bool b_lies = p.b.col == 1 && p.b.row * depth * int64_t(sizeof(T)) <= kInPlaceBytes;
+  if (p.a.col != 1 || rows_of_a_tile(p.a) != kMR<T> || b_lies || p.k < kLong) return false;
+  const int64_t threads = fastdl::detail::in_parallel() ? 1 : num_threads();
+  const int64_t bytes = columns * nr * depth * int64_t(sizeof(T));
+  const int64_t parts = ceil_div(ceil_div(bytes, kResidentBytes), threads) * threads;
+  if (columns < 4 * parts || 20 * parts * ceil_div(columns, parts) > 21 * columns) return false;
+  const int64_t tiles = ceil_div(p.m, kMR<T>), height = ceil_div(p.m, tiles);
+  parallel_tasks(parts, [&](int64_t t) {
+    const int64_t q0 = columns * t / parts, q1 = columns * (t + 1) / parts;
+    memory::Buffer<T> packed(size_t((q1 - q0) * nr * depth));
+    for (int64_t k0 = 0; k0 < p.k; k0 += depth) {
+      const int64_t kc = std::min(depth, p.k - k0);
+      for (int64_t q = q0; q < q1; ++q)
+        pack_panel<T, nr>(packed.get() + (q - q0) * nr * kc, p.b.data + k0 * p.b.row + q * nr * p.b.col,
+                          p.b.col, p.b.row, int(std::min<int64_t>(nr, p.n - q * nr)), kc);
+      for (int64_t i = 0; i < p.m; i += height) {
+        const int count = int(std::min(height, p.m - i));
+        for (int64_t q = q0; q < q1; ++q) {
+          const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
+          kernel_for<T>(count, cols, Form::rows)(kc, p.a.data + i * p.a.row + k0, p.a.row,
+                                                 packed.get() + (q - q0) * nr * kc, nr, cols,
+                                                 p.store(i, q * nr, k0, kc));
+        }
+      }
+    }
+  });
+  return true;
+}
+
 }  // namespace
 
 template <class T>
 bool multiply_resident(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<T> b, T beta,
                        T* c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
   const Product<T> plain{m, n, k, a, b, alpha, beta, c, ldc, epilogue, false};
+  if (m >= n && m <= 2 * n && columns_apart<T>(plain)) return true;
   if (const int64_t depth = depth_for<T>(m, k); depth && m < n) {
     // Cycles: transposing takes half a one per element, turning C's tiles and writing them by columns some
     // eight, a wait 20,000.
@@ -189,7 +231,8 @@ bool multiply_resident(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a
   if (depth == 0) return false;
   // B would be packed by one thread and fetched from its cache by the others: rather a panel each, unless
   // sums are so short that writing C, which goes best along its rows, is what takes the time.
-  if (b.row == 1 && b.col != 1 && k > kShort && depth_for<T>(m, k) == depth)
+  if (b.row == 1 && b.col != 1 && k > (m * n > kLargeC ? kShortOfLarge : kShort) &&
+      depth_for<T>(m, k) == depth)
     a_stays(plain, depth);
   else
     b_stays(plain, depth);
