@@ -29,7 +29,7 @@ from fastdl.ops.reduction import (
     same_dtype,
     upstream,
 )
-from fastdl.ops.views import reshape, unsqueeze
+from fastdl.ops.views import broadcast_tensors, reshape, unsqueeze
 from fastdl.sequences import triu_indices
 from fastdl.tensor import Tensor
 
@@ -76,6 +76,7 @@ class CosineSimilarity(Op):
 
     def backward_graph(self, grad: Tensor) -> Any:
         def composed(x1: Any, x2: Any) -> Any:
+            x1, x2 = broadcast_tensors(x1, x2)
             lengths = [vector_norm(x, 2, self.dim, True).clamp(min=float(self.eps)) for x in (x1, x2)]
             return (x1 * x2 / (lengths[0] * lengths[1])).sum(self.dim)
 
@@ -239,8 +240,8 @@ def pairwise_distance(
     same_dtype(op, "x2", x2, x1)
     if max(x1._data.ndim, x2._data.ndim) == 0:
         raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
-    if p < 0:
-        raise ArgumentError(f"{op}: p must not be negative, got {p}")
+    if p < 0 or x1._data.dtype.kind == "c":
+        return vector_norm(x1 - x2 + eps, p, -1, keepdim)
     return PairwiseDistance.apply(x1, x2, p=float(p), eps=eps, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
@@ -309,6 +310,20 @@ def triplet_margin_loss(
     anchor, positive, negative = floating(anchor), floating(positive), floating(negative)
     same_dtype(op, "positive", positive, anchor)
     same_dtype(op, "negative", negative, anchor)
+    if p < 0 or anchor._data.dtype.kind == "c":
+
+        def distance(x1: Tensor, x2: Tensor) -> Tensor:
+            return pairwise_distance(x1, x2, p, eps)
+
+        return triplet_margin_with_distance_loss(
+            anchor,
+            positive,
+            negative,
+            distance_function=distance,
+            margin=margin,
+            swap=swap,
+            reduction=reduction,
+        )
     return TripletMarginLoss.apply(  # type: ignore[no-any-return]
         anchor, positive, negative, margin=margin, norm=float(p), eps=eps, swap=swap, reduction=reduction
     )

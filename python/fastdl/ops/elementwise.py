@@ -54,6 +54,8 @@ class Where(Op):
         if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
         if (dtype is bool_ or is_common_integer(dtype)) and not on_device(condition):
+            if not (is_array(x) or is_array(y)):
+                x = np.asarray(x, dtype)
             return select(condition).where_forward(condition, x, y)
         if dtype is complex64 and not on_device(condition):  # by their bytes
             x, y = [np.asarray(side, dtype).view(int64) for side in (x, y)]

@@ -251,13 +251,16 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     check_matrix("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
-    result = Tensor._wrap(np.broadcast_to(eye(A.shape[-1], A._data.dtype, A._data), A.shape).copy())
-    first = True
+    if n == 0:  # whose gradient is 0
+        return A.masked_fill(Tensor._wrap(np.ones((), np.bool_)), 0.0) + Tensor._wrap(
+            eye(A.shape[-1], A._data.dtype, A._data)
+        )
+    result: Any = None
     while n:
         if n % 2:
-            result, first = (A if first else matmul(result, A)), False
+            result = A if result is None else matmul(result, A)
         A, n = (matmul(A, A) if n > 1 else A), n // 2
-    return result
+    return result  # type: ignore[no-any-return]
 
 
 def matrix_exp(A: Tensor) -> Tensor:
