@@ -85,11 +85,29 @@ TABLES = {
         L.zeros(3).masked_fill_(L.ones(2, 3, dtype=L.bool), 1)
         [f(t) for f in (L.isfinite, L.isinf, L.isposinf, L.isneginf, L.signbit) for t in (ints(3), L.tensor([True]), gap)]
     """,
+    "causal and masked": """
+        q, k, v, m = leaf(1, 2, 5, 4), leaf(1, 2, 5, 4, seed=1), leaf(1, 2, 5, 4, seed=2), reals(5, 5, seed=3); grads(F.scaled_dot_product_attention(q, k, v, m, is_causal=True), q, k, v)
+        q, k, v, m = leaf(1, 2, 5, 4), leaf(1, 2, 5, 4, seed=1), leaf(1, 2, 5, 4, seed=2), ints(5, 5) + 4 * L.eye(5) >= 0; grads(F.scaled_dot_product_attention(q, k, v, m, is_causal=True), q, k, v)
+    """,
+    "losses between dtypes": """
+        pairs = [tuple([reals(2, 4, seed=i).abs().to(t) for i, t in enumerate(p)]) for p in ((L.float16, L.float32), (L.float32, L.float16), (L.float32, L.float64), (L.float64, L.float32))]; [getattr(F, n)(*p).double().to(getattr(F, n)(*p).dtype).dtype for n in ("binary_cross_entropy_with_logits", "soft_margin_loss", "hinge_embedding_loss", "kl_div", "poisson_nll_loss", "mse_loss", "huber_loss", "cosine_similarity", "pairwise_distance", "cross_entropy", "multilabel_soft_margin_loss") for p in pairs]
+        [getattr(F, n)(reals(2, 4).float(), reals(2, 4, seed=1).abs()).float() for n in ("binary_cross_entropy_with_logits", "soft_margin_loss", "hinge_embedding_loss", "kl_div", "poisson_nll_loss", "huber_loss", "cosine_similarity", "pairwise_distance", "cross_entropy", "multilabel_soft_margin_loss")]
+        x, y = reals(2, 4).float().requires_grad_(), leaf(2, 4, seed=1); [F.binary_cross_entropy_with_logits(x, y, weight=y.detach().half(), pos_weight=L.ones(4)).float(), *L.autograd.grad(F.binary_cross_entropy_with_logits(x, y), (x, y))]
+        x, y = reals(2, 4).float(), reals(2, 4, seed=1); [l.float() for l in (F.triplet_margin_loss(x, x, y), F.cosine_embedding_loss(x, y, L.ones(2)), F.margin_ranking_loss(x, y, L.ones(2, 4)), F.gaussian_nll_loss(x, y, y.abs()), F.gaussian_nll_loss(x, y, 1.0))]
+        F.binary_cross_entropy(reals(4).abs().float() / 4, reals(4).abs() / 4)
+    """,
     "distances, images and bins": """
         z = leaf(2, 3), leaf(2, 3, seed=1); grads(F.pairwise_distance(*z, p=-1.5), *z)
         z = leaf(2, 3), leaf(2, 3, seed=1), leaf(2, 3, seed=2); grads(F.triplet_margin_loss(*z, p=-2, margin=9.0), *z)
         [F.pixel_shuffle(ints(1, 4, 2, 2) > 0, 2), F.pixel_unshuffle(ints(1, 1, 4, 4) > 0, 2), F.unfold(ints(1, 2, 3, 3) > 0, 2, padding=1)]
         x = L.linspace(0, 1, 101); [*L.histogram(x, 10), *L.histogram(x.double(), 7), *L.histogram(x, 9, range=(0.1, 0.7))]
+    """,
+    "integers of several widths": """
+        [L.addcmul(*[x.to(t) for x, t in zip((ints(3) * 30, ints(3), ints(3)), ts)]) for ts in ((L.uint8, L.int8, L.int8), (L.int8, L.uint8, L.uint8), (L.int16, L.int8, L.uint8), (L.uint8, L.bool, L.bool), (L.int64, L.int8, L.int8), (L.bool, L.int8, L.int8))]
+        L.zeros(2, dtype=L.bool).fill_(1j), L.zeros(2, dtype=L.bool).masked_fill(L.tensor([True, False]), 0j)
+        [L.linalg.norm(L.zeros(*s), o) for s, o in (((0, 0), 1), ((0, 0), math.inf), ((0, 0), 2), ((3, 0), 1), ((0, 3), math.inf), ((0, 3), 2), ((0, 3), 1))]
+        L.linalg.norm(L.zeros(2, 0, 0), 1, dim=(1, 2), keepdim=True)
+        L.linalg.norm(L.zeros(0, 0), -1)
     """,
     "numbers too large": """
         L.zeros(3).__setitem__(0, 1e300)

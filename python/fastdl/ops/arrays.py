@@ -53,6 +53,8 @@ def empty_as_it_lies(x: Any) -> Any:
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
     """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
+    if value.__class__ is complex and dtype.kind == "b":
+        return value != 0
     if value.__class__ is complex and dtype.kind != "c":
         if value.imag:
             raise RuntimeError(f"{op}: value cannot be converted to dtype {dtype} without overflow: {value}")

@@ -24,6 +24,7 @@ from fastdl.ops.reduce import vector_norm
 from fastdl.ops.reduction import (
     REDUCTIONS,
     check_reduction,
+    promoted,
     reduce_graph,
     reduce_losses,
     same_dtype,
@@ -221,6 +222,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
         tensor([1., 0.])
     """
     op = "cosine_similarity"
+    x1, x2 = promoted(x1, x2)
     same_dtype(op, "x2", x2, x1)
     if x1._data.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: x1 must be float32 or float64, got {x1._data.dtype}")
@@ -236,7 +238,7 @@ def pairwise_distance(
     """|x1 - x2 + eps|_p over the last dimension; shapes broadcast.
     See ``torch.nn.functional.pairwise_distance``."""
     op = "pairwise_distance"
-    x1, x2 = floating(x1), floating(x2)
+    x1, x2 = promoted(floating(x1), floating(x2))
     same_dtype(op, "x2", x2, x1)
     if max(x1._data.ndim, x2._data.ndim) == 0:
         raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
@@ -261,7 +263,7 @@ def cosine_embedding_loss(
     op = "cosine_embedding_loss"
     if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
         reduction = check_reduction(op, size_average, reduce, reduction)
-    input1, input2 = floating(input1), floating(input2)
+    input1, input2 = promoted(floating(input1), floating(input2))
     same_dtype(op, "input2", input2, input1)
     a, b, t = input1._data, input2._data, target._data
     if t.ndim > 1 or a.ndim != t.ndim + 1 or a.shape != b.shape or a.shape[:-1] != t.shape:
@@ -307,7 +309,7 @@ def triplet_margin_loss(
         raise ArgumentError(
             f"{op}: anchor, positive and negative of shapes {shapes[0]}, {shapes[1]} and {shapes[2]} do not broadcast"
         ) from None
-    anchor, positive, negative = floating(anchor), floating(positive), floating(negative)
+    anchor, positive, negative = promoted(floating(anchor), floating(positive), floating(negative))
     same_dtype(op, "positive", positive, anchor)
     same_dtype(op, "negative", negative, anchor)
     if p < 0 or anchor._data.dtype.kind == "c":
