@@ -277,7 +277,7 @@ def scaled_dot_product_attention(
         where query came from ``.unflatten(2, (H, E)).transpose(1, 2)``.
 
     Raises:
-        ValueError: if shapes do not fit, or dropout_p is no probability.
+        ValueError: if shapes do not fit, dropout_p is no probability, or a ``CausalBias`` comes with is_causal.
         TypeError: for dtypes that differ or are not supported.
 
     Example:
@@ -289,6 +289,10 @@ def scaled_dot_product_attention(
     """
     q, k, v = query._data, key._data, value._data
     _check(q, k, v, dropout_p)
+    if is_causal and hasattr(attn_mask, "variant"):
+        raise ValueError(
+            "scaled_dot_product_attention: attn_mask is a CausalBias, which needs no is_causal=True"
+        )
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0
     batch: tuple[int, ...] = q.shape[:1]
