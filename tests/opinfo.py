@@ -85,7 +85,11 @@ def twin(value: Any, made: dict[int, tuple[Any, Any]]) -> Any:
         if id(value) not in made:
             if value.layout != torch.strided:
                 raise Untranslatable("a sparse tensor")
-            ours = fastdl.from_numpy(value.detach().resolve_conj().resolve_neg().clone().numpy())
+            plain = value.detach().resolve_conj().resolve_neg().clone()
+            if value.dtype is torch.bfloat16:
+                ours = fastdl.from_numpy(plain.float().numpy()).bfloat16()
+            else:
+                ours = fastdl.from_numpy(plain.numpy())
             made[id(value)] = value, ours.requires_grad_(value.requires_grad)
         return made[id(value)][1]
     if isinstance(value, torch.Size) or (isinstance(value, tuple) and hasattr(value, "_fields")):

@@ -85,6 +85,55 @@ TABLES = {
         L.zeros(3).masked_fill_(L.ones(2, 3, dtype=L.bool), 1)
         [f(t) for f in (L.isfinite, L.isinf, L.isposinf, L.isneginf, L.signbit) for t in (ints(3), L.tensor([True]), gap)]
     """,
+    "causal and masked": """
+        q, k, v, m = leaf(1, 2, 5, 4), leaf(1, 2, 5, 4, seed=1), leaf(1, 2, 5, 4, seed=2), reals(5, 5, seed=3); grads(F.scaled_dot_product_attention(q, k, v, m, is_causal=True), q, k, v)
+        q, k, v, m = leaf(1, 2, 5, 4), leaf(1, 2, 5, 4, seed=1), leaf(1, 2, 5, 4, seed=2), ints(5, 5) + 4 * L.eye(5) >= 0; grads(F.scaled_dot_product_attention(q, k, v, m, is_causal=True), q, k, v)
+    """,
+    "losses between dtypes": """
+        pairs = [tuple([reals(2, 4, seed=i).abs().to(t) for i, t in enumerate(p)]) for p in ((L.float16, L.float32), (L.float32, L.float16), (L.float32, L.float64), (L.float64, L.float32))]; [getattr(F, n)(*p).double().to(getattr(F, n)(*p).dtype).dtype for n in ("binary_cross_entropy_with_logits", "soft_margin_loss", "hinge_embedding_loss", "kl_div", "poisson_nll_loss", "mse_loss", "huber_loss", "cosine_similarity", "pairwise_distance", "cross_entropy", "multilabel_soft_margin_loss") for p in pairs]
+        [getattr(F, n)(reals(2, 4).float(), reals(2, 4, seed=1).abs()).float() for n in ("binary_cross_entropy_with_logits", "soft_margin_loss", "hinge_embedding_loss", "kl_div", "poisson_nll_loss", "huber_loss", "cosine_similarity", "pairwise_distance", "cross_entropy", "multilabel_soft_margin_loss")]
+        x, y = reals(2, 4).float().requires_grad_(), leaf(2, 4, seed=1); [F.binary_cross_entropy_with_logits(x, y, weight=y.detach().half(), pos_weight=L.ones(4)).float(), *L.autograd.grad(F.binary_cross_entropy_with_logits(x, y), (x, y))]
+        x, y = reals(2, 4).float(), reals(2, 4, seed=1); [l.float() for l in (F.triplet_margin_loss(x, x, y), F.cosine_embedding_loss(x, y, L.ones(2)), F.margin_ranking_loss(x, y, L.ones(2, 4)), F.gaussian_nll_loss(x, y, y.abs()), F.gaussian_nll_loss(x, y, 1.0))]
+        F.binary_cross_entropy(reals(4).abs().float() / 4, reals(4).abs() / 4)
+    """,
+    "distances, images and bins": """
+        z = leaf(2, 3), leaf(2, 3, seed=1); grads(F.pairwise_distance(*z, p=-1.5), *z)
+        z = leaf(2, 3), leaf(2, 3, seed=1), leaf(2, 3, seed=2); grads(F.triplet_margin_loss(*z, p=-2, margin=9.0), *z)
+        [F.pixel_shuffle(ints(1, 4, 2, 2) > 0, 2), F.pixel_unshuffle(ints(1, 1, 4, 4) > 0, 2), F.unfold(ints(1, 2, 3, 3) > 0, 2, padding=1)]
+        x = L.linspace(0, 1, 101); [*L.histogram(x, 10), *L.histogram(x.double(), 7), *L.histogram(x, 9, range=(0.1, 0.7))]
+    """,
+    "integers of several widths": """
+        [L.addcmul(*[x.to(t) for x, t in zip((ints(3) * 30, ints(3), ints(3)), ts)]) for ts in ((L.uint8, L.int8, L.int8), (L.int8, L.uint8, L.uint8), (L.int16, L.int8, L.uint8), (L.uint8, L.bool, L.bool), (L.int64, L.int8, L.int8), (L.bool, L.int8, L.int8))]
+        L.zeros(2, dtype=L.bool).fill_(1j), L.zeros(2, dtype=L.bool).masked_fill(L.tensor([True, False]), 0j)
+        [L.linalg.norm(L.zeros(*s), o) for s, o in (((0, 0), 1), ((0, 0), math.inf), ((0, 0), 2), ((3, 0), 1), ((0, 3), math.inf), ((0, 3), 2), ((0, 3), 1))]
+        L.linalg.norm(L.zeros(2, 0, 0), 1, dim=(1, 2), keepdim=True)
+        L.linalg.norm(L.zeros(0, 0), -1)
+    """,
+    "numbers too large": """
+        L.zeros(3).__setitem__(0, 1e300)
+        L.zeros(3).__setitem__([0], 1e39)
+        x = L.zeros(3, dtype=L.float16); x[0] = 1e6; x
+        L.zeros(2, dtype=L.complex64).__setitem__(0, 1e39 + 1e39j)
+        x = L.zeros(2, dtype=L.complex64); x[0] = math.inf; x
+        x = L.zeros(3); x[0] = 2 + 0j; x[1] = -math.inf; x
+        L.zeros(3).__setitem__(0, 2 + 1j)
+        x = L.zeros(3, dtype=L.int32); x[0] = 2 + 0j; x
+        L.zeros(3).fill_(1e300)
+        L.zeros(3, dtype=L.float64).fill_(1e300), L.zeros(3).fill_(3e38), L.zeros(3).fill_(math.inf), L.zeros(3).fill_(nan)
+        L.zeros(3, dtype=L.float16).fill_(1e6)
+        L.zeros(2, dtype=L.bfloat16).fill_(1e39)
+        L.full((2,), 1e39), L.full((2,), 1e39, dtype=L.float64)
+        L.full((2,), 1e39, dtype=L.complex64)
+        L.full((2,), 1e39, dtype=L.float64)
+        L.zeros(3, dtype=L.float16).masked_fill(L.tensor([True, False, True]), -1e9)
+        L.zeros(3).masked_fill(L.tensor([True, False, True]), -1e9)
+        L.zeros(2).index_fill(0, L.tensor([0]), 1e39)
+        L.zeros(2).scatter(0, L.tensor([0]), 1e39)
+    """,
+    "choices between numbers": """
+        [L.where(c, *pair) for c in (L.tensor([True, False]), L.tensor(True), L.zeros(0, dtype=L.bool)) for pair in ((1, 0), (True, False), (True, 0), (2**40, -1), (1.5, 0))]
+        L.where(L.tensor([[True], [False]]), 1, L.arange(3))
+    """,
     "numpy's names": """
         reals(3, 4).sum(axis=0, keepdims=True)
         reals(3, 4).mean(axis=-1)
@@ -268,7 +317,19 @@ TABLES = {
         L.searchsorted(reals(2, 3), reals(3, 3))
         L.unique(L.tensor([3, 1, 3, 2]), return_inverse=True, return_counts=True), L.unique(L.tensor([2.0, 1.0, 2.0])), L.unique(L.tensor([True, False, True]), return_counts=True)
     """,
+    "progressions of integers": """
+        L.arange(0, 1, 0.1, dtype=L.int32), L.arange(-0.5, 3, 0.9, dtype=L.int32), L.arange(0.5, 4.5, dtype=L.uint8)
+        L.arange(10, 0, -2.5, dtype=L.int16), L.arange(0.5, 4.5, dtype=L.int64), L.arange(5, dtype=L.int32), L.arange(3, 9, 2, dtype=L.float64)
+        L.arange(0, 64, 0.5, dtype=L.int64)
+        L.arange(0, 1, 0)
+        L.arange(1, 0)
+        L.arange(10, 0, 0.9, dtype=L.int32)
+    """,
     "integers by index": """
+        L.zeros(4).put_(L.tensor([1, 2], dtype=L.int32), L.ones(2))
+        L.zeros(4).put(L.tensor([1, 2], dtype=L.int16), L.ones(2))
+        L.zeros(4).take(L.tensor([1, 2], dtype=L.int32))
+        [L.isclose(L.tensor([2**53 + 1, 2**62, 5]), L.tensor([2**53, 2**62 + 1, 5]), rtol=0, atol=a) for a in (0, 0.5)]
         i = L.tensor([[0, 2, 0], [1, 1, 1]]); [L.ones(2, 3, dtype=t).scatter_reduce(d, i * d, ints(2, 3).to(t), r, include_self=s) for t in (L.int64, L.int32, L.uint8) for d in (0, 1) for r in ("sum", "prod", "mean", "amax", "amin") for s in (True, False)]
         [L.ones(4, dtype=t).index_add(0, L.tensor([1, 1, 3]), ints(3).to(t), alpha=2) for t in (L.int64, L.int16, L.uint8)]
         [L.ones(4, dtype=t).scatter_add(0, L.tensor([1, 1, 3]), ints(3).to(t)) for t in (L.int64, L.int16, L.uint8)]
@@ -343,6 +404,16 @@ TABLES = {
         x = leaf(3, 4); grads(F.normalize(x) + F.normalize(x, 1.0, 0) + F.normalize(x, dim=1, eps=10.0), x)
     """,
     "autograd": """
+        x = leaf(3); y = x * 1; grads(y.heaviside_(L.ones(3, dtype=L.float64)), x)
+        x, z = leaf(3), leaf(2, 3, seed=1); grads(L.nextafter(x, z), x, z)
+        x = leaf(3); y = x * 1; grads(y.nextafter_(L.zeros(3, dtype=L.float64)), x)
+        x = leaf(3, 3); grads(L.linalg.matrix_power(x, 0), x)
+        x, y = leaf(1, 2, 3), leaf(2, 1, 3, seed=1); (g,) = L.autograd.grad(F.cosine_similarity(x, y, dim=-2).sum(), x, create_graph=True); [g, *L.autograd.grad((g * g).sum(), (x, y))]
+        x, y = leaf(2, 3), leaf(2, 1, 3, seed=1); (g,) = L.autograd.grad(F.cosine_similarity(x, y, dim=-1).sum(), x, create_graph=True); [g, *L.autograd.grad((g * g).sum(), (x, y))]
+        x, w = leaf(), leaf(1, seed=2); (g,) = L.autograd.grad(F.prelu(x, w), w, create_graph=True); [g, *L.autograd.grad((g * g).sum(), x)]
+        x, w = leaf(0, 2), leaf(2); (g,) = L.autograd.grad(F.group_norm(x, 1, w).sum(), x, create_graph=True); [g, *L.autograd.grad((g * g).sum(), (x, w), allow_unused=True)]
+        L.func.jvp(lambda x: tuple(x.sort()), (reals(4),), (reals(4, seed=1),))
+        L.func.jvp(lambda x: (x > 0, x * x), (reals(4),), (reals(4, seed=1),))
         x = leaf(3); y = x * 1; y.zero_(); grads(y, x)
         x = leaf(3); y = x * 1; y.copy_(L.zeros(3, dtype=L.float64)); grads(y, x)
         x, z = leaf(3), leaf(2); L.autograd.grad(x.sum(), [x, z], materialize_grads=True)
@@ -375,6 +446,12 @@ TABLES = {
         o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.5, 3, "linear"); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(5)]
         r = []; o = L.optim.SGD([leaf(1)], lr=0.3); h = o.register_state_dict_post_hook(lambda o, s: r.append(1)); o.register_load_state_dict_pre_hook(lambda o, s: r.append(2)); o.load_state_dict(o.state_dict()); r
     """,
+    "complex numbers": """
+        z = [(L.view_as_complex(reals(2, 3, 2, seed=i))).requires_grad_() for i in range(3)]; y = F.pairwise_distance(*z[:2]); y.sum().backward(); [y, z[0].grad, z[1].grad]
+        z = [(L.view_as_complex(reals(2, 3, 2, seed=i))).requires_grad_() for i in range(3)]; y = F.triplet_margin_loss(*z, swap=True, margin=2.0); y.backward(); [y, *[x.grad for x in z]]
+        z = [(L.view_as_complex(reals(2, 3, 2, seed=i))).requires_grad_() for i in range(2)]; y = F.rms_norm(z[0], (3,), z[1][0]); (y * L.view_as_complex(reals(2, 3, 2, seed=5))).sum().real.backward(); [y, *[x.grad for x in z]]
+        p = L.view_as_complex(reals(3, 2)).requires_grad_(); o = L.optim.Adagrad([p], 0.1, initial_accumulator_value=0.1); (p * p.conj()).real.sum().backward(); o.step(); p
+    """,
     "lazy": """
         m = nn.LazyLinear(3); m
         m = nn.LazyLinear(3, bias=False); y = m(L.ones(2, 5)); [m, y.shape, m.weight.shape]
@@ -387,6 +464,15 @@ TABLES = {
         nn.LazyConv2d(4, 3)(L.ones(5))
     """,
     "errors": """
+        L.narrow(L.zeros(3), 0, 4, 0)
+        L.narrow(L.zeros(3), 0, -4, 1)
+        L.narrow(L.zeros(3), 0, 2, 2)
+        L.rot90(L.zeros(3))
+        L.rot90(L.zeros(3, 3), 1, (0, 5))
+        L.unbind(L.tensor(1.0))
+        L.hsplit(L.zeros(4, 4), "abc")
+        L.signal.windows.hann(3, dtype=L.int64)
+        L.optim.Adam([leaf(2)], betas=(0.9, L.tensor(0.99)))
         F.conv2d(L.zeros(1, 3, 5, 5), L.zeros(3, 2, 3, 3))
         F.linear(L.zeros(2, 3), L.zeros(2, 2))
         F.linear(L.zeros(2, 3), L.zeros(2, 3, dtype=L.float64))

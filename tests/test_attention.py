@@ -185,8 +185,6 @@ def test_messages():
         call(fastdl.zeros(2, 6, 5, 8), q, q)
     with pytest.raises(ValueError, match=r"must divide those of query, got 4 for query .* and 3 for key"):
         call(fastdl.zeros(2, 4, 5, 8), q, q, enable_gqa=True)
-    with pytest.raises(ValueError, match="cannot be combined with attn_mask"):
-        call(q, q, q, fastdl.zeros(5, 5), is_causal=True)
     with pytest.raises(TypeError, match=r"attn_mask must be bool .* got int64"):
         call(q, q, q, fastdl.zeros(5, 5, dtype=fastdl.int64))
     for shape in ((5,), (4, 5), (2, 5, 5), (1, 1, 1, 5, 5), (4, 3, 5, 5)):

@@ -50,5 +50,5 @@ def test_options_and_mistakes():
     ):
         with pytest.raises(ValueError, match=text):
             call()
-    with pytest.raises(TypeError, match="floating-point dtype"):
+    with pytest.raises(ValueError, match="floating-point dtype"):
         windows.hann(4, dtype=fastdl.int64)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastdl.autograd import enable_grad, no_grad
 from fastdl.autograd import grad as _gradients
+from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.errors import not_a_tensor
 from fastdl.nn.modules.module import Module
 from fastdl.ops.parts import select_dim
@@ -344,6 +345,9 @@ def jvp(
         output, aux = _with_aux("jvp", func(*new), has_aux, inputs)
         along = []
         for y in _tensors(output):
+            if y._data.dtype.kind not in DIFFERENTIABLE:  # indices and comparisons do not move
+                along.append(y.detach().new_zeros(y.shape))
+                continue
             # The gradient for weights is linear in them: its own gradient is the product wanted.
             weights = y.detach().new_zeros(y.shape).requires_grad_()
             pulled = _gradient(y, inputs, weights)

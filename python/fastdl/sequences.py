@@ -12,6 +12,7 @@ from fastdl.arrays import pooled_copy
 from fastdl.creation import finish, ignore
 from fastdl.devices import cupy, resolve
 from fastdl.dtypes import as_dtype, float32, float64, get_default_dtype, int64
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast
 from fastdl.tensor import Tensor
@@ -45,25 +46,23 @@ def arange(
         if end is None:
             raise TypeError("arange: needs at least the end, as in arange(5)")
     start, end, step = _number(start), _number(end), _number(step)
-    count = None
-    if dtype is not None and as_dtype("arange", dtype).kind in "iu":
-        if (
-            as_dtype("arange", dtype) != int64 and step
-        ):  # PyTorch counts before it truncates, for int64 after it
-            count = ceil((end - start) / step)
+    d = None if dtype is None else as_dtype("arange", dtype)
+    if not (isfinite(start) and isfinite(end) and isfinite(step)):
+        raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
+    if d is int64:
         start, end, step = int(start), int(end), int(step)
     whole = isinstance(start, int) and isinstance(end, int) and isinstance(step, int)
-    d = as_dtype("arange", dtype) if dtype is not None else int64 if whole else get_default_dtype()
     if step == 0:
-        raise RuntimeError("arange: step must not be 0")
-    if not whole and not (isfinite(start) and isfinite(end) and isfinite(step)):
-        raise RuntimeError(f"arange: start, end and step must be finite, got {start}, {end}, {step}")
+        raise ArgumentError("arange: step must not be 0")
     if (end - start) * step < 0:
-        raise RuntimeError(
+        raise ArgumentError(
             f"arange: from {start} to {end} with step {step}: the bounds contradict the sign of the step"
         )
-    if count is None:
-        count = -((start - end) // step) if whole else ceil((end - start) / step)
+    count = -((start - end) // step) if whole else ceil((end - start) / step)
+    if d is None:
+        d = int64 if whole else get_default_dtype()
+    elif d.kind in "iu" and not whole:  # PyTorch counts before it truncates, for int64 after it
+        whole, start, step = True, int(start), int(step)
     where = resolve("arange", device)
     if whole and where.type == "cuda":
         xp = cupy()

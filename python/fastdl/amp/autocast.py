@@ -29,6 +29,7 @@ from fastdl.ops import (
     ctc_loss,
     distance,
     einsum,
+    grid,
     likelihood_loss,
     linear,
     margin_loss,
@@ -51,7 +52,6 @@ LOW: tuple[type[Op], ...] = (
     linear.MatMul,
     linear.AddMatMul,
     linear.Outer,
-    bilinear.Bilinear,
     einsum.Einsum,
     conv.Conv,
     conv.ConvTranspose,
@@ -104,6 +104,7 @@ MIXED: tuple[type[Op], ...] = (
     margin_loss.MultilabelSoftMarginLoss,
     distance.CosineSimilarity,
     distance.PairwiseDistance,
+    bilinear.Bilinear,
 )
 """Operations whose inputs may have several dtypes: in float32 on GPUs, in the widest of the inputs' on the CPU."""
 
@@ -135,6 +136,7 @@ WIDE: tuple[type[Op], ...] = (
 CPU_WIDE: tuple[type[Op], ...] = (
     *LOSSES,
     ctc_loss.CtcLoss,
+    grid.GridSample,
     reduce.Prod,
     unpool.MaxUnpool,
 )

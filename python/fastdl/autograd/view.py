@@ -22,7 +22,7 @@ from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, bool_, can_store
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, can_store
 from fastdl.kernels import is_writable
 from fastdl.tensor import Tensor
 from fastdl.tensor_autograd import RetainGrad
@@ -296,6 +296,8 @@ def in_place(
             result = function(before, *args, **options)
         if result._data.dtype is bool_ and not name.startswith("logical_"):
             return self.copy_(result)  # a comparison has no gradient (PyTorch's logical ones pass it on)
+        if result._node is None and self._requires_grad and result._data.dtype.kind in DIFFERENTIABLE:
+            raise RuntimeError(f"{name}: the derivative of {name} is not implemented")
         return write(name, self, result)
 
     method.__name__ = name

@@ -125,11 +125,21 @@ _BY_VALUE = frozenset(
 )
 
 
+_WITH_PIVOTS = frozenset(("lu_permutation", "lu_solve"))
+
+
 def on_zeros(name: str, function: Any, arguments: Any, options: dict[str, Any]) -> Any:
     """What the results of ``function`` are like."""
     if any([isinstance(a, np.ndarray) and a.ndim for a in arguments]):
         raise TypeError(f"{name}: arrays with values among arrays without")
-    return like(function(*zeros(arguments), **{key: zeros(value) for key, value in options.items()}))
+    if name == "cholesky":  # zeros have none
+        return MetaArray.like(arguments[0])
+    given = zeros(arguments)
+    if name in _WITH_PIVOTS:  # numbers of rows, from 1
+        for a in given:
+            if isinstance(a, np.ndarray) and a.dtype == np.int32:
+                a.fill(1)
+    return like(function(*given, **{key: zeros(value) for key, value in options.items()}))
 
 
 class MetaKernels:

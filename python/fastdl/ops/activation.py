@@ -216,7 +216,9 @@ class Prelu(Op):
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         def composed(x: Tensor, weight: Tensor) -> Tensor:
-            if weight.numel() > 1 and x.ndim > 2:
+            if x.ndim == 0:
+                weight = weight.reshape(())
+            elif weight.numel() > 1 and x.ndim > 2:
                 weight = weight.reshape(-1, *[1] * (x.ndim - 2))
             return (x * weight).where(x <= 0, x)
 

@@ -6,13 +6,25 @@ Operands are arrays of one dtype (or Python numbers); operations convert to the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastdl.arrays import assign, pooled_copy
-from fastdl.dtypes import FLOATING, bool_, complex128, float32, float64, int64, is_common_integer
+from fastdl.dtypes import (
+    DIFFERENTIABLE,
+    FLOATING,
+    bool_,
+    complex128,
+    float32,
+    float64,
+    floating_info,
+    int64,
+    is_common_integer,
+    real_dtype,
+)
 from fastdl.errors import ArgumentError
 from fastdl.kernels import MetaArray, array, is_array, on_device, select
 from fastdl.ops.axes import kept_shape
@@ -41,11 +53,15 @@ def empty_as_it_lies(x: Any) -> Any:
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
     """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
+    if value.__class__ is complex and dtype.kind == "b":
+        return value != 0
     if value.__class__ is complex and dtype.kind != "c":
         if value.imag:
             raise RuntimeError(f"{op}: value cannot be converted to dtype {dtype} without overflow: {value}")
         value = value.real
     if dtype.kind not in "iu":
+        if (value.__class__ is float or value.__class__ is complex) and not abs(value) < _SMALL:
+            _check_range(op, value, dtype)
         return value
     info = np.iinfo(dtype)
     try:
@@ -57,6 +73,18 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
     if not info.min <= whole <= info.max:
         raise RuntimeError(f"{op}: {value} does not fit into dtype {dtype}")
     return whole
+
+
+_SMALL = 65504  # every floating-point dtype holds what is smaller
+
+
+def _check_range(op: str, value: complex, dtype: Any) -> None:
+    """Refuse a finite number that would become infinite."""
+    if dtype.kind not in DIFFERENTIABLE or dtype.itemsize == (16 if dtype.kind == "c" else 8):
+        return
+    most = float(floating_info(real_dtype(dtype)).max)
+    if any([math.isfinite(part) and abs(part) > most for part in (value.real, value.imag)]):
+        raise RuntimeError(f"{op}: value cannot be converted to type {dtype} without overflow: {value}")
 
 
 def zeros(shape: Any, dtype: Any, like: Any = None) -> Any:

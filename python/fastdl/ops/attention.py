@@ -268,7 +268,7 @@ def scaled_dot_product_attention(
             dtype (added to the scores; gets a gradient if it requires one). A query that may look at nothing
             gives zeros.
         dropout_p: probability of a weight being dropped. Active whenever it is > 0: pass 0 in evaluation.
-        is_causal: query i sees keys 0 .. i only; not together with ``attn_mask``.
+        is_causal: query i sees keys 0 .. i only, of those that ``attn_mask`` shows.
         scale: of the scores, 1 / sqrt(E) by default.
         enable_gqa: key and value may have fewer heads; each serves H / heads query heads in a row.
 
@@ -277,7 +277,7 @@ def scaled_dot_product_attention(
         where query came from ``.unflatten(2, (H, E)).transpose(1, 2)``.
 
     Raises:
-        ValueError: if shapes do not fit, dropout_p is no probability, or causal and mask are combined.
+        ValueError: if shapes do not fit, dropout_p is no probability, or a ``CausalBias`` comes with is_causal.
         TypeError: for dtypes that differ or are not supported.
 
     Example:
@@ -289,10 +289,9 @@ def scaled_dot_product_attention(
     """
     q, k, v = query._data, key._data, value._data
     _check(q, k, v, dropout_p)
-    if attn_mask is not None and is_causal:
+    if is_causal and hasattr(attn_mask, "variant"):
         raise ValueError(
-            "scaled_dot_product_attention: is_causal=True cannot be combined with attn_mask; merge the causal "
-            "mask into it (mask & fastdl.ones(L, S, dtype=fastdl.bool).tril() for bool)"
+            "scaled_dot_product_attention: attn_mask is a CausalBias, which needs no is_causal=True"
         )
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if q.shape[-1] else 1.0

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import replay
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
+from fastdl.ops.cast import to
 from fastdl.ops.reduction import (
     check_reduction,
     matching_target,
+    promoted,
     reduce_graph,
     spread_weight,
     upstream,
@@ -134,7 +137,7 @@ def binary_cross_entropy_with_logits(
 
     Args:
         input: logits of any shape.
-        target: of input's shape and dtype.
+        target: of input's shape; its dtype is the result's.
         weight: factors that broadcast to input's shape.
         pos_weight: factors p of the positive term, likewise; usually one per class, the last dimension.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -150,13 +153,19 @@ def binary_cross_entropy_with_logits(
     op = "binary_cross_entropy_with_logits"
     reduction = check_reduction(op, size_average, reduce, reduction)
     _same_shape(op, input, target)
-    return BinaryCrossEntropyWithLogits.apply(  # type: ignore[no-any-return]
-        input,
-        matching_target(op, input, target),
-        spread_weight(op, "weight", weight, input),
-        spread_weight(op, "pos_weight", pos_weight, input),
+    x, t = promoted(input, target)
+    weights = [
+        None if w is None else w if mode.autocast is not None else to(w, x._data.dtype)
+        for w in (weight, pos_weight)
+    ]
+    loss = BinaryCrossEntropyWithLogits.apply(
+        x,
+        matching_target(op, x, t),
+        spread_weight(op, "weight", weights[0], x),
+        spread_weight(op, "pos_weight", weights[1], x),
         reduction=reduction,
     )
+    return loss if t is target else to(loss, target._data.dtype)
 
 
 def _same_shape(op: str, input: Tensor, target: Tensor) -> None:

@@ -40,6 +40,9 @@ from fastdl.ops import (
     unary,
     unfold,
 )
+from fastdl.ops import (
+    norm as normalisation,
+)
 from fastdl.ops.complex import ComplexAbs, Join, ViewAsComplex, ViewAsReal, imag, real, real_zeros
 from fastdl.ops.complex_arithmetic import (
     HOLOMORPHIC,
@@ -256,6 +259,7 @@ complex_rules.update(dict.fromkeys(_PAIRS, by_pairs))
 complex_rules.update(
     {
         linear.Linear: _formula(linear_layer),
+        normalisation.RMSNorm: _formula(normalisation.rms_normalised),
         reduce.Mean: _formula(mean),
         reduce.Norm: _formula(norm),
         reduce.Var: _formula(variance),

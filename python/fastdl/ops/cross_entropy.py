@@ -12,7 +12,7 @@ from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import select
-from fastdl.ops.reduction import REDUCTIONS, check_reduction, reduce_graph, same_dtype
+from fastdl.ops.reduction import REDUCTIONS, check_reduction, promoted, reduce_graph, same_dtype
 from fastdl.ops.softmax import LogSoftmax, Softmax
 from fastdl.tensor import Tensor
 
@@ -241,7 +241,7 @@ def cross_entropy(
                 f"must be floating point, got {t.dtype}. Class indices would have shape "
                 f"{x.shape[:1] + x.shape[2:]}"
             )
-        same_dtype("cross_entropy", "target", target, input)
+        input, target = promoted(input, target)
         if ignore_index >= 0:
             raise ArgumentError(
                 f"cross_entropy: ignore_index is for targets of class indices, got {ignore_index} with probabilities; "

@@ -24,12 +24,13 @@ from fastdl.ops.reduce import vector_norm
 from fastdl.ops.reduction import (
     REDUCTIONS,
     check_reduction,
+    promoted,
     reduce_graph,
     reduce_losses,
     same_dtype,
     upstream,
 )
-from fastdl.ops.views import reshape, unsqueeze
+from fastdl.ops.views import broadcast_tensors, reshape, unsqueeze
 from fastdl.sequences import triu_indices
 from fastdl.tensor import Tensor
 
@@ -76,6 +77,7 @@ class CosineSimilarity(Op):
 
     def backward_graph(self, grad: Tensor) -> Any:
         def composed(x1: Any, x2: Any) -> Any:
+            x1, x2 = broadcast_tensors(x1, x2)
             lengths = [vector_norm(x, 2, self.dim, True).clamp(min=float(self.eps)) for x in (x1, x2)]
             return (x1 * x2 / (lengths[0] * lengths[1])).sum(self.dim)
 
@@ -220,6 +222,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
         tensor([1., 0.])
     """
     op = "cosine_similarity"
+    x1, x2 = promoted(x1, x2)
     same_dtype(op, "x2", x2, x1)
     if x1._data.dtype.kind not in FLOATING:
         raise DtypeError(f"{op}: x1 must be float32 or float64, got {x1._data.dtype}")
@@ -235,12 +238,12 @@ def pairwise_distance(
     """|x1 - x2 + eps|_p over the last dimension; shapes broadcast.
     See ``torch.nn.functional.pairwise_distance``."""
     op = "pairwise_distance"
-    x1, x2 = floating(x1), floating(x2)
+    x1, x2 = promoted(floating(x1), floating(x2))
     same_dtype(op, "x2", x2, x1)
     if max(x1._data.ndim, x2._data.ndim) == 0:
         raise ArgumentError(f"{op}: x1 and x2 must have at least one dimension")
-    if p < 0:
-        raise ArgumentError(f"{op}: p must not be negative, got {p}")
+    if p < 0 or x1._data.dtype.kind == "c":
+        return vector_norm(x1 - x2 + eps, p, -1, keepdim)
     return PairwiseDistance.apply(x1, x2, p=float(p), eps=eps, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
@@ -260,7 +263,7 @@ def cosine_embedding_loss(
     op = "cosine_embedding_loss"
     if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
         reduction = check_reduction(op, size_average, reduce, reduction)
-    input1, input2 = floating(input1), floating(input2)
+    input1, input2 = promoted(floating(input1), floating(input2))
     same_dtype(op, "input2", input2, input1)
     a, b, t = input1._data, input2._data, target._data
     if t.ndim > 1 or a.ndim != t.ndim + 1 or a.shape != b.shape or a.shape[:-1] != t.shape:
@@ -306,9 +309,23 @@ def triplet_margin_loss(
         raise ArgumentError(
             f"{op}: anchor, positive and negative of shapes {shapes[0]}, {shapes[1]} and {shapes[2]} do not broadcast"
         ) from None
-    anchor, positive, negative = floating(anchor), floating(positive), floating(negative)
+    anchor, positive, negative = promoted(floating(anchor), floating(positive), floating(negative))
     same_dtype(op, "positive", positive, anchor)
     same_dtype(op, "negative", negative, anchor)
+    if p < 0 or anchor._data.dtype.kind == "c":
+
+        def distance(x1: Tensor, x2: Tensor) -> Tensor:
+            return pairwise_distance(x1, x2, p, eps)
+
+        return triplet_margin_with_distance_loss(
+            anchor,
+            positive,
+            negative,
+            distance_function=distance,
+            margin=margin,
+            swap=swap,
+            reduction=reduction,
+        )
     return TripletMarginLoss.apply(  # type: ignore[no-any-return]
         anchor, positive, negative, margin=margin, norm=float(p), eps=eps, swap=swap, reduction=reduction
     )

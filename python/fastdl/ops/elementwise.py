@@ -13,6 +13,7 @@ from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import (
+    DIFFERENTIABLE,
     FLOATING,
     bool_,
     complex64,
@@ -28,6 +29,7 @@ from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
 from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, has_integer_kernels, operand, places
+from fastdl.ops.cast import to
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
 from fastdl.ops.out import apply_into, into, store
@@ -54,6 +56,8 @@ class Where(Op):
         if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
         if (dtype is bool_ or is_common_integer(dtype)) and not on_device(condition):
+            if not (is_array(x) or is_array(y)):
+                x = np.asarray(x, dtype)
             return select(condition).where_forward(condition, x, y)
         if dtype is complex64 and not on_device(condition):  # by their bytes
             x, y = [np.asarray(side, dtype).view(int64) for side in (x, y)]
@@ -362,8 +366,10 @@ def addcmul(
     if older:  # (input, value, tensor1, tensor2)
         older_order("addcmul", tensor1, (tensor2, *older), 2, "input, tensor1, tensor2, *, value=1")
         value, tensor1, (tensor2,) = tensor1, tensor2, older  # type: ignore[assignment]
-    if input._data.dtype.kind in "iu":
-        return add(input, mul(mul(tensor1, tensor2), value), out=out)
+    if input._data.dtype.kind not in DIFFERENTIABLE:
+        dtype = common_dtype(input._data, tensor1._data, tensor2._data)
+        if dtype.kind in "iu":
+            return add(input, mul(mul(to(tensor1, dtype), to(tensor2, dtype)), value), out=out)
     return apply_into(out, Addcmul, input, tensor1, tensor2, value=value)
 
 

@@ -26,6 +26,13 @@ from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor
 
 
+def long_index(op: str, index: Any) -> Any:
+    """An index tensor's array, checked to be int64."""
+    if isinstance(index, Tensor) and index._data.dtype is not int64:
+        raise RuntimeError(f"{op}: index must have dtype int64, got {index._data.dtype}")
+    return _index(op, index)
+
+
 def _index(op: str, index: Any) -> Any:
     """An index tensor's array, checked to be integer, as int64."""
     if not isinstance(index, Tensor):
@@ -475,7 +482,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor, *, out: Ten
 
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flattened tensor; negative indices count from the end. See ``torch.take``."""
-    indices = _index("take", index)
+    indices = long_index("take", index)
     n = input.numel()
     flat = reshape(input, (n,))
     if not on_device(flat._data):

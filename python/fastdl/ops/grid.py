@@ -21,6 +21,7 @@ from fastdl.ops.compare import gt, logical_and, lt
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.gather import gather
 from fastdl.ops.linear import matmul
+from fastdl.ops.reduction import same_dtype
 from fastdl.ops.unary import abs, floor
 from fastdl.ops.views import reshape, unsqueeze
 from fastdl.sequences import linspace
@@ -99,10 +100,7 @@ def grid_sample(
             "grid_sample: expects input (N, C, H, W) with grid (N, H_out, W_out, 2), or (N, C, D, H, W) with "
             f"(N, D_out, H_out, W_out, 3), got {input.shape} and {grid.shape}"
         )
-    if input.dtype != grid.dtype:
-        raise RuntimeError(
-            f"grid_sample: input and grid must have one dtype, got {input.dtype} and {grid.dtype}"
-        )
+    same_dtype("grid_sample", "grid", grid, input)
     if mode == "bicubic" and rank == 3:
         raise ArgumentError("grid_sample: mode 'bicubic' needs a 4-D input")
     extents = input.shape[2:]

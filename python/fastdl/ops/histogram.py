@@ -11,6 +11,7 @@ from fastdl.kernels import array, select
 from fastdl.ops.arrays import cast, empty
 from fastdl.ops.host import on_host
 from fastdl.printing import named_lines
+from fastdl.sequences import linspace
 from fastdl.tensor import Tensor
 
 __all__ = ["histc", "histogram", "histogramdd"]
@@ -87,7 +88,8 @@ def histogram(
             raise RuntimeError(f"histogram: range must be finite and rise, got [{low}, {high}]")
         if low == high:
             low, high = low - 0.5, high + 0.5
-        edges = np.linspace(low, high, bins + 1)
+        # As PyTorch computes them, in the dtype of the data: what lies on an edge falls into the same bin.
+        edges = linspace(float(low), float(high), bins + 1, dtype=x.dtype)._data
     weights = None if weight is None else weight._data.reshape(-1)
     counts = np.histogram(x.reshape(-1), edges, weights=weights, density=density)[0]
     return Histogram(Tensor._wrap(counts.astype(x.dtype)), Tensor._wrap(edges.astype(x.dtype)))

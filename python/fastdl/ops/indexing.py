@@ -18,7 +18,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.devices import device_of, to_device
-from fastdl.dtypes import DIFFERENTIABLE, bool_, int64
+from fastdl.dtypes import DIFFERENTIABLE, bool_, int64, is_half
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import capture, is_array, on_device, select
@@ -428,9 +428,11 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     basic, advanced = _parse(data.shape, key)
     if isinstance(value, Tensor):
         array = value._data
-    elif value.__class__ is float or value.__class__ is int:
-        value = filler("setitem", value, data.dtype)
-        array = np.asarray(value, data.dtype) if -_SMALL < value < _SMALL else as_array(value)
+    elif value.__class__ is float or value.__class__ is int or value.__class__ is complex:
+        if not is_half(data.dtype):  # there PyTorch stores infinity, as a conversion does
+            value = filler("setitem", value, data.dtype)
+        small = value.__class__ is not complex and -_SMALL < value < _SMALL
+        array = np.asarray(value, data.dtype) if small else as_array(value)
     else:
         array = as_array(value)
     if array.ndim == 0 and array.__class__ is not data.__class__ and device_of(array) is not device_of(data):

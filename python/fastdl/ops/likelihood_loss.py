@@ -20,7 +20,7 @@ from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import full as filled
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.pointwise_loss import PointwiseLoss, unbroadcast
-from fastdl.ops.reduction import check_reduction, matching_target, reduce_graph, same_dtype
+from fastdl.ops.reduction import check_reduction, matching_target, promoted, reduce_graph, same_dtype
 from fastdl.tensor import Tensor
 
 
@@ -135,6 +135,7 @@ def kl_div(
     See ``torch.nn.functional.kl_div``.
     """
     op = "kl_div"
+    input, target = promoted(input, target)
     if reduction == "batchmean" and size_average is None and reduce is None:
         target = matching_target(op, input, target)
         return KlDivBatchMean.apply(input, target, options=(log_target, "sum"))  # type: ignore[no-any-return]
@@ -163,7 +164,7 @@ def poisson_nll_loss(
     See ``torch.nn.functional.poisson_nll_loss``."""
     op = "poisson_nll_loss"
     reduction = check_reduction(op, size_average, reduce, reduction)
-    input = floating(input)
+    input, target = promoted(floating(input), target)
     target = matching_target(op, input, target, convert=True)
     return PoissonNllLoss.apply(  # type: ignore[no-any-return]
         input, target, options=(log_input, full, eps, reduction)
@@ -185,6 +186,10 @@ def gaussian_nll_loss(
     """
     op = "gaussian_nll_loss"
     reduction = check_reduction(op, None, None, reduction)
+    if isinstance(var, Tensor):
+        input, target, var = promoted(input, target, var)
+    else:
+        input, target = promoted(input, target)
     target = matching_target(op, input, target, convert=True)
     shape = input._data.shape
     if isinstance(var, Tensor):

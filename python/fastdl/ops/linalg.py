@@ -251,13 +251,16 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     check_matrix("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
-    result = Tensor._wrap(np.broadcast_to(eye(A.shape[-1], A._data.dtype, A._data), A.shape).copy())
-    first = True
+    if n == 0:  # whose gradient is 0
+        return A.masked_fill(Tensor._wrap(np.ones((), np.bool_)), 0.0) + Tensor._wrap(
+            eye(A.shape[-1], A._data.dtype, A._data)
+        )
+    result: Any = None
     while n:
         if n % 2:
-            result, first = (A if first else matmul(result, A)), False
+            result = A if result is None else matmul(result, A)
         A, n = (matmul(A, A) if n > 1 else A), n // 2
-    return result
+    return result  # type: ignore[no-any-return]
 
 
 def matrix_exp(A: Tensor) -> Tensor:
@@ -322,6 +325,11 @@ def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     return _cross(input, other, dim)
 
 
+def _largest(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """The largest of numbers that are not negative: 0 of none."""
+    return amax(x, dim, keepdim) if x._data.shape[dim] else sum(x, dim, keepdim)
+
+
 def matrix_norm(
     A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor:
@@ -340,12 +348,12 @@ def matrix_norm(
         summed = rows if builtins.abs(ord) == 1 else columns
         other = columns if summed == rows else rows
         totals = sum(abs(A), summed, True)
-        result = (amax if ord > 0 else amin)(totals, other, True)
+        result = (_largest if ord > 0 else amin)(totals, other, True)
     elif ord in (2, -2, "nuc"):
         if columns != A.ndim - 1 or rows != A.ndim - 2:
             A = movedim(A, (rows, columns), (-2, -1))
         values = svdvals(A)
-        result = sum(values, -1) if ord == "nuc" else (amax if ord == 2 else amin)(values, -1)
+        result = sum(values, -1) if ord == "nuc" else (_largest if ord == 2 else amin)(values, -1)
         if not keepdim:
             return result
         for d in sorted((rows, columns)):

@@ -19,6 +19,7 @@ from fastdl.ops.host import on_host
 from fastdl.ops.reduction import (
     check_reduction,
     matching_target,
+    promoted,
     reduce_graph,
     reduce_losses,
     same_dtype,
@@ -212,6 +213,7 @@ def multilabel_soft_margin_loss(
     op = "multilabel_soft_margin_loss"
     reduction = check_reduction(op, size_average, reduce, reduction)
     _same_shape(op, input, target)
+    input, target = promoted(input, target)
     return MultilabelSoftMarginLoss.apply(  # type: ignore[no-any-return]
         input,
         matching_target(op, input, target, convert=True),

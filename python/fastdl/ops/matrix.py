@@ -15,7 +15,7 @@ from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
 from fastdl.errors import not_a_tensor
-from fastdl.kernels import select
+from fastdl.kernels import MetaArray, select
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.ops.complex_kernels import product
@@ -49,8 +49,13 @@ def triangle(x: Any, diagonal: int, lower: bool) -> Any:
     return select(x).triangle(x, diagonal, lower)
 
 
+def failed(info: Any) -> bool:
+    """Is there a matrix without a result? Not among those without values."""
+    return info.__class__ is not MetaArray and bool(info.any())
+
+
 def _refuse_singular(op: str, a: Any, info: Any) -> None:
-    if info.any():
+    if failed(info):
         raise LinAlgError(
             f"{op}: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} singular; "
             "linalg.lstsq and linalg.pinv work on singular matrices, too"
@@ -59,7 +64,7 @@ def _refuse_singular(op: str, a: Any, info: Any) -> None:
 
 def spoil(result: Any, info: Any) -> Any:
     """NaN in the place of what ``info`` says there is none of; ``result`` is whatever a batch broadcast to."""
-    if info.any():
+    if failed(info):
         result = np.where((info != 0)[..., None, None], result.dtype.type(float("nan")), result)
     return result
 

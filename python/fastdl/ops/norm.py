@@ -15,7 +15,7 @@ import numpy as np
 
 from fastdl.autograd.graph import replay, stand_in
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32
+from fastdl.dtypes import float32, real_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, contiguous
@@ -169,6 +169,13 @@ class LayerNorm(Op):
         return replay(self, grad_y, composed, self.x, self.weight, bias)
 
 
+def rms_normalised(x: Any, weight: Any, length: int, eps: float) -> Any:
+    """:class:`RMSNorm` composed of other operations; of complex numbers PyTorch takes the square, too, not |x|^2."""
+    rows = x.reshape(-1, length)
+    y = rows * ((rows * rows).mean(1, True) + eps).rsqrt()
+    return _scaled(y, weight, None, (1, length)).reshape(x.shape)
+
+
 class RMSNorm(Op):
     saves = (0, 1)
     mixes_dtypes = True
@@ -189,12 +196,8 @@ class RMSNorm(Op):
         return grad_x, grad_weight
 
     def backward_graph(self, grad_y: Tensor) -> Any:
-        shape = self.x.shape
-
         def composed(x: Any, weight: Any) -> Any:
-            rows = x.reshape(-1, self.length)
-            y = rows * ((rows * rows).mean(1, True) + self.eps).rsqrt()
-            return _scaled(y, weight, None, (1, self.length)).reshape(shape)
+            return rms_normalised(x, weight, self.length, self.eps)
 
         return replay(self, grad_y, composed, self.x, self.weight)
 
@@ -226,7 +229,7 @@ class GroupNorm(Op):
         per_channel = (1, -1, *[1] * (x.ndim - 2))
 
         def composed(x: Any, weight: Any, bias: Any) -> Any:
-            groups = x.reshape(x.shape[0] * self.groups, -1)
+            groups = x.reshape(x.shape[0] * self.groups, math.prod(x.shape[1:]) // self.groups)
             return _scaled(_normalised(groups, (1,), self.eps).reshape(x.shape), weight, bias, per_channel)
 
         return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2]))
@@ -433,7 +436,7 @@ def rms_norm(
     if length == 0:
         return input.clone()
     if eps is None:
-        eps = 2.0**-52 if input._data.dtype.itemsize == 8 else 2.0**-23
+        eps = 2.0**-52 if real_dtype(input._data.dtype).itemsize == 8 else 2.0**-23
     return RMSNorm.apply(input, weight, length=length, eps=eps)  # type: ignore[no-any-return]
 
 

@@ -96,6 +96,8 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
         raise RuntimeError("narrow: a tensor of 0 dimensions cannot be narrowed")
     d = axis("narrow", dim, len(shape))
     first = to_int(start)
+    if not -shape[d] <= first <= shape[d]:
+        raise IndexError(f"narrow: start must be in [{-shape[d]}, {shape[d]}] for dim {dim}, got {start}")
     if first < 0:
         first += shape[d]
     if length < 0 or not 0 <= first <= shape[d] - length:
@@ -174,7 +176,7 @@ class Split(MultiView):
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """All entries along ``dim``, as views; see ``torch.unbind``."""
     if input._data.ndim == 0:
-        raise RuntimeError("unbind: a tensor of 0 dimensions has no entries")
+        raise IndexError("unbind: a tensor of 0 dimensions has no entries")
     d = axis("unbind", dim, input._data.ndim)
     return Unbind.apply(input, dim=d) if input._data.shape[d] else ()
 
@@ -268,6 +270,8 @@ def _split_along(op: str, input: Tensor, sections: Any, least: int, dim: int) ->
     shape = input._data.shape
     if len(shape) < least:
         raise RuntimeError(f"{op}: expects at least {least} dimensions, got shape {shape}")
+    if isinstance(sections, str):
+        raise TypeError(f"{op}: expects a number of parts or a tuple of places, got {sections!r}")
     if isinstance(sections, int) and (sections <= 0 or shape[dim] % sections):
         raise RuntimeError(f"{op}: {sections} parts do not divide dim {dim} of shape {shape}")
     return tensor_split(input, sections, dim)

@@ -24,6 +24,7 @@ from fastdl.ops.gather import (
     _index,
     check_range,
     from_front,
+    long_index,
     number_as_row,
     scatter_add,
     within,
@@ -320,7 +321,7 @@ def _flat(op: str, input: Tensor, index: Tensor, source: Tensor) -> tuple[Tensor
         raise IndexError(f"{op}: source has {source.numel()} elements, index {index.numel()}")
     if source._data.dtype != input._data.dtype:
         raise RuntimeError(f"{op}: source must have the tensor's dtype {input.dtype}, got {source.dtype}")
-    places = from_front(op, _index(op, index), input._data.size)
+    places = from_front(op, long_index(op, index), input._data.size)
     return reshape(input, (-1,)), reshape(source, (-1,)), places
 
 

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import replay
+from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import real_dtype
+from fastdl.dtypes import FLOATING, real_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import floating, logsigmoid
@@ -19,7 +20,14 @@ from fastdl.ops.arithmetic import sub
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.cast import to
 from fastdl.ops.promotion import promote_types
-from fastdl.ops.reduction import check_reduction, matching_target, reduce_graph, same_dtype, upstream
+from fastdl.ops.reduction import (
+    check_reduction,
+    matching_target,
+    promoted,
+    reduce_graph,
+    same_dtype,
+    upstream,
+)
 from fastdl.tensor import Tensor
 
 
@@ -248,7 +256,10 @@ def huber_loss(
     by the number of elements. See ``torch.nn.functional.huber_loss``."""
     if delta <= 0:
         raise ArgumentError(f"huber_loss: delta must be positive, got {delta}")
-    return _symmetric("huber_loss", HuberLoss, input, target, (delta,), None, None, reduction, weight)
+    loss = _symmetric("huber_loss", HuberLoss, input, target, (delta,), None, None, reduction, weight)
+    kind = input._data.dtype  # not the promoted one, in PyTorch
+    same = kind.kind not in FLOATING or loss._data.dtype is kind or mode.autocast is not None
+    return loss if same else to(loss, kind)
 
 
 def _symmetric(
@@ -295,8 +306,10 @@ def soft_margin_loss(
     See ``torch.nn.functional.soft_margin_loss``."""
     op = "soft_margin_loss"
     reduction = check_reduction(op, size_average, reduce, reduction)
-    target = matching_target(op, input, target, convert=True)
-    return SoftMarginLoss.apply(input, target, options=(reduction,))  # type: ignore[no-any-return]
+    x, target = promoted(input, target)
+    target = matching_target(op, x, target, convert=True)
+    loss = SoftMarginLoss.apply(x, target, options=(reduction,))
+    return loss if x is input else to(loss, input._data.dtype)
 
 
 def hinge_embedding_loss(
@@ -310,8 +323,10 @@ def hinge_embedding_loss(
     """x where t = 1, max(0, margin - x) where t = -1. See ``torch.nn.functional.hinge_embedding_loss``."""
     op = "hinge_embedding_loss"
     reduction = check_reduction(op, size_average, reduce, reduction)
-    target = matching_target(op, input, target, convert=True)
-    return HingeEmbeddingLoss.apply(input, target, options=(margin, reduction))  # type: ignore[no-any-return]
+    x, target = promoted(input, target)
+    target = matching_target(op, x, target, convert=True)
+    loss = HingeEmbeddingLoss.apply(x, target, options=(margin, reduction))
+    return loss if x is input else to(loss, input._data.dtype)
 
 
 def margin_ranking_loss(
@@ -332,8 +347,7 @@ def margin_ranking_loss(
             f"{op}: input1, input2 and target must have as many dimensions as each other, got shapes "
             f"{input1._data.shape}, {input2._data.shape}, {target._data.shape}"
         )
-    input1, input2 = floating(input1), floating(input2)
-    same_dtype(op, "input2", input2, input1)
+    input1, input2, target = promoted(floating(input1), floating(input2), target)
     target = matching_target(op, input1, target, convert=True)
     matching_target(op, input1, input2)
     return MarginRankingLoss.apply(  # type: ignore[no-any-return]

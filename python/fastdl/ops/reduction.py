@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -11,7 +12,8 @@ from fastdl.autograd.mode import mode
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array
-from fastdl.ops.cast import cast
+from fastdl.ops.cast import cast, to
+from fastdl.ops.promotion import promote_types
 from fastdl.tensor import Tensor
 
 REDUCTIONS = frozenset(("none", "mean", "sum"))
@@ -64,6 +66,24 @@ def upstream_graph(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> A
 def reduce_graph(losses: Any, reduction: str) -> Any:
     """:func:`reduce_losses` of a tensor, in operations."""
     return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.mean()
+
+
+def promoted(*tensors: Tensor) -> Any:
+    """The tensors, those of floating-point numbers in the dtype that all of them can be converted to.
+
+    autocast chooses by itself.
+    """
+    first = tensors[0]._data.dtype
+    for t in tensors:
+        if t._data.dtype is not first:
+            break
+    else:
+        return tensors
+    kinds = {t._data.dtype for t in tensors if t._data.dtype.kind in FLOATING}
+    if len(kinds) < 2 or mode.autocast is not None:
+        return tensors
+    dtype = functools.reduce(promote_types, kinds)
+    return tuple([to(t, dtype) if t._data.dtype.kind in FLOATING else t for t in tensors])
 
 
 def same_dtype(op: str, name: str, tensor: Tensor | None, like: Tensor) -> None:

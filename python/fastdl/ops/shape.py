@@ -409,6 +409,8 @@ def rot90(input: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:
     """Turned ``k`` times by 90 degrees from the first towards the second of ``dims``; see ``torch.rot90``."""
     if len(dims) != 2:
         raise RuntimeError(f"rot90: dims must name two axes, got {dims}")
+    if input._data.ndim < 2:
+        raise RuntimeError(f"rot90: expects at least 2 dimensions, got shape {input.shape}")
     a, b = axes("rot90", tuple(dims), input._data.ndim)
     order = list(range(input._data.ndim))
     order[a], order[b] = b, a

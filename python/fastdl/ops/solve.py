@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
-from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, TriangularSolve, check_matrix
+from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, TriangularSolve, check_matrix, failed
 from fastdl.ops.views import squeeze, unsqueeze
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -98,7 +98,7 @@ def _replaced(A: Tensor, failed: Any) -> Tensor:
 
 
 def _check(op: str, info: Any, check_errors: bool, what: str) -> None:
-    if check_errors and info.any():
+    if check_errors and failed(info):
         at = tuple(int(i) for i in np.argwhere(info)[0]) if info.ndim else ()
         where = f" of the matrix at {at}" if at else ""
         raise LinAlgError(f"{op}: {what} {int(info[at])}{where}")
@@ -142,7 +142,9 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     shape = A.shape[:-2]
     try:  # one call, if all are
         lower = Cholesky.apply(A)
-        return CholeskyExResult(lower.mH if upper else lower, Tensor._wrap(np.zeros(shape, np.int32)))
+        return CholeskyExResult(
+            lower.mH if upper else lower, Tensor._wrap(np.zeros(shape, np.int32, like=A._data))
+        )
     except LinAlgError:
         matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
         info = np.asarray([_minor(a) for a in matrices], np.int32).reshape(shape)

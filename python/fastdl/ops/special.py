@@ -327,14 +327,31 @@ def frexp(input: Tensor) -> MantissaExponent:
     return MantissaExponent(Tensor._wrap(array(mantissa)), places)
 
 
+class NextAfter(Op):
+    """As good as its first operand: the gradient of the other is 0."""
+
+    def forward(self, x: Any, y: Any) -> Any:
+        self.shapes_in = x.shape, y.shape
+        if x.dtype is float32 or x.dtype is float64:
+            return select(x).nextafter_forward(x, y)
+        return array(np.nextafter(x, y))
+
+    def backward(self, grad: Any) -> Any:
+        of_x, of_y = self.shapes_in
+        return sum_to(grad.copy(), of_x), zeros(of_y, grad.dtype, grad)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        of_x, of_y = self.shapes_in
+        return grad.sum_to_size(of_x), Tensor._wrap(zeros(of_y, grad._data.dtype, grad._data))
+
+
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number after input in the direction of other. See ``torch.nextafter``."""
     check_tensors("nextafter", input=input, other=other)
     dtype = common_dtype(input._data, other._data)
-    x, y = _floating("nextafter", to(input, dtype)), _floating("nextafter", to(other, dtype))
-    if dtype is float32 or dtype is float64:
-        return Tensor._wrap(select(x).nextafter_forward(x, y))
-    return Tensor._wrap(array(np.nextafter(x, y)))
+    x, y = to(input, dtype), to(other, dtype)
+    _floating("nextafter", x)
+    return NextAfter.apply(x, y)  # type: ignore[no-any-return]
 
 
 def _floating(op: str, input: Tensor) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
+from fastdl.dtypes import bool_
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.resample import Ints, Sizes, data
@@ -157,6 +158,8 @@ def unfold(
             f"unfold: input must be (N, C, H, W) or (C, H, W), only N may be 0; got shape {shape}"
         )
     _blocks("unfold", shape[-2:], kernel, dilations, pads, strides)
+    if input._data.dtype is bool_:
+        return unfold(input.float(), kernel_size, dilation, padding, stride).bool()
     return Unfold.apply(input, kernel=kernel, dilation=dilations, padding=pads, stride=strides)  # type: ignore[no-any-return]
 
 
@@ -210,6 +213,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
             f"pixel_shuffle: input must be (*, C, H, W) with C divisible by upscale_factor squared ({r * r}), got "
             f"shape {shape}"
         )
+    if input._data.dtype is bool_:
+        return pixel_shuffle(input.float(), upscale_factor).bool()
     return PixelShuffle.apply(input, factor=r)  # type: ignore[no-any-return]
 
 
@@ -223,6 +228,8 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
             f"pixel_unshuffle: input must be (*, C, H, W) with H and W divisible by downscale_factor ({r}), got "
             f"shape {shape}"
         )
+    if input._data.dtype is bool_:
+        return pixel_unshuffle(input.float(), downscale_factor).bool()
     return PixelUnshuffle.apply(input, factor=r)  # type: ignore[no-any-return]
 
 

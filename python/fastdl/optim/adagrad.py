@@ -61,7 +61,9 @@ class Adagrad(Optimizer):
     def _new_state(self, name: str, param: Tensor, group: Group) -> Tensor:
         state = super()._new_state(name, param, group)
         if name == "sum":
-            state._data.fill(group["initial_accumulator_value"])
+            # Real and imaginary parts are accumulated apart.
+            start = group["initial_accumulator_value"]
+            state._data.fill(complex(start, start) if state._data.dtype.kind == "c" else start)
         return state
 
     def _update(

@@ -459,6 +459,8 @@ def check_options(**values: Any) -> None:
         if isinstance(value, str):
             raise TypeError(f"{name} must be a number, got {value!r}")
         if name == "betas":
+            if len({isinstance(beta, Tensor) for beta in value}) > 1:
+                raise ValueError(f"betas must be either both floats or both Tensors, got {value}")
             for i, beta in enumerate(value):
                 if not 0.0 <= float(beta) < 1.0:
                     raise ValueError(f"Invalid beta parameter at index {i}: {beta}")

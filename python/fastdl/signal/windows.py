@@ -17,7 +17,7 @@ import numpy as np
 from fastdl.creation import finish
 from fastdl.devices import resolve
 from fastdl.dtypes import FLOATING, as_dtype, get_default_dtype
-from fastdl.errors import ArgumentError, DtypeError
+from fastdl.errors import ArgumentError
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -50,7 +50,7 @@ def _window(
         raise ArgumentError(f"{op}: requires non-negative window length, got M={M}")
     kind = get_default_dtype() if dtype is None else as_dtype(op, dtype)
     if kind.kind not in FLOATING:
-        raise DtypeError(f"{op}: expects a floating-point dtype, got {kind}")
+        raise ArgumentError(f"{op}: expects a floating-point dtype, got {kind}")
     n = np.arange(M, dtype=np.float64)
     values = formula(n, float(M - 1 if sym else M)) if M > 1 or centered else np.ones(M)
     return finish(op, np.asarray(values, kind), resolve(op, device), requires_grad)
