@@ -5,7 +5,10 @@
 // never read or write outside their arrays, but the results are undefined then.
 #pragma once
 
+#include <type_traits>
+
 #include "common/classes.h"
+#include "cpu/half.h"
 
 namespace fastdl {
 
@@ -43,9 +46,12 @@ void cross_entropy_probabilities_backward(T* grad_x, const T* grad_loss, const T
                                           ProbabilityTargets<T> target, ClassShape shape);
 
 template <class T>
-int64_t nll_loss_forward(T* loss, T* normaliser, const T* x, ClassTargets<T> target, ClassShape shape);
+using ComputedIn = std::conditional_t<sizeof(T) == 2, float, T>;  // where uint16_t stores numbers in `half`
 template <class T>
-int64_t nll_loss_backward(T* grad_x, const T* grad_loss, const T* normaliser, ClassTargets<T> target,
-                          ClassShape shape);
+int64_t nll_loss_forward(ComputedIn<T>* loss, ComputedIn<T>* normaliser, const T* x,
+                         ClassTargets<ComputedIn<T>> target, ClassShape shape, Half half);
+template <class T>
+int64_t nll_loss_backward(T* grad_x, const T* grad_loss, const ComputedIn<T>* normaliser,
+                          ClassTargets<ComputedIn<T>> target, ClassShape shape, Half half);
 
 }  // namespace fastdl

@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/elementwise/functions.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/sweep.h"
@@ -47,13 +48,6 @@ template <class T>
 template <class T>
 [[gnu::always_inline]] inline Vec<T> power(Vec<T> magnitude, T p) {  // 0^p = 0 for p > 0
   return magnitude == T(0) ? broadcast<T>(0) : exp<T>(p * log<T>(magnitude));
-}
-
-template <class T>
-[[gnu::always_inline]] inline Vec<T> root(Vec<T> v) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth<T>; ++i) v[i] = std::sqrt(v[i]);
-  return v;
 }
 
 template <class T>
@@ -186,22 +180,27 @@ template <class T>
 class Lanes {
  public:
   Lanes(const T* x, const CdistProblem& p)
-      : n_(p.n), width_(ceil_div(p.count2, kStep) * kStep), data_(size_t(p.batch * p.n * width_)) {
+      : n_(p.n),
+        width_(ceil_div(p.count2, kStep) * kStep),
+        // Rows a power of two apart would compete for the same cache sets.
+        pitch_(width_ % 256 == 0 ? width_ + kStep : width_),
+        data_(size_t(p.batch * p.n * pitch_)) {
     parallel_for(p.batch * p.n, grain_for(width_), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const T* from = x + i / n_ * p.count2 * n_ + i % n_;
-        T* to = data_ + i * width_;
+        T* to = data_ + i * pitch_;
         for (int64_t r = 0; r < p.count2; ++r) to[r] = from[r * n_];
         std::fill(to + p.count2, to + width_, T(0));
       }
     });
   }
   static constexpr int64_t kStep = 2 * kWidth<T>;
-  const T* row(int64_t b, int64_t m) const { return data_ + (b * n_ + m) * width_; }
+  const T* row(int64_t b, int64_t m) const { return data_ + (b * n_ + m) * pitch_; }
   int64_t width() const { return width_; }
+  int64_t pitch() const { return pitch_; }
 
  private:
-  int64_t n_, width_;
+  int64_t n_, width_, pitch_;
   memory::Buffer<T> data_;
 };
 
@@ -238,13 +237,20 @@ void row_distances(const Pairs<T>& pairs) {
 template <class T, class Slope>
 void row_slopes(const Pairs<T>& pairs, T* grad) {
   const Slope slope{pairs.p};
-  for (int64_t m = 0; m < pairs.n; ++m) {
+  const auto columns = [&]<int count>(int64_t m) {  // some at a time: no sum waits for itself
+    Vec<T> sums[count]{};
     const T* y = pairs.others.row(pairs.batch, m);
-    Vec<T> sum{};
-    for (int64_t r = 0; r < pairs.count; r += kWidth<T>)
-      sum += slope(pairs.x[m] - load(y + r), load(pairs.values + r), load(pairs.lengths + r));
-    grad[m] = reduce_add<T>(sum);
-  }
+    const int64_t pitch = pairs.others.pitch();
+    for (int64_t r = 0; r < pairs.count; r += kWidth<T>) {
+      const Vec<T> value = load(pairs.values + r), length = load(pairs.lengths + r);
+      for (int k = 0; k < count; ++k)
+        sums[k] += slope(pairs.x[m + k] - load(y + k * pitch + r), value, length);
+    }
+    for (int k = 0; k < count; ++k) grad[m + k] = reduce_add<T>(sums[k]);
+  };
+  int64_t m = 0;
+  for (; m + 4 <= pairs.n; m += 4) columns.template operator()<4>(m);
+  for (; m < pairs.n; ++m) columns.template operator()<1>(m);
 }
 
 template <class T>
@@ -313,7 +319,7 @@ template <class T>
   const int64_t begin = pairs.first, end = pairs.count;
   if (p == T(2)) {
     row_distances<T, Squares<T>>(pairs);
-    for (int64_t r = begin; r < end; r += kWidth<T>) store(values + r, root<T>(load(values + r)));
+    for (int64_t r = begin; r < end; r += kWidth<T>) store(values + r, square_root<T>(load(values + r)));
   } else if (p == T(1)) {
     row_distances<T, Magnitudes<T>>(pairs);
   } else if (std::isinf(p)) {

@@ -104,7 +104,9 @@ enum class Unary {
   acosh,
   atanh,
   erf,
-  exp2
+  exp2,
+  logit,
+  angle
 };
 enum class Special {
   lgamma,
@@ -120,7 +122,6 @@ enum class Special {
   i0e,
   i1,
   i1e,
-  logit,
   entr,
   sinc
 };

@@ -85,16 +85,33 @@ class ByRow {
 
 // The sum of a row's entries, entries[0] to entries[count - 1]; some columns.
 template <class T>
-[[gnu::noinline]] void sum_entries(T* to, const T* grad_y, const int64_t* bag, const T* scale,
-                                   bool by_frequency, int64_t width, int64_t column, int64_t columns,
-                                   const int64_t* entries, int64_t count) {
-  for (int64_t k = 0; k < count; ++k) {
-    const int64_t j = entries[k];
-    const T* from = grad_y + (bag ? bag[j] : j) * width + column;
-    const T factor = scale ? scale[j] : T(1);
-    k == 0 ? copy_scaled(to, from, columns, factor) : add_scaled(to, from, columns, factor);
+[[gnu::noinline]] void sum_entries(T* to, const T* grad_y, const int64_t* bag, const SummedIn<T>* scale,
+                                   bool by_frequency, int64_t column, int64_t columns, const int64_t* entries,
+                                   int64_t count, const EmbeddingProblem& p) {
+  using Sum = SummedIn<T>;
+  constexpr bool stored = sizeof(T) == 2;
+  constexpr int64_t kPiece = 1024;  // of floats in the first-level cache
+  Sum sums[stored ? kPiece : 1], row[stored ? kPiece : 1];
+  const int64_t step = stored ? kPiece : columns;
+  for (int64_t c = 0; c < columns; c += step) {
+    const int64_t n = std::min(step, columns - c);
+    Sum* sum = stored ? sums : reinterpret_cast<Sum*>(to);
+    if constexpr (stored)
+      if (p.onto) widen(sum, to + c, n, p.half);
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t j = entries[k];
+      const T* from = grad_y + (bag ? bag[j] : j) * p.width + column + c;
+      const Sum factor = scale ? scale[j] : Sum(1);
+      const Sum* values = reinterpret_cast<const Sum*>(from);
+      if constexpr (stored) {
+        widen(row, from, n, p.half);
+        values = row;
+      }
+      k == 0 && !p.onto ? copy_scaled(sum, values, n, factor) : add_scaled(sum, values, n, factor);
+    }
+    if (by_frequency && count > 1) divide(sum, n, Sum(count));
+    if constexpr (stored) narrow(to + c, sum, n, p.half);
   }
-  if (by_frequency && count > 1) divide(to, columns, T(count));
 }
 
 // Whether sorting the entries alone is cheaper than counting by row.
@@ -114,17 +131,17 @@ int64_t sort_entries(int64_t* rows, int64_t* entries, const int64_t* index, cons
 }
 
 template <class T>
-void backward_few(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag, const T* scale,
-                  bool by_frequency, const EmbeddingProblem& p) {
-  fill(reinterpret_cast<char*>(grad_weight), p.rows * p.width * int64_t(sizeof(T)), 0);
+void backward_few(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag,
+                  const SummedIn<T>* scale, bool by_frequency, const EmbeddingProblem& p) {
+  if (!p.onto) fill(reinterpret_cast<char*>(grad_weight), p.rows * p.width * int64_t(sizeof(T)), 0);
   memory::Buffer<int64_t> rows{size_t(p.count)}, entries{size_t(p.count)};
   const int64_t count = sort_entries(rows.get(), entries.get(), index, p);
   parallel_for(count, std::max<int64_t>(1, kGrain / p.width), [&](int64_t begin, int64_t end) {
     for (int64_t k = begin, stop; k < end; k = stop) {  // rows that begin here
       for (stop = k + 1; stop < count && rows[stop] == rows[k];) ++stop;
       if (k > 0 && rows[k - 1] == rows[k]) continue;
-      sum_entries(grad_weight + rows[k] * p.width, grad_y, bag, scale, by_frequency, p.width, 0, p.width,
-                  entries + k, stop - k);
+      sum_entries(grad_weight + rows[k] * p.width, grad_y, bag, scale, by_frequency, 0, p.width, entries + k,
+                  stop - k, p);
     }
   });
 }
@@ -133,7 +150,7 @@ void backward_few(T* grad_weight, const T* grad_y, const int64_t* index, const i
 
 template <class T>
 void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, const int64_t* bag,
-                        const T* scale, bool by_frequency, const EmbeddingProblem& p) {
+                        const SummedIn<T>* scale, bool by_frequency, const EmbeddingProblem& p) {
   if (p.rows == 0 || p.width == 0) return;
   if (few_entries(p)) return backward_few(grad_weight, grad_y, index, bag, scale, by_frequency, p);
   const ByRow sorted(index, p);
@@ -144,12 +161,12 @@ void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, c
       if (begin == end) {  // with the empty rows behind it, if they lie together
         int64_t stop = r + 1;
         while (columns == p.width && stop < last && sorted.begin(stop + 1) == begin) ++stop;
-        std::memset(to, 0, size_t((stop - r - 1) * p.width + columns) * sizeof(T));
+        if (!p.onto) std::memset(to, 0, size_t((stop - r - 1) * p.width + columns) * sizeof(T));
         r = stop;
         continue;
       }
-      sum_entries(to, grad_y, bag, scale, by_frequency, p.width, column, columns, sorted.entries() + begin,
-                  end - begin);
+      sum_entries(to, grad_y, bag, scale, by_frequency, column, columns, sorted.entries() + begin,
+                  end - begin, p);
       ++r;
     }
   };
@@ -284,5 +301,7 @@ void embedding_bag_max_forward(T* y, int64_t* chosen, const T* weight, const int
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 #undef FASTDL_INSTANTIATE
+template void embedding_backward<uint16_t>(uint16_t*, const uint16_t*, const int64_t*, const int64_t*,
+                                           const float*, bool, const EmbeddingProblem&);
 
 }  // namespace fastdl

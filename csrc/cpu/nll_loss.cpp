@@ -13,10 +13,23 @@ namespace {
 
 constexpr int64_t kGatherGrain = 2048;  // positions; each touches a cache line of its own
 
+template <class T>
+auto number_at(const T* x, Half half) {
+  if constexpr (sizeof(T) == 2) {
+    float wide;
+    widen(&wide, x, 1, half);
+    return wide;
+  } else {
+    return *x;
+  }
+}
+
 }  // namespace
 
 template <class T>
-int64_t nll_loss_forward(T* loss, T* normaliser, const T* x, ClassTargets<T> target, ClassShape s) {
+int64_t nll_loss_forward(ComputedIn<T>* loss, ComputedIn<T>* normaliser, const T* x,
+                         ClassTargets<ComputedIn<T>> target, ClassShape s, Half half) {
+  using C = ComputedIn<T>;
   const int64_t positions = s.positions();
   const bool each = target.reduction == Reduction::none;
   const int64_t chunks = chunk_count(positions, kGatherGrain);
@@ -26,14 +39,14 @@ int64_t nll_loss_forward(T* loss, T* normaliser, const T* x, ClassTargets<T> tar
     double sum = 0, counted = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t t = target.index[i];
-      T value = 0;
+      C value = 0;
       if (t != target.ignore_index) {
         if (uint64_t(t) >= uint64_t(s.classes)) {
           invalid.note(i);
           continue;
         }
-        const T w = target.weight ? target.weight[t] : T(1);
-        value = -w * x[(i / s.inner * s.classes + t) * s.inner + i % s.inner];
+        const C w = target.weight ? target.weight[t] : C(1);
+        value = -w * number_at(x + (i / s.inner * s.classes + t) * s.inner + i % s.inner, half);
         counted += double(w);
       }
       if (each)
@@ -45,16 +58,18 @@ int64_t nll_loss_forward(T* loss, T* normaliser, const T* x, ClassTargets<T> tar
     weights[chunk] = counted;
   });
   const double count = weights.total();
-  *normaliser = each ? T(1) : T(count);
-  if (!each) *loss = T(target.reduction == Reduction::mean ? losses.total() / count : losses.total());
+  *normaliser = each ? C(1) : C(count);
+  if (!each) *loss = C(target.reduction == Reduction::mean ? losses.total() / count : losses.total());
   return invalid.get();
 }
 
 template <class T>
-int64_t nll_loss_backward(T* grad_x, const T* grad_loss, const T* normaliser, ClassTargets<T> target,
-                          ClassShape s) {
+int64_t nll_loss_backward(T* grad_x, const T* grad_loss, const ComputedIn<T>* normaliser,
+                          ClassTargets<ComputedIn<T>> target, ClassShape s, Half half) {
+  using C = ComputedIn<T>;
   const bool each = target.reduction == Reduction::none;
-  const T shared = each ? T(0) : target.reduction == Reduction::mean ? *grad_loss / *normaliser : *grad_loss;
+  C shared = each ? C(0) : number_at(grad_loss, half);
+  if (target.reduction == Reduction::mean) shared /= *normaliser;
   FirstPosition invalid;
   // A task is a stretch of positions within one outer index: it clears their entries of every class, then
   // sets one each.
@@ -78,18 +93,24 @@ int64_t nll_loss_backward(T* grad_x, const T* grad_loss, const T* normaliser, Cl
           invalid.note(i);
           continue;
         }
-        block[t * s.inner + j] = -(each ? grad_loss[i] : shared) * (target.weight ? target.weight[t] : T(1));
+        const C g = each ? number_at(grad_loss + i, half) : shared;
+        const C value = -g * (target.weight ? target.weight[t] : C(1));
+        if constexpr (sizeof(T) == 2)
+          narrow(block + t * s.inner + j, &value, 1, half);
+        else
+          block[t * s.inner + j] = value;
       }
     }
   });
   return invalid.get();
 }
 
-#define FASTDL_INSTANTIATE(T)                                                          \
-  template int64_t nll_loss_forward<T>(T*, T*, const T*, ClassTargets<T>, ClassShape); \
-  template int64_t nll_loss_backward<T>(T*, const T*, const T*, ClassTargets<T>, ClassShape);
-FASTDL_INSTANTIATE(float)
-FASTDL_INSTANTIATE(double)
+#define FASTDL_INSTANTIATE(T, C)                                                             \
+  template int64_t nll_loss_forward<T>(C*, C*, const T*, ClassTargets<C>, ClassShape, Half); \
+  template int64_t nll_loss_backward<T>(T*, const T*, const C*, ClassTargets<C>, ClassShape, Half);
+FASTDL_INSTANTIATE(float, float)
+FASTDL_INSTANTIATE(double, double)
+FASTDL_INSTANTIATE(uint16_t, float)
 #undef FASTDL_INSTANTIATE
 
 }  // namespace fastdl

@@ -18,7 +18,7 @@ from fastdl.dtypes import (
 )
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array as as_array
-from fastdl.kernels import is_array, strided
+from fastdl.kernels import is_array, select, strided
 from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
@@ -328,8 +328,11 @@ def _filled(
     op: str, shape: tuple[int, ...], value: Any, dtype: Any, device: Any, requires_grad: bool
 ) -> Tensor:
     where = resolve(op, device)
-    array = make(where, "empty", shape, dtype)
-    fill(array, filler(op, value, dtype))
+    if value.__class__ is int and value == 0 and where is CPU:
+        array = select(None).zeros(shape, dtype)
+    else:
+        array = make(where, "empty", shape, dtype)
+        fill(array, filler(op, value, dtype))
     return finish(op, array, where, requires_grad)
 
 
@@ -441,9 +444,10 @@ def eye(
     columns = n if m is None else m
     if n < 0 or columns < 0:
         raise RuntimeError(f"eye: n and m must not be negative, got {n} and {columns}")
-    t = zeros(n, columns, dtype=dtype, device=device)
-    t._data.reshape(-1)[:: columns + 1][: min(n, columns)] = 1
-    return finish("eye", t._data, device_of(t._data), requires_grad)
+    d = get_default_dtype() if dtype is None else as_dtype("eye", dtype)
+    t = _filled("eye", (n, columns), 0, d, device, requires_grad)
+    t._data.reshape(-1)[: n * columns : columns + 1][:columns] = 1
+    return t
 
 
 def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -485,6 +489,8 @@ def new_empty_strided(
 
 def new_zeros(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
     """:func:`zeros` with this tensor's dtype and device."""
+    if dtype is None and device is None and not options and self._data.__class__ is np.ndarray:
+        return Tensor._wrap(select(None).zeros(shape_of("zeros", size), self._data.dtype))
     return zeros(*size, **same(self, dtype, device), **options)
 
 

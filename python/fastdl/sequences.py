@@ -70,9 +70,9 @@ def arange(
             values = xp.arange(start, start + count * step, step, dtype=np.int64).astype(d, copy=False)
         return finish("arange", values, where, requires_grad)
     if whole and (d is int64 or d is float32 or d is float64) and _exact(start, count, step):
-        values = _progression(start, step, count, d)
+        values = progression(start, step, count, d)
     else:
-        values = pooled_copy(_progression(start, step, count, int64 if whole else float64), d)
+        values = pooled_copy(progression(start, step, count, int64 if whole else float64), d)
     return finish("arange", values, where, requires_grad)
 
 
@@ -81,7 +81,7 @@ def _exact(start: int, count: int, step: int) -> bool:
     return max(abs(start), abs(start + count * step)) < 2**53
 
 
-def _progression(start: Any, step: Any, count: int, dtype: Any) -> Any:
+def progression(start: Any, step: Any, count: int, dtype: Any) -> Any:
     """``start + step * i``, in float64 or int64, as ``dtype``."""
     values = select(None).empty((count,), dtype)
     select(None).progression(values, start, step)
@@ -105,7 +105,7 @@ def _evenly_spaced(start: Any, end: Any, steps: int, dtype: np.dtype[Any]) -> An
     step = (end - start) / (steps - 1) if steps > 1 else 0
     if steps < 2 or not 1e-300 < abs(step) < 1e300:  # denormals, infinities
         return np.linspace(start, end, steps)
-    values = _progression(start, step, steps, float64)
+    values = progression(start, step, steps, float64)
     values[-1] = end
     return values
 

@@ -8,7 +8,10 @@ import numpy as np
 
 from fastdl.creation import finish
 from fastdl.devices import resolve, to_device
-from fastdl.dtypes import as_dtype, get_default_dtype
+from fastdl.dtypes import as_dtype, float64, get_default_dtype
+from fastdl.kernels import select
+from fastdl.ops.arrays import cast, full
+from fastdl.sequences import progression
 from fastdl.tensor import Tensor
 
 __all__ = ["bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window"]
@@ -24,9 +27,13 @@ def _cosines(
     kind = get_default_dtype() if dtype is None else as_dtype(op, dtype)
     if length == 1:
         return finish(op, np.ones(1, kind), where, grad)
-    x = np.arange(length) * (2 * np.pi / max(length - 1 + periodic, 1))
-    total = sum([(-1) ** k * w * np.cos(k * x) for k, w in enumerate(weights)])
-    return finish(op, np.asarray(total, kind), where, grad)
+    kernels = select(None)
+    total = full((length,), weights[0], float64)
+    for i, weight in enumerate(weights[1:], 1):
+        angles = progression(0.0, i * (2 * np.pi / max(length - 1 + periodic, 1)), length, float64)
+        waves = kernels.mul_forward(kernels.cos_forward(angles), weight if i % 2 == 0 else -weight)
+        kernels.add_forward(total, waves, total)
+    return finish(op, cast(total, kind), where, grad)
 
 
 def hann_window(
@@ -102,6 +109,7 @@ def kaiser_window(
     flat = _cosines("kaiser_window", window_length, periodic, (1.0,), dtype, device, requires_grad)
     if window_length > 1:
         n = np.arange(window_length) / (window_length - 1 + periodic)
-        values = np.i0(beta * np.sqrt(1 - (2 * n - 1) ** 2)) / np.i0(beta)
+        i0 = select(None).i0_forward
+        values = i0(beta * np.sqrt(1 - (2 * n - 1) ** 2)) / i0(np.full(1, beta, float64))
         flat._data[...] = to_device(values.astype(flat.dtype), flat.device)
     return flat

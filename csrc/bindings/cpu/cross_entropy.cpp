@@ -40,15 +40,16 @@ std::string at(int64_t position, const Shape& shape) {
 template <class T>
 class Weight {
  public:
-  Weight(const Optional& weight, const Problem& problem, const char* op) : in_(weight, op, "weight") {
+  Weight(const Optional& weight, const Problem& problem, const char* op, Half half = Half::none)
+      : in_(weight, op, "weight", half) {
     if (weight)
       require(weight->ndim() == 1 && weight->shape(0) == problem.shape.classes, op,
               "weight must have one entry per class");
   }
-  operator const T*() const { return in_; }
+  operator const Computed<T>*() const { return in_; }
 
  private:
-  OptionalIn<T> in_;
+  Parameter<T> in_;
 };
 
 In<int64_t> class_indices(const py::array& target, const Problem& problem, const char* op) {
@@ -156,17 +157,29 @@ py::array probabilities_gradient(const py::array& grad_loss, const py::array& x,
 py::tuple nll(const py::array& x, const py::array& target, const Optional& weight, int64_t dim,
               int64_t ignore_index, std::string_view reduction) {
   constexpr const char* op = "nll_loss";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "input");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    using C = ComputedIn<T>;
+    const In<T> in(x, op, "input", half);
     const Problem problem(in.shape(), dim, op);
     const In<int64_t> index = class_indices(target, problem, op);
-    const Weight<T> w(weight, problem, op);
-    const ClassTargets<T> targets{index, w, ignore_index, T(0), reduction_of(reduction, op)};
-    py::array loss = loss_like<T>(targets.reduction, problem.positions), normaliser = empty<T>({});
+    const Weight<T> w(weight, problem, op, half);
+    const ClassTargets<C> targets{index, w, ignore_index, C(0), reduction_of(reduction, op)};
+    py::array loss = empty_array(stored_dtype<T>(half),
+                                 targets.reduction == Reduction::none ? problem.positions : Shape());
+    py::array normaliser = empty<C>({});
     int64_t invalid;
     {
       KernelScope scope(problem.shape.positions());
-      invalid = nll_loss_forward<T>(data<T>(loss), data<T>(normaliser), in, targets, problem.shape);
+      const auto run = [&](C* losses) {
+        invalid = nll_loss_forward<T>(losses, data<C>(normaliser), in, targets, problem.shape, half);
+      };
+      if constexpr (sizeof(T) == 2) {
+        const memory::Buffer<float> losses(size_t(loss.size()));
+        run(losses.get());
+        narrow_all(data<T>(loss), losses.get(), loss.size(), half);
+      } else {
+        run(data<T>(loss));
+      }
     }
     if (invalid >= 0) raise_out_of_range(op, invalid, index, problem, ignore_index);
     return py::make_tuple(loss, normaliser);
@@ -177,23 +190,24 @@ py::array nll_gradient(const py::array& grad_loss, const py::array& target, cons
                        const py::array& normaliser, int64_t classes, int64_t dim, int64_t ignore_index,
                        std::string_view reduction) {
   constexpr const char* op = "nll_loss_backward";
-  return by_dtype(op, grad_loss, [&]<class T>(T) {
+  return by_stored(op, grad_loss, [&]<class T>(T, Half half) {
+    using C = ComputedIn<T>;
     Shape shape = shape_of(target);
     require(classes >= 0 && dim >= 0 && size_t(dim) <= shape.size(), op,
             "classes must not be negative, dim not beyond target's dimensions");
     shape.insert(shape.begin() + dim, classes);
     const Problem problem(shape, dim, op);
     const In<int64_t> index = class_indices(target, problem, op);
-    const In<T> norm(normaliser, op, "normaliser");
+    const In<C> norm(normaliser, op, "normaliser");
     require(norm.size() == 1, op, "normaliser must be the one that forward returned");
-    const Weight<T> w(weight, problem, op);
-    const ClassTargets<T> targets{index, w, ignore_index, T(0), reduction_of(reduction, op)};
-    const In<T> grad = upstream<T>(grad_loss, targets.reduction, problem.positions, op);
-    py::array grad_x = empty<T>(shape);
+    const Weight<T> w(weight, problem, op, half);
+    const ClassTargets<C> targets{index, w, ignore_index, C(0), reduction_of(reduction, op)};
+    const In<T> grad = upstream<T>(grad_loss, targets.reduction, problem.positions, op, half);
+    py::array grad_x = empty_array(stored_dtype<T>(half), shape);
     int64_t invalid;
     {
       KernelScope scope(problem.shape.size());
-      invalid = nll_loss_backward<T>(data<T>(grad_x), grad, norm, targets, problem.shape);
+      invalid = nll_loss_backward<T>(data<T>(grad_x), grad, norm, targets, problem.shape, half);
     }
     if (invalid >= 0) raise_out_of_range(op, invalid, index, problem, ignore_index);
     return grad_x;

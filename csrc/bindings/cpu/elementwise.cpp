@@ -422,6 +422,8 @@ void register_elementwise(py::module_& m) {
   def_unary(m, Unary::atanh, "atanh_forward", "atanh");
   def_unary(m, Unary::erf, "erf_forward", "erf");
   def_unary(m, Unary::exp2, "exp2_forward", "exp2");
+  def_unary(m, Unary::logit, "logit_forward", "logit");
+  def_unary(m, Unary::angle, "angle_forward", "angle");
   def_special(m, Special::lgamma, "lgamma_forward", "lgamma");
   def_special(m, Special::digamma, "digamma_forward", "digamma");
   def_special(m, Special::trigamma, "trigamma_forward", "trigamma");
@@ -435,7 +437,6 @@ void register_elementwise(py::module_& m) {
   def_special(m, Special::i0e, "i0e_forward", "i0e");
   def_special(m, Special::i1, "i1_forward", "i1");
   def_special(m, Special::i1e, "i1e_forward", "i1e");
-  def_special(m, Special::logit, "logit_forward", "logit");
   def_special(m, Special::entr, "entr_forward", "entr");
   def_special(m, Special::sinc, "sinc_forward", "sinc");
   def_special(m, SpecialPair::igamma, "igamma_forward", "igamma");
@@ -465,6 +466,7 @@ void register_elementwise(py::module_& m) {
   def_unary_backward(m, Unary::acosh, "acosh_backward", "x");
   def_unary_backward(m, Unary::atanh, "atanh_backward", "x");
   def_unary_backward(m, Unary::erf, "erf_backward", "x");
+  def_unary_backward(m, Unary::logit, "logit_backward", "x");
 
   m.def(
       "mul_backward",

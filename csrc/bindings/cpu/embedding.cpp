@@ -50,16 +50,9 @@ py::array bind_embedding_backward(const py::array& grad_y, const py::array& inde
     py::array grad_weight = empty_array(stored_dtype<T>(half), Shape{rows, width});
     T* out = data<T>(grad_weight);
     const int64_t* bags = owner ? owner->get() : nullptr;
-    const EmbeddingProblem p{rows, width, at.size(), padding_idx};
+    const EmbeddingProblem p{rows, width, at.size(), padding_idx, half};
     KernelScope scope(g.size() + size);
-    if constexpr (sizeof(T) == 2) {
-      const memory::Buffer<float> wide(size_t(g.size())), sums { size_t(size) };
-      widen_all(wide.get(), g, g.size(), half);
-      embedding_backward<float>(sums.get(), wide.get(), at, bags, factor, scale_grad_by_freq, p);
-      narrow_all(out, sums.get(), size, half);
-    } else {
-      embedding_backward<T>(out, g, at, bags, factor, scale_grad_by_freq, p);
-    }
+    embedding_backward<T>(out, g, at, bags, factor, scale_grad_by_freq, p);
     return grad_weight;
   });
 }

@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "bindings/cpu/index.h"
+#include "cpu/embedding.h"
 #include "cpu/mask.h"
 #include "cpu/runtime/threads.h"
 
@@ -253,6 +254,15 @@ void bind_index_copy(py::array& out, int64_t dim, const py::array& index, const 
 }
 
 void bind_index_add(py::array& out, int64_t dim, const py::array& index, const py::array& source) {
+  if (const Half half = half_of(out); half != Half::none) {
+    require(dim == 0, "index_add", "half precision is added to rows: dim must be 0");
+    return on_rows("index_add", out, dim, index, source,
+                   [half](char* y, const char* from, const int64_t* at, const IndexProblem& p) {
+                     embedding_backward<uint16_t>(
+                         reinterpret_cast<uint16_t*>(y), reinterpret_cast<const uint16_t*>(from), at, nullptr,
+                         nullptr, false, {p.extent, p.inner, p.count, -1, half, true});
+                   });
+  }
   by_number("index_add", out, [&]<class T>(T) {
     on_rows("index_add", out, dim, index, source,
             [](char* y, const char* from, const int64_t* at, const IndexProblem& p) {

@@ -252,9 +252,27 @@ py::array bind_lu_solve(const py::array& packed, const py::array& pivots, const 
   });
 }
 
+py::array bind_cross(const py::array& x, const py::array& y, int64_t axis) {
+  constexpr const char* op = "cross";
+  return by_dtype(op, x, [&]<class T>(T) {
+    const In<T> a(x, op, "x"), b(y, op, "y");
+    const Shape shape = a.shape();
+    require(b.shape() == shape, op, "x and y must have one shape");
+    require(axis >= 0 && axis < a.ndim() && a.dim(int(axis)) == 3, op, "axis must have an extent of 3");
+    py::array z = empty<T>(shape);
+    const std::span<const int64_t> all(shape);
+    const int64_t outer = size_of(all.first(size_t(axis))), inner = size_of(all.subspan(size_t(axis) + 1));
+    T* out = data<T>(z);
+    KernelScope scope(a.size());
+    cross<T>(out, a, b, outer, inner);
+    return z;
+  });
+}
+
 }  // namespace
 
 void register_linalg(py::module_& m) {
+  m.def("cross_forward", &bind_cross, py::arg("x"), py::arg("y"), py::arg("axis"));
   m.def("lu_factor", &bind_lu_factor, py::arg("a"), py::arg("pivot"));
   m.def("lu_unpack", &bind_lu_unpack, py::arg("packed"));
   m.def("lu_permutation", &bind_lu_permutation, py::arg("pivots"), py::arg("packed"));

@@ -19,8 +19,8 @@ inline Reduction reduction_of(std::string_view name, const char* op) {
 // The gradient of a loss: one number when reduced, else of the losses' shape.
 template <class T>
 In<T> upstream(const py::array& grad_loss, Reduction reduction, std::span<const int64_t> shape,
-               const char* op) {
-  In<T> grad(grad_loss, op, "grad_loss");
+               const char* op, Half half = Half::none) {
+  In<T> grad(grad_loss, op, "grad_loss", half);
   if (reduction == Reduction::none) {
     const Shape got = grad.shape();
     require(std::equal(got.begin(), got.end(), shape.begin(), shape.end()), op,

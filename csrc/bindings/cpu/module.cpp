@@ -23,6 +23,7 @@ void register_optim(py::module_& m);
 void register_elementwise(py::module_& m);
 void register_reduce(py::module_& m);
 void register_order(py::module_& m);
+void register_segments(py::module_& m);
 void register_resample(py::module_& m);
 void register_layout(py::module_& m);
 void register_embedding(py::module_& m);
@@ -73,6 +74,7 @@ PYBIND11_MODULE(_cpu, m) {
   register_elementwise(m);
   register_reduce(m);
   register_order(m);
+  register_segments(m);
   register_resample(m);
   register_layout(m);
   register_embedding(m);

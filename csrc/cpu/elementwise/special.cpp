@@ -41,8 +41,6 @@ Function function_of(Special f) {
       return special::bessel_i<1, false>;
     case Special::i1e:
       return special::bessel_i<1, true>;
-    case Special::logit:
-      return special::logit<double>;
     case Special::entr:
       return special::entr<double>;
     case Special::sinc:
@@ -60,8 +58,6 @@ Vec<float> (*single_function_of(Special f))(Vec<float>) {
       return special::erfinv<float>;
     case Special::ndtr:
       return special::ndtr<float>;
-    case Special::logit:
-      return special::logit<float>;
     case Special::entr:
       return special::entr<float>;
     default:

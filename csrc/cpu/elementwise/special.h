@@ -315,13 +315,6 @@ template <int order, bool scaled>
   return order == 1 ? copysign<double>(y, x) : y;
 }
 
-// log(x / (1 - x)); around 1/2 by the small number 2x - 1, which is exact there.
-template <class T>
-[[gnu::noinline]] Vec<T> logit(Vec<T> x) {
-  const Vec<T> rest = T(1) - x, middle = log1p<T>((x + x - T(1)) / rest);
-  return (x > T(0.25)) & (x < T(0.75)) ? middle : log<T>(x / rest);
-}
-
 // -x log(x)
 template <class T>
 [[gnu::noinline]] Vec<T> entr(Vec<T> x) {

@@ -28,6 +28,17 @@ template <class T, class F>
 
 using D = Vec<double>;
 
+// log(x / (1 - x)). Around 1/2 the quotient's rounding is put right: 2x - 1 and the quotient less 1 are exact there. What
+// was lost is divided by x, for which a few correct bits are enough: three terms of its series do.
+template <class T>
+Vec<T> logit(Vec<T> x) {
+  const Vec<T> rest = T(1) - x, ratio = x / rest;
+  const Vec<T> d = x - T(0.5), inverse = T(2) - d * (T(4) - T(8) * d);
+  const Vec<T> lost = ((x + x - T(1)) - (ratio - T(1)) * rest) * inverse;
+  const Vec<T> y = simd::log<T>(ratio);
+  return (x > T(0.34)) & (x < T(0.66)) ? y + lost : y;
+}
+
 template <class T>
 Vec<T> log_base(Vec<T> x, C<T> library, double ratio) {
   return by_double<T>(x, library, [ratio](D v) {
@@ -138,6 +149,13 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
       return full([](V x) { return simd::erf<T>(x); });
     case Unary::exp2:
       return full([](V x) { return simd::exp2<T>(x); });
+    case Unary::logit:
+      return full([](V x) { return logit<T>(x); });
+    case Unary::angle:  // NaN stays
+      return fast([](V x) {
+        const V right = x != x ? x : broadcast<T>(0);
+        return x < T(0) ? broadcast<T>(T(M_PI)) : right;
+      });
   }
 }
 
@@ -154,6 +172,7 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
     case Unary::round:
     case Unary::trunc:
     case Unary::frac:
+    case Unary::angle:
       return;
     case Unary::abs:
       return fast([](V g, V x) {
@@ -218,6 +237,11 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
       return fast([](V g, V x) { return g / square_root<T>(x * x - T(1)); });
     case Unary::atanh:
       return fast([](V g, V x) { return g / (T(1) - x * x); });
+    case Unary::logit:  // NaN outside of [0, 1]
+      return fast([](V g, V x) {
+        const V slope = x * (T(1) - x);
+        return slope < T(0) ? broadcast<T>(std::numeric_limits<T>::quiet_NaN()) : g / slope;
+      });
     case Unary::erf:
       return slow([](V g, V x) { return g * (T(M_2_SQRTPI) * simd::exp_bounded<T>(-x * x)); });
   }

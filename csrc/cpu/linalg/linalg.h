@@ -25,6 +25,10 @@ void triangular_solve(Field field, const void* a, int64_t row, int64_t column, b
 void lu_solve(Field field, const void* packed, const int32_t* pivots, bool transposed, int64_t n, void* b,
               int64_t columns);
 
+// z = x times y, vectors of three along the middle axis of (outer, 3, inner).
+template <class T>
+void cross(T* z, const T* x, const T* y, int64_t outer, int64_t inner);
+
 // Where each row of P's transpose times a matrix comes from.
 void lu_order(const int32_t* pivots, int64_t steps, int64_t rows, int64_t* order);
 

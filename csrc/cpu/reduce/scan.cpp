@@ -160,14 +160,17 @@ void scan_chains(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
   if (inner == 1) {
     parallel_for((outer + 3) / 4, std::max<int64_t>(1, kGrain / (4 * n)), [&](int64_t begin, int64_t end) {
       for (int64_t o = begin * 4; o < std::min(outer, end * 4); o += 4) {
+        if (o + 4 > outer) {  // alone a row's sum stays in its register
+          for (int64_t r = o; r < outer; ++r) {
+            A sum = start;
+            for (int64_t i = 0, at = r * n + first; i < n; ++i, at += step) y[at] = T(sum = f(sum, A(x[at])));
+          }
+          continue;
+        }
         A sum[4] = {start, start, start, start};
-        const int rows = int(std::min<int64_t>(4, outer - o));
         for (int64_t i = 0, at = o * n + first; i < n; ++i, at += step)
-          if (rows == 4)
 #pragma GCC unroll 4
-            for (int r = 0; r < 4; ++r) y[at + r * n] = T(sum[r] = f(sum[r], A(x[at + r * n])));
-          else
-            for (int r = 0; r < rows; ++r) y[at + r * n] = T(sum[r] = f(sum[r], A(x[at + r * n])));
+          for (int r = 0; r < 4; ++r) y[at + r * n] = T(sum[r] = f(sum[r], A(x[at + r * n])));
       }
     });
     return;

@@ -268,6 +268,8 @@ def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: An
         return array
     if dtype is float32 or dtype is float64 or dtype is int64:
         return written(getattr(select(array), kernel), array, dim, index, source, *rest)
+    if kernel == "index_add" and dtype.kind in FLOATING and dim == 0 and not on_device(array):
+        return written(select(array).index_add, array, dim, index, source)  # rounded once as well
     wide = float32 if dtype.kind in "fV" else int64
     copy = pooled_copy(array, wide)
     getattr(select(copy), kernel)(copy, dim, index, cast(source, wide), *rest)

@@ -42,10 +42,9 @@ def axes(op: str, dims: Any, ndim: int) -> tuple[int, ...]:
 
 def ints(args: Any) -> tuple[int, ...]:
     """Integers given one by one or as one sequence: ``f(2, 3)`` and ``f((2, 3))``."""
-    if len(args) == 1 and args[0].__class__ is tuple:
-        return tuple(map(to_int, args[0]))
-    if len(args) == 1 and not isinstance(args[0], (int, np.integer)):
-        (given,) = args
+    if len(args) == 1 and not isinstance(given := args[0], (int, np.integer)):
+        if given.__class__ is tuple:
+            return tuple(map(to_int, given))
         if isinstance(given, Tensor):
             given = given.tolist() if given.ndim else [given]
         if isinstance(given, Sequence):

@@ -358,8 +358,24 @@ def angle(input: Tensor) -> Tensor:
         return Angle.apply(input)  # type: ignore[no-any-return]
     if dtype.kind not in FLOATING:
         input = input.float()
-    # Zeros with a gradient of zeros; NaN stays.
-    return (input * 0).masked_fill(input.isinf(), 0.0).masked_fill(input < 0, float(np.pi))
+    return RealAngle.apply(input)  # type: ignore[no-any-return]
+
+
+class RealAngle(Op):
+    """pi below 0, else 0; NaN stays. The gradient is zero."""
+
+    def forward(self, x: Any) -> Any:
+        if not on_device(x):
+            return select(x).angle_forward(x)
+        k = select(x)
+        right = k.where_forward(k.ne_forward(x, x), x, 0.0)
+        return k.where_forward(k.lt_forward(x, 0.0), float(np.pi), right)
+
+    def backward(self, grad: Any) -> Any:
+        return zeros(grad.shape, grad.dtype, grad)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Tensor._wrap(self.backward(grad._data))
 
 
 def sgn(input: Tensor, *, out: Tensor | None = None) -> Tensor:

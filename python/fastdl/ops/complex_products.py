@@ -87,6 +87,12 @@ class ComplexProd(Replayed, Prod):
         self.x, self.y = x, _product_of(x, axes, keepdim)
         return self.y
 
+    def backward_graph(self, grad: Tensor) -> Any:
+        if not (self.x.size and self.x.all()):
+            return super().backward_graph(grad)
+        whole = grad * conj(self.saved_output(self.y))
+        return self.with_axes(whole) / conj(self.saved_input(0, self.x))
+
 
 def _product_of(x: Any, axes: Any, keepdim: bool) -> Any:
     """One half times the other until one number is left; in double precision NumPy's."""

@@ -136,7 +136,6 @@ class CrossEntropyProbabilities(Op):
 
 
 class NllLoss(Op):
-    floats_only = True
     saves = (1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, ignore_index: int, reduction: str) -> Any:

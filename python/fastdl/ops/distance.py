@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, sub
 from fastdl.ops.arrays import empty, sum_to, zeros
 from fastdl.ops.common import axis
-from fastdl.ops.elementwise import clamp
+from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.gather import index_select
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.reduce import vector_norm
@@ -392,9 +392,11 @@ def cdist(
         raise ArgumentError(f"cdist: compute_mode must be one of {', '.join(_MODES)}, got {compute_mode!r}")
     many = max(x1.shape[-2], x2.shape[-2]) > 25 and x1.shape[-1] > 8
     product = many if compute_mode == _MODES[0] else compute_mode == _MODES[1]
-    if p == 2 and product and min(*x1.shape[-2:], x2.shape[-2]) > 0:
-        return _euclidean(x1, x2)
     a, b = x1._data, x2._data
+    if p == 2 and product and min(*x1.shape[-2:], x2.shape[-2]) > 0:
+        if a.dtype is b.dtype and is_kernel_dtype(a.dtype):
+            return Euclidean.apply(x1, x2)  # type: ignore[no-any-return]
+        return _euclidean(x1, x2)
     if (
         a.dtype is b.dtype
         and is_kernel_dtype(a.dtype)
@@ -446,6 +448,48 @@ class Cdist(Op):
         return replay(self, grad, lambda x1, x2: _norms(x1, x2, self.p), *self.given)
 
 
+class Euclidean(Op):
+    """sqrt(a . a + b . b - 2 a . b) of all pairs of rows, less the second ones' mean: close rows cancel less.
+
+    With w = g / distance (0 where that is 0): grad_a = a sum(w) - w b, and grad_b likewise with w transposed.
+    """
+
+    floats_only = True
+    saves, saves_output = (0, 1), True
+
+    def forward(self, x1: Any, x2: Any) -> Any:
+        k, self.given = select(x1), (x1, x2)
+        center = k.mean_forward(x2, (x2.ndim - 2,), True)
+        center = k.where_forward(
+            k.eq_forward(k.mul_forward(center, 0.0), 0.0), center, 0.0
+        )  # NaN stays in its row
+        self.a, self.b = a, b = k.sub_forward(x1, center), k.sub_forward(x2, center)
+        lengths = [k.sum_forward(k.mul_forward(rows, rows), (rows.ndim - 1,), True) for rows in (a, b)]
+        y = k.matmul(a, b.swapaxes(-1, -2), lengths[0], -2.0, 1.0)
+        k.clamp_forward(k.add_forward(y, lengths[1].swapaxes(-1, -2), y), 0.0, inf, y)
+        self.distance = k.sqrt_forward(y, y)
+        return y
+
+    def backward(self, grad: Any) -> Any:
+        k, distance = select(grad), self.distance
+        w = k.where_forward(k.eq_forward(distance, 0.0), 0.0, k.div_forward(grad, distance))
+        grads = []
+        for need, own, other, x in zip(
+            self.needs, (self.a, self.b), (self.b, self.a), self.given, strict=True
+        ):
+            if need:
+                sums = k.sum_forward(w, (w.ndim - 1,), True)
+                y = k.matmul(w, other, k.mul_forward(own, sums), -1.0, 1.0)
+                grads.append(sum_to(y, x.shape))
+            else:
+                grads.append(None)
+            w = w.swapaxes(-1, -2)
+        return tuple(grads)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return replay(self, grad, _euclidean, *self.given)
+
+
 class Pdist(Op):
     """The distances of all rows of one matrix."""
 
@@ -491,6 +535,7 @@ def _euclidean(x1: Tensor, x2: Tensor) -> Tensor:
     """sqrt(x1 . x1 + x2 . x2 - 2 x1 . x2), with gradient zero where that is zero."""
     # Moving all rows changes no distance; without what they share, less cancels.
     center = x2.detach().mean(-2, True)
+    center = where(center.isfinite(), center, 0.0)
     x1, x2 = sub(x1, center), sub(x2, center)
     lengths: Any = unsqueeze((x1 * x1).sum(-1), -1) + unsqueeze((x2 * x2).sum(-1), -2)
     squares = lengths - 2 * (x1 @ x2.transpose(-1, -2))

@@ -47,7 +47,16 @@ class Where(Op):
 
     def forward(self, condition: Any, x: Any, y: Any, values: tuple[Any, Any] = (None, None)) -> Any:
         self.condition = condition
-        self.likes = tuple([None if a is None else (a.shape, a.dtype) for a in (x, y)])
+        if True in self.needs:
+            self.likes = tuple([None if a is None else (a.shape, a.dtype) for a in (x, y)])
+        elif x is not None and y is not None and x.dtype is y.dtype and x.dtype.kind == "f":
+            return select(condition).where_forward(condition, x, y)
+        elif x is None or y is None:  # a number beside floats is one of them
+            given, number = (y, values[0]) if x is None else (x, values[1])
+            if given is not None and given.dtype.kind == "f" and number.__class__ in (float, int):
+                return select(condition).where_forward(
+                    condition, number if x is None else x, number if y is None else y
+                )
         x, y = values[0] if x is None else x, values[1] if y is None else y
         dtype: Any = getattr(x, "dtype", None)
         if dtype is None or dtype is not getattr(y, "dtype", None):
@@ -245,12 +254,14 @@ class Ternary(Op):
     saves: tuple[int, ...] = (0, 1, 2)
 
     def prepare(self, op: str, *arrays: Any) -> Any:
-        self.likes = [(a.shape, a.dtype) for a in arrays]
         x, y, z = arrays
         dtype = x.dtype
         if dtype is y.dtype is z.dtype and is_kernel_dtype(dtype):
-            self.arrays = list(arrays)
+            if True in self.needs:
+                self.likes = [(a.shape, a.dtype) for a in arrays]
+                self.arrays = list(arrays)
             return arrays
+        self.likes = [(a.shape, a.dtype) for a in arrays]
         dtype = common_dtype(*arrays)
         if is_half(dtype) and True in self.needs:
             raise NoKernel(
@@ -336,6 +347,8 @@ class Lerp(Ternary):
 
     def forward(self, x: Any, y: Any, w: Any, value: float | None = None, out: Any = None) -> Any:
         fixed = w is None
+        if fixed and x.dtype is y.dtype and x.dtype.kind == "f" and True not in self.needs:
+            return select(x).lerp_forward(x, y, value, out)
         if fixed:
             w = np.asarray(value, x.dtype, like=x)
         x, y, w = self.prepare("lerp", x, y, w)

@@ -12,7 +12,7 @@ from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import int32, int64
+from fastdl.dtypes import float32, float64, int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at, array, is_array, on_device, select
 from fastdl.ops.arrays import filler, full, in_float32, joined, written, zeros
@@ -364,6 +364,15 @@ class Scatter(Op):
         part: Any = value
         if source is not None:
             self.source_shape = source.shape
+            if (
+                source.shape == index.shape == result.shape
+                and (x.dtype is float32 or x.dtype is float64)
+                and x.__class__ is np.ndarray
+                and result.flags.c_contiguous
+            ):  # the common case
+                k = select(x)
+                (k.scatter_add if add else k.scatter)(result, dim, index, source)
+                return result
             part = within(source, -1, index)
         self._place(result, part)
         return result

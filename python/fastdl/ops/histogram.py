@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.dtypes import FLOATING, float32, float64
-from fastdl.kernels import array, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, empty
 from fastdl.ops.host import on_host
 from fastdl.printing import named_lines
@@ -29,7 +29,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         raise RuntimeError(f"histc: bins must be positive, got {bins}")
     low, high = float(min), float(max)
     if low == high and x.size:
-        low, high = float(x.min()), float(x.max())
+        low, high = _range(x)
     if low == high:
         low, high = low - 1, high + 1
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -37,6 +37,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     if low > high:
         raise RuntimeError(f"histc: max must not be below min, got [{low}, {high}]")
     wide = cast(x.reshape(-1), float64 if x.dtype == float64 else float32)
+    if not on_device(x) and wide.dtype.type(low) < wide.dtype.type(high):
+        return Tensor._wrap(cast(select(wide).count_in_bins(wide, low, high, bins, None), x.dtype))
     edges = empty((bins + 1,), float64)
     select(edges).progression(edges, low, (high - low) / bins)
     edges[-1] = high
@@ -46,6 +48,14 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     counts = np.bincount(places, minlength=bins + 2)[1 : bins + 1]
     counts[-1] += np.count_nonzero(wide == edges[-1])
     return Tensor._wrap(cast(counts, x.dtype))
+
+
+def _range(x: Any) -> tuple[float, float]:
+    """The smallest and the largest element."""
+    if x.__class__ is np.ndarray and (x.dtype is float32 or x.dtype is float64):
+        k = select(x)
+        return float(k.amin_forward(x, None, False)), float(k.amax_forward(x, None, False))
+    return float(x.min()), float(x.max())
 
 
 class Histogram(NamedTuple):
@@ -83,13 +93,19 @@ def histogram(
     else:
         if bins <= 0:
             raise RuntimeError(f"histogram: bins must be positive, got {bins}")
-        low, high = range if range is not None else (x.min(), x.max()) if x.size else (0.0, 1.0)
+        low, high = range if range is not None else _range(x) if x.size else (0.0, 1.0)
         if not (np.isfinite(low) and np.isfinite(high)) or low > high:
             raise RuntimeError(f"histogram: range must be finite and rise, got [{low}, {high}]")
         if low == high:
             low, high = low - 0.5, high + 0.5
         # As PyTorch computes them, in the dtype of the data: what lies on an edge falls into the same bin.
         edges = linspace(float(low), float(high), bins + 1, dtype=x.dtype)._data
+        if weight is None and x.dtype.itemsize > 2:
+            counts = select(x).count_in_bins(x.reshape(-1), edges[0], edges[-1], bins, edges)
+            hist = counts.astype(x.dtype)
+            if density:
+                hist = hist / (counts.sum() * np.diff(edges))
+            return Histogram(Tensor._wrap(array(hist, None, x.dtype)), Tensor._wrap(edges))
     weights = None if weight is None else weight._data.reshape(-1)
     counts = np.histogram(x.reshape(-1), edges, weights=weights, density=density)[0]
     return Histogram(Tensor._wrap(counts.astype(x.dtype)), Tensor._wrap(edges.astype(x.dtype)))

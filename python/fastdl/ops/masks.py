@@ -18,15 +18,18 @@ from fastdl.ops.out import apply_into
 from fastdl.ops.views import expand
 from fastdl.tensor import Tensor
 
+_FEW = 512  # elements that NumPy is done with before a kernel has its value as an array
+
 
 def _mask(op: str, mask: Any) -> Any:
     if not isinstance(mask, Tensor):
         raise TypeError(f"{op}: mask must be a bool Tensor, got {type(mask).__name__}")
-    if mask._data.dtype == uint8:
-        return mask._data.astype(np.bool_)
-    if mask._data.dtype != bool_:
-        raise RuntimeError(f"{op}: mask must have dtype bool, got {mask._data.dtype}; compare, e.g. x > 0")
-    return mask._data
+    array = mask._data
+    if array.dtype is bool_:
+        return array
+    if array.dtype == uint8:
+        return array.astype(np.bool_)
+    raise RuntimeError(f"{op}: mask must have dtype bool, got {array.dtype}; compare, e.g. x > 0")
 
 
 def put(array: Any, mask: Any, values: Any) -> Any:
@@ -64,7 +67,7 @@ class MaskedFill(Op):
             shape = np.broadcast_shapes(x.shape, mask.shape)
             x, mask = np.broadcast_to(x, shape), np.broadcast_to(mask, shape)
         result = pooled_copy(x) if out is None else out
-        if on_device(x) or x.dtype.kind == "V" or result.shape != x.shape:
+        if on_device(x) or x.dtype.kind == "V" or result.shape != x.shape or result.size < _FEW:
             np.copyto(result, number if value is None else value, where=mask, casting="unsafe")
             return result
         return put(result, mask, np.asarray(number if value is None else value).astype(x.dtype))

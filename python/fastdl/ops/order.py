@@ -186,17 +186,19 @@ class Cumprod(Op):
         """
         x, axis = self.x, self.axis
         k = select(grad)
-        zero = x == 0
+        zero = k.eq_forward(x, 0.0)
         plain = k.div_forward(_reversed_sum(k.mul_forward(grad, self.y), axis), x)
         if x.ndim == 0:
             return grad.copy()
         if not zero.any():
             return plain
-        zeros_so_far = np.cumsum(zero, axis)
-        first = zero & (zeros_so_far == 1)
-        without = _products(np.where(first, x.dtype.type(1), x), axis)
+        before = k.ne_forward(_products(cast(~zero, x.dtype), axis), 0.0)  # the first zero
+        first = zero.copy()
+        later, earlier = [(*(slice(None),) * axis, part) for part in (slice(1, None), slice(None, -1))]
+        first[later] &= before[earlier]
+        without = _products(k.where_forward(first, 1.0, x), axis)
         at_first = _reversed_sum(k.mul_forward(grad, without), axis)
-        return np.where(zeros_so_far == 0, plain, np.where(first, at_first, x.dtype.type(0)))
+        return k.where_forward(before, plain, k.where_forward(first, at_first, 0.0))
 
     def backward_graph(self, grad: Tensor) -> Any:
         axis = self.axis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from math import prod
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE
+from fastdl.kernels import array, on_device, select
 from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow
 from fastdl.ops.axes import normal_axis
@@ -99,10 +99,49 @@ def vdot(input: Tensor, other: Tensor) -> Tensor:
 
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * outer(vec1, vec2). See ``torch.addr``."""
+    if (
+        beta == 1
+        and input._data.dtype is vec1._data.dtype is vec2._data.dtype
+        and input._data.dtype.kind == "f"
+        and vec1._data.ndim == vec2._data.ndim == 1
+        and alpha.__class__ is not complex
+        and arrays.broadcast_shape("addr", input._data.shape, (vec1.shape[0], vec2.shape[0]))
+        == (vec1.shape[0], vec2.shape[0])
+    ):
+        return AddOuter.apply(input, vec1, vec2, alpha=alpha)  # type: ignore[no-any-return]
     product = outer(vec1, vec2)
     if alpha != 1:
         product = mul(product, alpha)
     return product if beta == 0 else add(input if beta == 1 else mul(input, beta), product)
+
+
+class AddOuter(Op):
+    """x + alpha u v^T, in one pass."""
+
+    aliases_grad = True
+    saves = (1, 2)
+
+    def forward(self, x: Any, u: Any, v: Any, alpha: float) -> Any:
+        self.u, self.v, self.alpha, self.like = u, v, alpha, x.shape
+        return select(x).addcmul_forward(x, u[:, None], v, alpha)
+
+    def backward(self, grad: Any) -> Any:
+        k, alpha = select(grad), self.alpha
+        grad_u = k.matmul(grad, self.v[:, None])[:, 0] if self.needs[1] else None
+        grad_v = k.matmul(self.u[None], grad)[0] if self.needs[2] else None
+        return (
+            arrays.sum_to(grad, self.like) if self.needs[0] else None,
+            grad_u if grad_u is None or alpha == 1 else k.mul_forward(grad_u, alpha),
+            grad_v if grad_v is None or alpha == 1 else k.mul_forward(grad_v, alpha),
+        )
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        u, v = self.saved_input(1, self.u), self.saved_input(2, self.v)
+        return (
+            grad.sum_to_size(self.like) if self.needs[0] else None,
+            matmul(grad, v) * self.alpha if self.needs[1] else None,
+            matmul(u, grad) * self.alpha if self.needs[2] else None,
+        )
 
 
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
@@ -158,6 +197,8 @@ class Cross(Op):
 
 
 def _cross(x: Any, y: Any, axis: int) -> Any:
+    if x.shape == y.shape and x.dtype.kind == "f" and x.itemsize > 2 and not on_device(x):
+        return select(x).cross_forward(x, y, axis)
     result = arrays.empty(arrays.broadcast_shape("cross", x.shape, y.shape), x.dtype, x)
     at = [(*(slice(None),) * axis, i, ...) for i in range(3)]  # views, of vectors too
     first, second = [x[place] for place in at], [y[place] for place in at]
@@ -254,9 +295,17 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         raise RuntimeError(f"combinations: r must not be negative, got {r}")
     if r == 0:
         return _zeros(input, (0,))
-    choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
-    places = np.array(list(choose(range(input.numel()), r)), np.int64).reshape(-1, r)
-    return input[Tensor._wrap(places)]
+    # Choices of k + 1 from those of k: each is followed by all places from its last one (or behind it) to the end.
+    n, behind = input.numel(), not with_replacement
+    columns = [np.arange(n)]
+    for _ in range(r - 1):
+        last = columns[-1] + behind
+        counts = n - last
+        rows = np.repeat(np.arange(last.size), counts)
+        columns = [column[rows] for column in columns]
+        columns.append(np.arange(rows.size) - np.repeat(counts.cumsum() - counts - last, counts))
+    places = np.stack(columns, -1).astype(np.int64, copy=False)
+    return input[Tensor._wrap(array(places, input._data))]
 
 
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import builtins
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import on_device, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import as_bool, cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
@@ -47,6 +48,15 @@ class Reduction(Op):
     def with_axes(self, array: Any) -> Any:
         """A result or its gradient with axes of one element where the input was reduced."""
         return array.reshape(kept_shape(self.shape, self.axes))
+
+
+def _has_zero(x: Any) -> Any:
+    """Is there a zero, besides NaN or not? Of floats by the smallest absolute value, where that is a number."""
+    if (x.dtype is float32 or x.dtype is float64) and x.size and not on_device(x):
+        smallest = float(select(x).norm_forward(x, -inf, None, False))
+        if smallest == smallest:
+            return smallest == 0
+    return not x.all()
 
 
 def numpy_reduce(reduce: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> Any:
@@ -121,9 +131,11 @@ class Prod(Reduction):
 
     def backward(self, grad: Any) -> Any:
         x, kernels = self.x, select(grad)
-        if x.all():  # grad y / x
+        if not _has_zero(x):  # grad y / x
             whole = kernels.mul_forward(self.with_axes(grad), self.with_axes(self.y))
             return kernels.div_forward(whole, x)
+        if (x.dtype is float32 or x.dtype is float64) and not (self.y != self.y).any():
+            return self._beside_zeros(kernels, grad)
         # Zeros: the product of the others, those before times those after.
         axes = tuple(range(x.ndim)) if self.axes is None else self.axes
         rest = tuple([i for i in range(x.ndim) if i not in axes])
@@ -137,6 +149,16 @@ class Prod(Reduction):
         others = (before * after).astype(x.dtype, copy=False).reshape(moved.shape)
         others = others.transpose(sorted(range(x.ndim), key=(rest + axes).__getitem__))
         return kernels.mul_forward(others, self.with_axes(grad))
+
+    def _beside_zeros(self, k: Any, grad: Any) -> Any:
+        """The only zero of a product gets the product of the others; two of them get nothing."""
+        x, g = self.x, self.with_axes(grad)
+        zero = k.eq_forward(x, 0.0)
+        others = k.prod_forward(k.where_forward(zero, 1.0, x), self.axes, True)
+        alone = array(count_true(zero, self.axes, True) == 1, x)
+        at_zero = k.where_forward(alone, k.mul_forward(g, others), 0.0)
+        rest = k.div_forward(k.mul_forward(g, self.with_axes(self.y)), x)
+        return k.where_forward(zero, at_zero, rest)
 
     def backward_graph(self, grad: Tensor) -> Any:
         if not self.x.size:

@@ -360,7 +360,8 @@ def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generat
     dtype = _check("uniform_", self)
     if a > b:
         raise RuntimeError(f"uniform_: a must not exceed b, got {a} and {b}")
-    return _store(self, _uniform(self.shape, dtype, float(a), float(b), generator, self.device))
+    where = device_of(self._data)
+    return _store(self, _uniform(self._data.shape, dtype, float(a), float(b), generator, where))
 
 
 def normal_(
@@ -369,7 +370,8 @@ def normal_(
     """Overwrite with normally distributed numbers; see ``torch.Tensor.normal_``."""
     dtype = _check("normal_", self)
     _check_std("normal_", std)
-    return _store(self, _normal(self.shape, dtype, float(mean), float(std), generator, self.device))
+    where = device_of(self._data)
+    return _store(self, _normal(self._data.shape, dtype, float(mean), float(std), generator, where))
 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
@@ -412,8 +414,13 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     dtype = _check("exponential_", self)
     if lambd <= 0:
         raise RuntimeError(f"exponential_: lambd must be positive, got {lambd}")
-    u = _uniform(self.shape, dtype, 0.0, 1.0, generator, self.device)
-    return _store(self, -np.log1p(-u) / lambd)
+    where = device_of(self._data)
+    u = _uniform(self._data.shape, dtype, 0.0, 1.0, generator, where)
+    if where is not CPU or u.dtype.itemsize == 2:
+        return _store(self, -np.log1p(-u) / lambd)
+    k = select(u)
+    waits = k.log1p_forward(k.neg_forward(u, u), u)
+    return _store(self, k.mul_forward(waits, -1.0 / lambd, u))
 
 
 def log_normal_(

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.graph import replay
+from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import array
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.elementwise import where
 from fastdl.ops.parts import narrow
@@ -85,7 +87,43 @@ def segment_reduce(
         raise ArgumentError(
             f"{op}: the segments must make up the {count} elements along axis {axis}, got {given.tolist()}"
         )
-    segments = places.shape[-1]
+    if not on_device(data._data):
+        edges = (
+            np.concatenate([begins, ends[..., -1:]], -1)
+            if places.shape[-1]
+            else np.zeros_like(places[..., :1])
+        )
+        return SegmentReduce.apply(data, offsets=edges, reduce=reduce, initial=initial)  # type: ignore[no-any-return]
+    return _composed(data, reduce, axis, begins, places, initial)
+
+
+class SegmentReduce(Op):
+    """One pass over the data; ``offsets``: where each segment begins, and where the last one ends."""
+
+    floats_only = True
+    saves, saves_output = (0,), True
+
+    def forward(self, x: Any, offsets: Any, reduce: str, initial: Any) -> Any:
+        self.x, self.offsets, self.reduce, self.initial = x, offsets, reduce, initial
+        self.start = float(_EMPTY["sum" if reduce == "mean" else reduce] if initial is None else initial)
+        self.y = select(x).segment_forward(x, offsets, reduce, self.start, initial is not None)
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        return select(grad).segment_backward(grad, self.x, self.y, self.offsets, self.reduce, self.start)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        axis, begins, places = self.offsets.ndim - 1, self.offsets[..., :-1], np.diff(self.offsets)
+
+        def composed(x: Any) -> Tensor:
+            return _composed(x, self.reduce, axis, begins, places, self.initial)
+
+        return replay(self, grad, composed, self.x)
+
+
+def _composed(data: Tensor, reduce: str, axis: int, begins: Any, places: Any, initial: Any) -> Tensor:
+    """The same by :func:`scatter_reduce`: on a GPU, and for second derivatives."""
+    count, segments = data.shape[axis], places.shape[-1]
     # What belongs to no segment goes to one more, which is cut off.
     owner = np.full((*places.shape[:-1], count), segments, int64)
     for index in np.ndindex(*places.shape[:-1]):

@@ -184,8 +184,8 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Side by side: along axis 1, or 0 for one-dimensional tensors; see ``torch.hstack``."""
-    parts = [atleast_1d(t) for t in _tensors("hstack", tensors)]
-    return cat(parts, 0 if parts[0].ndim == 1 else 1)
+    parts = [t if t._data.ndim else atleast_1d(t) for t in _tensors("hstack", tensors)]
+    return cat(parts, 0 if parts[0]._data.ndim == 1 else 1)
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:

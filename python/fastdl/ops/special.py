@@ -33,13 +33,13 @@ from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
 from fastdl.ops.compare import eq, isnan, isneginf, isposinf
 from fastdl.ops.complex import check_real
-from fastdl.ops.elementwise import clamp, where
+from fastdl.ops.elementwise import where
 from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
 from fastdl.ops.extreme import orderable, sortable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import _exp2, cos, log, reciprocal
+from fastdl.ops.unary import _exp2, cos, log
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
@@ -69,10 +69,36 @@ def _sinc_slope(x: Tensor) -> Tensor:
 
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(x / (1 - x)), with x limited to [eps, 1 - eps] if ``eps`` is given. See ``torch.logit``."""
-    x = floating(input)
-    if eps is not None:
-        x = clamp(x, eps, 1 - eps)
-    return special("logit", x, lambda x: reciprocal(mul(x, sub(1.0, x))))
+    return Logit.apply(floating(input), eps=eps)  # type: ignore[no-any-return]
+
+
+class Logit(Op):
+    """The gradient is g / (x (1 - x)), NaN outside of [0, 1]; with a limit 0 beyond it instead."""
+
+    saves = (0,)
+
+    def forward(self, x: Any, eps: float | None) -> Any:
+        self.x, self.eps = x, eps
+        k = select(x)
+        return k.logit_forward(x) if eps is None else k.logit_forward(k.clamp_forward(x, eps, 1 - eps))
+
+    def backward(self, grad: Any) -> Any:
+        k, x = select(grad), self.x
+        if on_device(grad):
+            found = k.special_backward("logit", grad, x)
+        else:
+            found = k.logit_backward(grad, x)
+        return found if self.eps is None else k.where_forward(self._beyond(), 0.0, found)
+
+    def _beyond(self) -> Any:
+        k, x, eps = select(self.x), self.x, self.eps or 0.0
+        below, above = k.lt_forward(x, eps), k.gt_forward(x, 1 - eps)
+        return below | above if on_device(x) else k.bitwise_or_forward(below, above)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        x = self.saved_input(0, self.x)
+        found = grad / (x * (1.0 - x))
+        return found if self.eps is None else found.masked_fill(Tensor._wrap(self._beyond()), 0.0)
 
 
 def deg2rad(input: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.graph import linear_backward
+from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
@@ -414,8 +414,43 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     others = tuple([i for i in range(input._data.ndim) if i != axis])
     if not others:
         raise RuntimeError(f"renorm: expects at least 2 dimensions, got shape {input.shape}")
+    if p == 2 and input._data.dtype.kind in FLOATING:
+        return Renorm.apply(input, p=2.0, axes=others, limit=float(maxnorm))  # type: ignore[no-any-return]
     lengths = vector_norm(input, p, others, True)
     return mul(input, where(lengths > maxnorm, div(maxnorm, add(lengths, 1e-7)), 1.0))
+
+
+class Renorm(Op):
+    """y = x s with s = limit / (|x| + 1e-7) where |x| > limit, else 1.
+
+    grad_x = g s - x (g . x) s / ((|x| + 1e-7) |x|), the last term where s is not 1.
+    """
+
+    floats_only = True
+    saves = (0,)
+
+    def forward(self, x: Any, p: float, axes: Any, limit: float) -> Any:
+        k = select(x)
+        self.x, self.axes, self.limit = x, axes, limit
+        self.lengths = k.norm_forward(x, p, axes, True)
+        self.longer = k.gt_forward(self.lengths, limit)
+        self.raised = k.add_forward(self.lengths, 1e-7)
+        self.scale = k.where_forward(self.longer, k.div_forward(limit, self.raised), 1.0)
+        return k.mul_forward(x, self.scale)
+
+    def backward(self, grad: Any) -> Any:
+        k = select(grad)
+        dots = k.sum_forward(k.mul_forward(grad, self.x), self.axes, True)
+        share = k.div_forward(k.mul_forward(dots, self.scale), k.mul_forward(self.raised, self.lengths))
+        share = k.where_forward(self.longer, share, 0.0)
+        return k.addcmul_forward(k.mul_forward(grad, self.scale), self.x, share, -1.0)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        def composed(x: Any) -> Any:
+            lengths = vector_norm(x, 2, self.axes, True)
+            return x * where(lengths > self.limit, self.limit / (lengths + 1e-7), 1.0)
+
+        return replay(self, grad, composed, self.x)
 
 
 __all__ = [

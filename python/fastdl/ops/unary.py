@@ -242,12 +242,31 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
     """
     if decimals == 0:
         return _round(input, out=out)
+    scale = 10.0 ** (decimals if decimals > 0 else -decimals)
+    x = input._data
+    if out is None and (x.dtype is float32 or x.dtype is float64):
+        return RoundDecimals.apply(input, scale=scale, up=decimals > 0)  # type: ignore[no-any-return]
     from fastdl.ops.arithmetic import div, mul
 
-    scale = 10.0 ** (decimals if decimals > 0 else -decimals)
     if decimals > 0:
         return div(_round(mul(input, scale)), scale, out=out)
     return mul(_round(div(input, scale)), scale, out=out)
+
+
+class RoundDecimals(Op):
+    """To multiples of ``scale``, or of 1 / scale (``up``). The gradient is zero."""
+
+    def forward(self, x: Any, scale: float, up: bool) -> Any:
+        k = select(x)
+        there, back = (k.mul_forward, k.div_forward) if up else (k.div_forward, k.mul_forward)
+        y = there(x, scale)
+        return back(k.round_forward(y, y), scale, y)
+
+    def backward(self, grad: Any) -> Any:
+        return zeros(grad.shape, grad.dtype, grad)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return Tensor._wrap(self.backward(grad._data))
 
 
 def frac(input: Tensor) -> Tensor:

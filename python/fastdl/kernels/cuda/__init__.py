@@ -46,6 +46,9 @@ _ELSEWHERE = {
     **dict.fromkeys(
         ("cdist_forward", "cdist_backward", "pdist_forward"), "composed of differences and their norms"
     ),
+    **dict.fromkeys(("angle_forward", "cross_forward", "count_in_bins"), "composed of other operations"),
+    **dict.fromkeys(("segment_forward", "segment_backward"), "composed of scatter_reduce"),
+    "logit_backward": "special_backward has it",
     **dict.fromkeys(
         (
             *(

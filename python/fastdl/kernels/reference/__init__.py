@@ -28,6 +28,7 @@ from fastdl.kernels.reference.random import *
 from fastdl.kernels.reference.reduce import *
 from fastdl.kernels.reference.resample import *
 from fastdl.kernels.reference.rnn import *
+from fastdl.kernels.reference.segments import *
 from fastdl.kernels.reference.softmax import *
 from fastdl.kernels.reference.special import *
 from fastdl.kernels.reference.vector_math import *

@@ -8,7 +8,12 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-__all__ = ["lu_factor", "lu_permutation", "lu_solve", "lu_unpack", "triangular_solve"]
+__all__ = ["cross_forward", "lu_factor", "lu_permutation", "lu_solve", "lu_unpack", "triangular_solve"]
+
+
+def cross_forward(x: Array, y: Array, axis: int) -> Array:
+    """x times y, vectors of three along ``axis``, of one shape."""
+    return np.cross(x, y, axis=axis).reshape(x.shape)
 
 
 def lu_factor(a: Array, pivot: bool) -> tuple[Array, Array, Array]:

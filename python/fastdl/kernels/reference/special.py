@@ -14,6 +14,7 @@ from fastdl.kernels.reference.elementwise import _store
 Array = np.ndarray[Any, Any]
 
 __all__ = [
+    "angle_forward",
     "bitwise_and_forward",
     "bitwise_or_forward",
     "bitwise_xor_forward",
@@ -39,6 +40,7 @@ __all__ = [
     "log_ndtr_forward",
     "logaddexp_backward",
     "logaddexp_forward",
+    "logit_backward",
     "logit_forward",
     "ndtr_forward",
     "ndtri_forward",
@@ -117,6 +119,17 @@ def logit_forward(x: Array, out: Array | None = None) -> Array:
     return _compute(
         lambda x: np.where(abs(x - 0.5) < 0.25, np.log1p((2 * x - 1) / (1 - x)), np.log(x / (1 - x))), x, out
     )
+
+
+def logit_backward(grad_y: Array, x: Array) -> Array:
+    """grad_y / (x (1 - x)), NaN outside of [0, 1]."""
+    with np.errstate(all="ignore"):
+        return np.where((x >= 0) & (x <= 1), grad_y / (x * (1 - x)), np.nan).astype(x.dtype)
+
+
+def angle_forward(x: Array, out: Array | None = None) -> Array:
+    """The angle of real numbers: pi below 0, else 0; NaN stays."""
+    return _compute(lambda x: np.where(x < 0, np.pi, np.where(x != x, x, 0)), x, out)
 
 
 def sinc_forward(x: Array, out: Array | None = None) -> Array:
