@@ -241,7 +241,8 @@ class Ternary(Op):
     saves: tuple[int, ...] = (0, 1, 2)
 
     def prepare(self, op: str, *arrays: Any) -> Any:
-        self.likes = [(a.shape, a.dtype) for a in arrays]
+        if True in self.needs:
+            self.likes = [(a.shape, a.dtype) for a in arrays]
         x, y, z = arrays
         dtype = x.dtype
         if dtype is y.dtype is z.dtype and is_kernel_dtype(dtype):

@@ -184,13 +184,13 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Side by side: along axis 1, or 0 for one-dimensional tensors; see ``torch.hstack``."""
-    parts = [atleast_1d(t) for t in _tensors("hstack", tensors)]
-    return cat(parts, 0 if parts[0].ndim == 1 else 1)
+    parts = [t if t._data.ndim else atleast_1d(t) for t in _tensors("hstack", tensors)]
+    return cat(parts, 0 if parts[0]._data.ndim == 1 else 1)
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """On top of each other: along axis 0, of two or more; see ``torch.vstack``."""
-    return cat([atleast_2d(t) for t in _tensors("vstack", tensors)], 0)
+    return cat([t if t._data.ndim > 1 else atleast_2d(t) for t in _tensors("vstack", tensors)], 0)
 
 
 row_stack = vstack
@@ -198,7 +198,7 @@ row_stack = vstack
 
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
     """Behind each other: along axis 2; see ``torch.dstack``."""
-    return cat([atleast_3d(t) for t in _tensors("dstack", tensors)], 2)
+    return cat([t if t._data.ndim > 2 else atleast_3d(t) for t in _tensors("dstack", tensors)], 2)
 
 
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
