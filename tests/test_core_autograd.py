@@ -43,6 +43,74 @@ def test_large_gradients_meet_and_accumulate(dtype):
     np.testing.assert_allclose(x.grad.numpy(), 2 * once, rtol=8 * np.finfo(dtype).eps)
 
 
+PARTS = {
+    "select": (lambda x, t: x.select(1, t), 4),
+    "basic": (lambda x, t: x[:, t, None, ::2], 4),
+    "all of it": (lambda x, t: x[None], 4),
+    "diagonal": (lambda x, t: x.diagonal(t - 1, 1, 2), 4),
+    "of a part": (lambda x, t: x[1:][:, t], 4),
+    "embedding": (lambda x, t: F.embedding(fastdl.tensor([[t, 1], [2, t]]), x.reshape(12, -1), 2), 12),
+    "index_select": (lambda x, t: x.index_select(2, fastdl.tensor([t, t])), 4),
+    "index": (lambda x, t: x.reshape(12, -1)[fastdl.tensor([t, 0, t])], 12),
+    "two indices": (lambda x, t: x[fastdl.tensor([0, 2]), fastdl.tensor([t, 3])], 4),
+    "indices apart": (lambda x, t: x[fastdl.tensor([0, 2]), :, fastdl.tensor([t, 3])], 4),
+}
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float32, fastdl.complex64, fastdl.bfloat16])
+@pytest.mark.parametrize("case", PARTS)
+def test_gradients_of_parts_meet(case, dtype):
+    """Parts of a leaf and of a result, one after the other, beside a use of the whole: the same sums."""
+    take, _ = PARTS[case]
+    if dtype is not fastdl.float32 and case == "embedding":
+        pytest.skip("embedding takes real numbers of the kernels' dtypes")
+    numbers = np.random.default_rng(3).integers(-3, 4, (3, 4, 5)).astype(np.float32)
+    factors = fastdl.tensor([2.0, 3.0, -1.0]).to(dtype)
+    x = fastdl.tensor(numbers).to(dtype).requires_grad_()
+    for whole in (x, x * 2, (x * 2).unbind(0)[1].expand(3, 4, 5).clone()):
+        total = sum((take(whole, t) * factors[t]).sum() for t in range(3)) + (whole * whole).sum()
+        (together,) = fastdl.autograd.grad(total, [x], fastdl.ones_like(total), retain_graph=True)
+        expected = fastdl.zeros_like(x)
+        for t in range(3):
+            (part,) = fastdl.autograd.grad(
+                (take(whole, t) * factors[t]).sum(), [x], fastdl.ones_like(total), True
+            )
+            expected += part
+        expected += fastdl.autograd.grad((whole * whole).sum(), [x], fastdl.ones_like(total), True)[0]
+        assert fastdl.equal(together, expected)
+        x.grad = None
+        total.backward(fastdl.ones_like(total), retain_graph=True)
+        assert fastdl.equal(x.grad, expected)
+        total.backward(fastdl.ones_like(total))
+        assert fastdl.equal(x.grad, 2 * expected)
+
+
+def test_gradients_of_many_parts_need_no_array_of_the_whole_each(monkeypatch):
+    """A loop over time steps is linear in their number: one of the whole is made, not one for each step."""
+    from fastdl.ops import parts
+
+    made = []
+    monkeypatch.setattr(parts, "zeros", lambda *given: made.append(given) or zeros(*given))
+    zeros = importlib.import_module("fastdl.ops.arrays").zeros
+    x = fastdl.ones(4, 30, 3, requires_grad=True)
+    steps = fastdl.tanh(x)
+    sum(((t + 1) * steps[:, t]).sum() for t in range(30)).backward()
+    assert len(made) == 1
+    np.testing.assert_allclose(x.grad[2, :, 1].numpy(), (1 - np.tanh(1) ** 2) * np.arange(1, 31), rtol=1e-5)
+
+
+def test_gradients_that_somebody_kept_are_not_added_to():
+    x = fastdl.ones(3, 4, requires_grad=True)
+    y = x * 2
+    kept = []
+    rows = [y[0], y[1], y[2]]
+    for row in rows:
+        row.grad_fn.register_hook(lambda inputs, outputs: kept.append(inputs[0]))
+    sum(rows).sum().backward()
+    assert sorted(k.sum(1).tolist() for k in kept) == [[0, 0, 4], [0, 4, 0], [4, 0, 0]]
+    assert x.grad.tolist() == [[2] * 4] * 3
+
+
 def test_accumulation_changes_the_gradient_tensor_in_place():
     x = leaf([3.0])
     F.relu(x).backward()

@@ -390,3 +390,15 @@ def test_complex_numbers_stay_on_the_device(monkeypatch: pytest.MonkeyPatch) -> 
         return parts, *[t.real if t.is_complex() else t for t in (turned, *spectra)]
 
     check(case, rounding=1e-6)  # the CPU fuses complex products, and divides in double
+
+
+def test_gradients_of_parts_meet():
+    """They are added to the gradient of the whole where it lies."""
+
+    def case(device):
+        x = fastdl.arange(24.0, device=device).reshape(4, 6).requires_grad_()
+        y = x * x
+        sum([(y[:, t] * (t + 1)).sum() + y[t % 4, ::2].sum() for t in range(6)]).backward()
+        return x.grad
+
+    check(case)

@@ -116,3 +116,30 @@ def test_against_torch(equation):
     compare(
         torch, lambda *t: einsum(equation, *t), lambda *t: torch.einsum(equation, *t), *operands(equation)
     )
+
+
+def test_the_order_of_products():
+    """A result with the axes of ``b a`` is made in that order; a matrix product goes before an outer one."""
+    from fastdl.ops import einsum as module
+
+    a, b = fastdl.randn(3, 6, 4), fastdl.randn(3, 2, 6)
+    y = fastdl.einsum("bjd,bij->bid", a, b)
+    assert y.is_contiguous()
+    np.testing.assert_allclose(y.numpy(), b.numpy() @ a.numpy(), rtol=1e-5, atol=1e-6)
+    made = []
+    pair = module._pair
+
+    def noted(*operands):
+        result = pair(*operands)
+        made.append("".join(result[1]))
+        return result
+
+    x, z, w = fastdl.randn(9, 4), fastdl.randn(9, 5), fastdl.randn(2, 4, 5)
+    try:
+        module._pair = noted
+        y = fastdl.einsum("bi,bj,oij->bo", x, z, w)
+    finally:
+        module._pair = pair
+    assert made == ["boj", "bo"]
+    expected = np.einsum("bi,bj,oij->bo", x.numpy(), z.numpy(), w.numpy())
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-5, atol=1e-5)

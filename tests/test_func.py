@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastdl
+from fastdl.nn import functional as F
 
 torch = pytest.importorskip("torch")
 X = np.random.default_rng(0).standard_normal(4)
@@ -146,3 +147,48 @@ def test_associative_scan(extent, reverse):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-12)
     with pytest.raises(ValueError, match="combine_mode"):
         associative_scan(step, (a, b), 1, combine_mode="other")
+
+
+class Tied(fastdl.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = fastdl.nn.Embedding(5, 3), fastdl.nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, index):
+        return self.head(self.embed(index))
+
+
+@pytest.mark.parametrize("name", ["embed.weight", "head.weight"])
+def test_functional_call_of_tied_weights(name):
+    """One tensor in two places is replaced in both, as named_parameters() gives it once."""
+    model, index = Tied(), fastdl.tensor([0, 3])
+    weight = fastdl.randn(5, 3, requires_grad=True)
+    call = fastdl.func.functional_call
+    expected = F.linear(weight[index], weight)
+    y = call(model, {name: weight}, index)
+    assert fastdl.equal(y, expected)
+    (together,) = fastdl.autograd.grad(y.sum(), [weight])
+    (wanted,) = fastdl.autograd.grad(expected.sum(), [weight])
+    np.testing.assert_allclose(together.numpy(), wanted.numpy(), rtol=1e-5, atol=1e-6)
+    assert model.head.weight is model.embed.weight
+    assert fastdl.equal(call(model, {name: weight}, index, strict=True), expected)
+    apart = call(model, {name: weight}, index, tie_weights=False)
+    own = model.embed.weight
+    assert fastdl.equal(
+        apart, F.linear(weight[index], own) if name.startswith("embed") else F.linear(own[index], weight)
+    )
+
+
+def test_functional_call_refuses_two_values_for_one_tensor():
+    model, index = Tied(), fastdl.tensor([0, 3])
+    two = {"embed.weight": fastdl.ones(5, 3), "head.weight": fastdl.zeros(5, 3)}
+    with pytest.raises(ValueError, match=r"\['embed.weight', 'head.weight'\].*tie_weights=False"):
+        fastdl.func.functional_call(model, two, index)
+    assert not fastdl.func.functional_call(model, two, index, tie_weights=False).any()
+    same = dict.fromkeys(two, two["embed.weight"])
+    assert (fastdl.func.functional_call(model, same, index) == 3).all()
+    with pytest.raises(
+        RuntimeError, match=r"missing \['embed.weight', 'head.weight'\], unexpected \['bias'\]"
+    ):
+        fastdl.func.functional_call(model, {"bias": two["head.weight"]}, index, strict=True)

@@ -38,6 +38,7 @@ def functional_call(
     args: Any = None,
     kwargs: dict[str, Any] | None = None,
     *,
+    tie_weights: bool = True,
     strict: bool = False,
 ) -> Any:
     """``module(*args, **kwargs)`` with other tensors in the places of its parameters and buffers.
@@ -45,6 +46,8 @@ def functional_call(
     Args:
         parameter_and_buffer_dicts: name -> tensor (the names of ``state_dict``), or a tuple of such dictionaries.
         args: a tuple of arguments, or the only argument.
+        tie_weights: a tensor that stands in several places of the module is replaced in all of them, under whichever of
+            its names it is given. Two values for it are a ValueError. False: only in the places that are named.
         strict: refuse unless all parameters and buffers are given.
 
     See ``torch.func.functional_call``.
@@ -59,29 +62,58 @@ def functional_call(
     values: dict[str, Any] = {}
     for part in (given,) if isinstance(given, Mapping) else given:
         values.update(part)
-    names = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
-    if strict and names != values.keys():
-        raise RuntimeError(
-            f"functional_call: strict=True needs all names; missing {sorted(names - values.keys())}, unexpected "
-            f"{sorted(values.keys() - names)}"
-        )
-    places = []
-    for name in values:
+    members = _members(module) if tie_weights or strict else []
+    tied: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for _, own, attribute in members if tie_weights else ():
+        tied.setdefault(id(own[attribute]), []).append((own, attribute))
+    new: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+    unexpected = []
+    for name, value in values.items():
         path, _, attribute = name.rpartition(".")
         owner = module.get_submodule(path)
         if attribute not in owner._parameters and attribute not in owner._buffers:
+            unexpected.append(name)
+            continue
+        here, original = (owner.__dict__, attribute), owner.__dict__[attribute]
+        for own, its_name in tied.get(id(original), [here]):
+            before = new.get((id(own), its_name))
+            if tie_weights and before is not None and before[2] is not value:
+                names = [n for n, place, last in members if place[last] is original and n in values]
+                raise ValueError(
+                    f"functional_call: several values for {names}, which are one tensor in {type(module).__name__}; "
+                    "give one of them, or tie_weights=False"
+                )
+            new[id(own), its_name] = own, its_name, value
+    if strict:
+        missing = sorted([name for name, own, attribute in members if (id(own), attribute) not in new])
+        if missing or unexpected:
             raise RuntimeError(
-                f"functional_call: {type(module).__name__} has no parameter or buffer {name!r}"
+                f"functional_call: strict=True needs all names; missing {missing}, unexpected {sorted(unexpected)}"
             )
-        places.append((owner.__dict__, attribute, owner.__dict__[attribute]))
+    if unexpected:
+        raise RuntimeError(
+            f"functional_call: {type(module).__name__} has no parameter or buffer {unexpected[0]!r}"
+        )
+    places = [(own, its_name, own[its_name]) for own, its_name, _ in new.values()]
     arguments = () if args is None else args if isinstance(args, tuple) else (args,)
     try:
-        for (own, attribute, _), value in zip(places, values.values(), strict=True):
-            own[attribute] = value
+        for own, its_name, value in new.values():
+            own[its_name] = value
         return module(*arguments, **(kwargs or {}))
     finally:
-        for own, attribute, before in places:
-            own[attribute] = before
+        for own, its_name, before in places:
+            own[its_name] = before
+
+
+def _members(module: Module) -> list[tuple[str, dict[str, Any], str]]:
+    """Parameters and buffers by name, those that are one tensor as well: where each lies, and its name there."""
+    return [
+        (f"{prefix}.{name}" if prefix else name, own, name)
+        for prefix, owner in module.named_modules()
+        for own in (owner.__dict__,)
+        for name in (*owner._parameters, *owner._buffers)
+        if own[name] is not None
+    ]
 
 
 def vmap(

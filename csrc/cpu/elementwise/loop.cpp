@@ -102,6 +102,7 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
 
   alignas(64) char blocks[N][(kBlock + kWidth<float>)*sizeof(double)];  // touched only where one is needed
   const char* constant[N] = {};                                         // which one a block is full of
+  int64_t copies[N] = {};  // or of which row, that stays the same from row to row, and how many times
   char* operands[N];
   for (int64_t position = begin; position < end;) {
     const int64_t n = std::min(row - column, end - position);
@@ -150,7 +151,10 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
             constant[i] = places[i];
             continue;
           }
-          constant[i] = nullptr;
+          const bool again = rows > 1 && next == 0;  // a bias, or a factor of an outer product
+          if (again && constant[i] == places[i] && rows <= copies[i]) continue;
+          constant[i] = again ? places[i] : nullptr;
+          copies[i] = rows;
           for_each_line(i, [&](int64_t at, int64_t from, int64_t length) {
             gather(blocks[i] + at, places[i] + from, step[i], length, bytes, loop.half[i]);
           });

@@ -146,6 +146,18 @@ def _run(
                 continue
         if node.versions is not None:
             node.check_versions()
+        if node.adds_into is not None and not check_nan:
+            # One of several parts of a tensor (x[:, t] of every step): into the gradient of the whole, if it has begun.
+            edge, whole = edges[0], None
+            if edge is not None:
+                if edge in owned:
+                    whole = pending[edge[0]][edge[1]]
+                elif edge[0] in owned:
+                    whole = pending[edge[0]]
+            if whole is not None and whole.ndim and node.adds_into(whole, grad):
+                if not retain_graph:
+                    node.release()
+                continue
         handed = None
         if node.hands_on and needed is None and node.hooks is None and node in owned:
             handed = grad

@@ -123,7 +123,7 @@ def around(node: Op) -> _Around:
     if have is None:
         have = _Around(node)
         # Hooks may keep what they were given.
-        node.aliases_grad, node.hands_on = True, False  # type: ignore[misc]
+        node.aliases_grad, node.hands_on, node.adds_into = True, False, None  # type: ignore[misc]
     return have
 
 

@@ -52,6 +52,10 @@ class Op(NodeFields):
     """Whether backward keeps no reference to the incoming gradient: whoever gets it alone may own it as the engine
     did."""
 
+    adds_into: ClassVar[Any] = None
+    """``adds_into(have, grad)`` adds the gradient of the first and only input to ``have``, what came to it from others,
+    without an array of the whole; or returns False."""
+
     mixes_dtypes: ClassVar[bool] = False
     """Whether float32 inputs may stand beside a first one of half precision (normalisation: its weights)."""
 

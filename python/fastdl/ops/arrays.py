@@ -277,6 +277,25 @@ def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: An
     return array
 
 
+def added_to_rows(have: Any, dim: int, index: Any, rows: Any) -> bool:
+    """Were ``rows`` added to the entries ``index`` of ``have`` along ``dim``, as ``Op.adds_into`` wants it?
+
+    Only on the CPU, in the kernel's dtypes, and where few entries are meant: for many the gradient of the whole, with
+    its work shared out by what the indices are, is as good.
+    """
+    dtype = have.dtype
+    if (
+        have.__class__ is not np.ndarray
+        or not (dtype is float32 or dtype is float64)
+        or rows.dtype is not dtype
+    ):
+        return False
+    if 2 * index.size > have.shape[dim] or not have.flags.c_contiguous:
+        return False
+    select(have).index_add(have, dim, index, rows)
+    return True
+
+
 def in_float32(kernel: Callable[..., Any], array: Any, *arguments: Any) -> Any:
     """``kernel(array, ...)``, which adds up elements; of half precision in float32, where sums do not get stuck.
 

@@ -138,21 +138,43 @@ def _row_sums(a: Any, la: Labels, b: Any, lb: Labels, labels: Labels) -> tuple[A
     )
 
 
+@lru_cache(maxsize=1024)
+def _turned(la: Labels, lb: Labels, output: Labels) -> bool:
+    """Does the product b a have its axes in the order of the result, where a b does not?"""
+    keep = frozenset(output)
+    return _product(la, lb, keep).labels != output == _product(lb, la, keep).labels
+
+
+def _last(a: Any, la: Labels, b: Any, lb: Labels, output: Labels) -> Any:
+    """The contraction of two operands that gives the result."""
+    if _turned(la, lb, output):
+        a, la, b, lb = b, lb, a, la
+    return _ordered(*_pair(a, la, b, lb, frozenset(output)), output)
+
+
+_OUTER = 8
+"""What a term of an outer product costs, which goes to memory, beside one of a matrix product, which is added up."""
+
+
 def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) -> Any:
     """The einsum of arrays; in one operand no label occurs twice, those of ``output`` occur in some."""
     parts = list(zip(arrays, labels, strict=True))
     if len(parts) == 2:
-        return _ordered(*_pair(*parts[0], *parts[1], frozenset(output)), output)
+        return _last(*parts[0], *parts[1], output)
     size: dict[Any, int] = {}
     for array, own in parts:
         for label, extent in zip(own, array.shape, strict=True):
             size[label] = extent if size.get(label, 1) == 1 else size[label]
-    while len(parts) > 1:
-        # The pair whose product has the fewest terms goes first; on ties the leftmost.
+    while len(parts) > 2:
+        # The pair whose product is cheapest goes first; on ties the leftmost.
         best: tuple[int, int, int] | None = None
         for i in range(len(parts)):
             for j in range(i + 1, len(parts)):
-                cost = prod(size[label] for label in {*parts[i][1], *parts[j][1]})
+                both = {*parts[i][1], *parts[j][1]}
+                others = [own for p, (_, own) in enumerate(parts) if p not in (i, j)]
+                cost = prod(size[label] for label in both)
+                if both <= set(output).union(*others):
+                    cost *= _OUTER
                 if best is None or cost < best[0]:
                     best = (cost, i, j)
         assert best is not None
@@ -160,7 +182,7 @@ def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) ->
         rest = [part for p, part in enumerate(parts) if p not in (i, j)]
         keep = frozenset(output).union(*(own for _, own in rest))
         parts = [*rest[:i], _pair(*parts[i], *parts[j], keep), *rest[i:]]
-    return _ordered(*parts[0], output)
+    return _last(*parts[0], *parts[1], output) if len(parts) == 2 else _ordered(*parts[0], output)
 
 
 def _ordered(array: Any, labels: Labels, output: Labels) -> Any:

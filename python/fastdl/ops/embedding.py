@@ -12,7 +12,7 @@ from fastdl.devices import device_of, to_device, to_host
 from fastdl.dtypes import DIFFERENTIABLE, int64
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import select
-from fastdl.ops.arrays import cast, full, zeros
+from fastdl.ops.arrays import added_to_rows, cast, full, zeros
 from fastdl.ops.gather import check_range
 from fastdl.tensor import Tensor
 
@@ -30,6 +30,16 @@ class Embedding(Op):
     def backward(self, grad: Any) -> Any:
         rows = grad.reshape(self.index.size, grad.shape[-1])
         return select(grad).embedding_backward(rows, self.index.reshape(-1), None, None, *self.options), None
+
+    def adds_into(self, have: Any, grad: Any) -> bool:
+        index, (_, padding_idx, scale_grad_by_freq) = self.index.reshape(-1), self.options
+        if scale_grad_by_freq:
+            return False
+        rows = grad.reshape(index.size, grad.shape[-1])
+        if padding_idx >= 0:
+            kept = index != padding_idx
+            index, rows = index[kept], rows[kept]
+        return added_to_rows(have, 0, index, rows)
 
     def linear(self, weight: Any, _: Any) -> Any:
         """What backward is the adjoint of: without the rows it passes over, and with the factors it puts in."""

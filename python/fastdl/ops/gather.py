@@ -15,7 +15,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import float32, float64, int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at, array, is_array, on_device, select
-from fastdl.ops.arrays import filler, full, in_float32, joined, written, zeros
+from fastdl.ops.arrays import broadcast_shape, filler, full, in_float32, joined, written, zeros
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
 from fastdl.ops.indexing import IndexSelect, places_of
@@ -328,24 +328,21 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     if dim is None:
         return gather(reshape(input, (input.numel(),)), 0, reshape(indices, (indices.numel(),)))
     d = axis("take_along_dim", dim, input._data.ndim)
-    x, i = list(input._data.shape), list(indices._data.shape)
+    x, i = input._data.shape, indices._data.shape
     if len(x) != len(i):
-        raise RuntimeError(
-            f"take_along_dim: shapes {tuple(x)} and {tuple(i)} differ in the number of dimensions"
-        )
-    if x[:d] == i[:d] and x[d + 1 :] == i[d + 1 :] and not on_device(input._data):
+        raise RuntimeError(f"take_along_dim: shapes {x} and {i} differ in the number of dimensions")
+    if x[:d] != i[:d] or x[d + 1 :] != i[d + 1 :]:
+        common = broadcast_shape("take_along_dim", (*x[:d], 1, *x[d + 1 :]), (*i[:d], 1, *i[d + 1 :]))
+        input = expand(input, (*common[:d], x[d], *common[d + 1 :]))
+        indices = expand(indices, (*common[:d], i[d], *common[d + 1 :]))
+    if not on_device(input._data):
         try:
             return gather(input, d, indices)
         except IndexError:
             pass  # indices from the end, or wrong ones
-    common = list(np.broadcast_shapes((*x[:d], 1, *x[d + 1 :]), (*i[:d], 1, *i[d + 1 :])))
     if indices.numel() and (indices._data < 0).any():
         indices = where(indices < 0, indices + x[d], indices)
-    return gather(
-        expand(input, [*common[:d], x[d], *common[d + 1 :]]),
-        d,
-        expand(indices, [*common[:d], i[d], *common[d + 1 :]]),
-    )
+    return gather(input, d, indices)
 
 
 class Scatter(Op):

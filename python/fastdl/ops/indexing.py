@@ -22,7 +22,7 @@ from fastdl.dtypes import DIFFERENTIABLE, bool_, int64, is_half
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import capture, is_array, on_device, select
-from fastdl.ops.arrays import cast, fill, filler, in_float32, joined, sum_to, written, zeros
+from fastdl.ops.arrays import added_to_rows, cast, fill, filler, in_float32, joined, sum_to, written, zeros
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.ops.views import in_one_call
@@ -276,6 +276,9 @@ class IndexSelect(Op):
             select(grad).index_select_backward, grad, self.dim, self.index, self.shape[self.dim]
         )
 
+    def adds_into(self, have: Any, grad: Any) -> bool:
+        return added_to_rows(have, self.dim, self.index, grad)
+
     def linear(self, x: Any) -> Any:
         return select(x).index_select_forward(x, self.dim, self.index)
 
@@ -306,14 +309,22 @@ class Gather(Op):
         return y.reshape(*shape[:first], *index.shape, *shape[last:])
 
     def backward(self, grad: Any) -> Any:
-        first, index = self.first, self.index
-        rows = (*self.merged[:first], index.size, *self.merged[first + 1 :])
+        first, rows = self.first, self._rows(grad)
+        backward = select(grad).index_select_backward
+        whole = in_float32(backward, rows, first, self.index.reshape(-1), self.merged[first])
+        whole = whole.reshape(self.shape)
+        return whole if self.moved is None else whole.transpose(self.moved)
+
+    def adds_into(self, have: Any, grad: Any) -> bool:
+        if self.moved is not None or not have.flags.c_contiguous:
+            return False
+        return added_to_rows(have.reshape(self.merged), self.first, self.index.reshape(-1), self._rows(grad))
+
+    def _rows(self, grad: Any) -> Any:
+        """The gradient with the index's axes as one."""
         if not grad.flags.c_contiguous:
             grad = pooled_copy(grad)
-        grad = grad.reshape(rows)
-        backward = select(grad).index_select_backward
-        whole = in_float32(backward, grad, first, index.reshape(-1), self.merged[first]).reshape(self.shape)
-        return whole if self.moved is None else whole.transpose(self.moved)
+        return grad.reshape(*self.merged[: self.first], self.index.size, *self.merged[self.first + 1 :])
 
     def linear(self, x: Any) -> Any:
         first, index = self.first, self.index

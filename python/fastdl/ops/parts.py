@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastdl._graph import parts
-from fastdl.arrays import assign, pooled_copy
+from fastdl.arrays import add_arrays, assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.view import MultiView, View
 from fastdl.kernels import on_device, select, strided
@@ -22,6 +22,13 @@ from fastdl.tensor import Tensor
 
 class Part(View):
     """A view of some of the elements: the gradient of the others is zero. Here: of each at most once."""
+
+    aliases_grad = False
+
+    def adds_into(self, have: Any, grad: Any) -> bool:
+        part = self.of(have, **self.options)
+        add_arrays(part, grad, part)
+        return True
 
     def backward(self, grad: Any) -> Any:
         whole = zeros(self.shape, grad.dtype, grad)
@@ -50,6 +57,7 @@ class Basic(Part):
 
     def backward(self, grad: Any) -> Any:
         if grad.size == prod(self.shape):  # nothing was left out
+            self.aliases_grad = True  # type: ignore[misc]
             return grad.reshape(self.shape)
         return super().backward(grad)
 
@@ -248,7 +256,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
         cuts = [slice(None, int(i)).indices(extent)[1] for i in indices_or_sections]
     before = (slice(None),) * d
     edges = zip([0, *cuts], [*cuts, extent], strict=True)
-    return tuple([Basic.apply(input, key=(*before, slice(a, max(a, b)))) for a, b in edges])
+    return tuple([input[(*before, slice(a, max(a, b)))] for a, b in edges])
 
 
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:

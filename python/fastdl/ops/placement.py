@@ -379,9 +379,12 @@ def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     if ndim > 2 and len(set(self.shape)) > 1:
         raise RuntimeError(f"fill_diagonal_: more than 2 dimensions must have one extent, got {self.shape}")
     rows, columns = self.shape[0], self.shape[-1]
+    if ndim == 2 and not (wrap and rows > columns):
+        self.diagonal().fill_(fill_value)
+        return self
     along = np.arange(min(self.shape), like=self._data)
     key: Any = (Tensor._wrap(along),) * ndim
-    if wrap and ndim == 2 and rows > columns:
+    if ndim == 2:
         places = np.arange(0, rows * columns, columns + 1, like=self._data)
         key = (Tensor._wrap(places // columns), Tensor._wrap(places % columns))
     setitem(self, key, fill_value)

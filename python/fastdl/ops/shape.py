@@ -190,7 +190,7 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """On top of each other: along axis 0, of two or more; see ``torch.vstack``."""
-    return cat([atleast_2d(t) for t in _tensors("vstack", tensors)], 0)
+    return cat([t if t._data.ndim > 1 else atleast_2d(t) for t in _tensors("vstack", tensors)], 0)
 
 
 row_stack = vstack
@@ -198,7 +198,7 @@ row_stack = vstack
 
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
     """Behind each other: along axis 2; see ``torch.dstack``."""
-    return cat([atleast_3d(t) for t in _tensors("dstack", tensors)], 2)
+    return cat([t if t._data.ndim > 2 else atleast_3d(t) for t in _tensors("dstack", tensors)], 2)
 
 
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
