@@ -47,5 +47,9 @@ def mark_absent(cls: type) -> None:
 
 def hint(name: str) -> str:
     """Why there is no ``name``, and what to use; empty where it is no name of PyTorch's that was left out."""
+    from fastdl.tensor import Tensor
+
     why = _HINTS.get(name)
+    if why is None and name.endswith("_") and callable(getattr(Tensor, name, None)):
+        why = f"what works in place is a method, x.{name}()"
     return "" if why is None else f": {why} (docs/differences.md)"
