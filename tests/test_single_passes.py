@@ -184,3 +184,16 @@ def test_complex_numbers_stored_in_real_tensors(dtype):
     assert x.tolist() == [2, 0]
     with pytest.raises(RuntimeError):
         x[1] = 2j
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float16, fastdl.bfloat16, fastdl.float32, fastdl.float64])
+@pytest.mark.parametrize("target", [fastdl.float16, fastdl.float32, fastdl.float64, fastdl.int64])
+def test_cosine_embedding_loss_beside_targets_of_another_dtype(dtype, target):
+    x = fastdl.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=dtype, requires_grad=True)
+    y = fastdl.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=dtype)
+    loss = fastdl.nn.functional.cosine_embedding_loss(x, y, fastdl.tensor([1, -1]).to(target))
+    assert loss.dtype is dtype
+    assert abs(loss.item() - 1) < 1e-6
+    loss.backward()
+    assert x.grad.dtype is dtype
+    np.testing.assert_allclose(x.grad.float().numpy(), [[0, -0.5], [0, 0]], atol=1e-6)
