@@ -45,6 +45,8 @@ def test_large_gradients_meet_and_accumulate(dtype):
 
 PARTS = {
     "select": (lambda x, t: x.select(1, t), 4),
+    "windows": (lambda x, t: x.unfold(2, 2, t + 1), 4),
+    "strided": (lambda x, t: x.as_strided((3, 3), (1, 1), t), 4),
     "basic": (lambda x, t: x[:, t, None, ::2], 4),
     "all of it": (lambda x, t: x[None], 4),
     "diagonal": (lambda x, t: x.diagonal(t - 1, 1, 2), 4),

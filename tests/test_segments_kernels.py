@@ -143,3 +143,29 @@ def test_nll_loss_of_half_precision_reads_what_it_needs(dtype, reduction, shape)
         assert fastdl.equal(got, want.to(dtype))
     with pytest.raises(IndexError, match="out of range"):
         loss(x, target * 0 + 9)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_in_bins_of_the_largest_numbers(level, dtype):
+    """Neither the range nor its product with the bins may overflow."""
+    most = np.finfo(dtype).max
+    for low, high in ((-most, most), (0.0, most), (0.0, most / 50)):
+        x = (np.array([0, 0.25, 0.75, 1]) * high + np.array([1, 0.75, 0.25, 0]) * low).astype(dtype)
+        for k in (load(level), reference):
+            assert k.count_in_bins(x, low, high, 100, None).nonzero()[0].tolist() == [0, 25, 75, 99]
+
+
+def test_histograms_of_ranges_that_the_dtype_cannot_tell_apart():
+    assert fastdl.histogram(fastdl.ones(2), 3, range=(1.0, 1.0 + 1e-9)).hist.sum() == 2
+    assert fastdl.histogram(fastdl.tensor([-3e38, 0.0, 3e38]), 4).hist.tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("reduce", REDUCE)
+def test_no_segments(reduce):
+    x = fastdl.zeros(0, 3, requires_grad=True)
+    for places in ({"offsets": fastdl.tensor([0])}, {"lengths": fastdl.tensor([], dtype=fastdl.int64)}):
+        y = fastdl.segment_reduce(x, reduce, **places)
+        assert y.shape == (0, 3)
+        y.sum().backward()
+        assert x.grad.shape == (0, 3)

@@ -158,3 +158,42 @@ def test_nan_stays_in_its_row_of_distances():
     assert (~fastdl.isfinite(distance.detach())).any(0).nonzero().reshape(-1).tolist() == [4, 7]
     fastdl.cdist(t, t).sum().backward()  # 0 on the diagonal
     assert fastdl.isfinite(t.grad).all()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_slopes_of_logit_outside_of_its_domain(create_graph):
+    x = fastdl.tensor([-0.5, 0.25, 1.5], requires_grad=True)
+    for eps in (None, -2.0):
+        (slope,) = fastdl.autograd.grad(fastdl.logit(x, eps).sum(), x, create_graph=create_graph)
+        np.testing.assert_allclose(slope.detach().numpy(), [np.nan, 16 / 3, np.nan], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float32, fastdl.float64, fastdl.float16, fastdl.bfloat16])
+def test_the_next_number_after_its_own_goal_does_not_move(dtype):
+    x = fastdl.tensor([[1.0], [2.0]], dtype=dtype, requires_grad=True)
+    y = fastdl.tensor([0.0, 1.0, 3.0], dtype=dtype, requires_grad=True)
+    for create_graph in (False, True):
+        slopes = fastdl.autograd.grad(fastdl.nextafter(x, y).sum(), (x, y), create_graph=create_graph)
+        assert [slope.tolist() for slope in slopes] == [[[2], [3]], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float16, fastdl.bfloat16, fastdl.float32])
+def test_complex_numbers_stored_in_real_tensors(dtype):
+    x = fastdl.zeros(2, dtype=dtype)
+    x[0] = 2 + 0j
+    assert x.tolist() == [2, 0]
+    with pytest.raises(RuntimeError):
+        x[1] = 2j
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float16, fastdl.bfloat16, fastdl.float32, fastdl.float64])
+@pytest.mark.parametrize("target", [fastdl.float16, fastdl.float32, fastdl.float64, fastdl.int64])
+def test_cosine_embedding_loss_beside_targets_of_another_dtype(dtype, target):
+    x = fastdl.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=dtype, requires_grad=True)
+    y = fastdl.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=dtype)
+    loss = fastdl.nn.functional.cosine_embedding_loss(x, y, fastdl.tensor([1, -1]).to(target))
+    assert loss.dtype is dtype
+    assert abs(loss.item() - 1) < 1e-6
+    loss.backward()
+    assert x.grad.dtype is dtype
+    np.testing.assert_allclose(x.grad.float().numpy(), [[0, -0.5], [0, 0]], atol=1e-6)

@@ -123,14 +123,16 @@ void count_in_bins(int64_t* counts, const T* x, int64_t n, T low, T high, int64_
   const int64_t grain = std::max<int64_t>(8192, bins);
   const int64_t chunks = chunk_count(n, grain);
   memory::Buffer<int64_t> all(size_t(chunks * bins));
-  const T range = high - low;
+  // By a power of two smaller where the products would overflow.
+  const T unit = std::isfinite((high - low) * T(bins)) ? T(1) : T(0x1p-66);
+  const T first = low * unit, range = high * unit - first;
   parallel_chunks(n, grain, [&](int64_t chunk, int64_t begin, int64_t end) {
     int64_t* own = all.get() + chunk * bins;
     std::fill_n(own, bins, 0);
     for (int64_t i = begin; i < end; ++i) {
       const T value = x[i];
       if (!(value >= low && value <= high)) continue;  // a NaN as well
-      int64_t bin = std::min(int64_t((value - low) * T(bins) / range), bins - 1);
+      int64_t bin = std::min(int64_t((value * unit - first) * T(bins) / range), bins - 1);
       if (edges) {
         while (bin > 0 && value < edges[bin]) --bin;
         while (bin + 1 < bins && value >= edges[bin + 1]) ++bin;

@@ -16,6 +16,7 @@ from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, sub
 from fastdl.ops.arrays import empty, sum_to, zeros
+from fastdl.ops.cast import to
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.gather import index_select
@@ -271,6 +272,8 @@ def cosine_embedding_loss(
             f"{op}: inputs must be (N, D) with target (N), or (D) with target (), got "
             f"{a.shape}, {b.shape} and {t.shape}"
         )
+    if t.dtype.kind in FLOATING and t.dtype is not a.dtype:  # half precision beside another dtype has no rule
+        target = to(target, a.dtype)
     return CosineEmbeddingLoss.apply(  # type: ignore[no-any-return]
         input1, input2, target, margin=margin, reduction=reduction
     )

@@ -100,7 +100,7 @@ def histogram(
             low, high = low - 0.5, high + 0.5
         # As PyTorch computes them, in the dtype of the data: what lies on an edge falls into the same bin.
         edges = linspace(float(low), float(high), bins + 1, dtype=x.dtype)._data
-        if weight is None and x.dtype.itemsize > 2:
+        if weight is None and x.dtype.itemsize > 2 and edges[0] < edges[-1]:
             counts = select(x).count_in_bins(x.reshape(-1), edges[0], edges[-1], bins, edges)
             hist = counts.astype(x.dtype)
             if density:

@@ -440,7 +440,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         array = value._data
     elif value.__class__ is float or value.__class__ is int or value.__class__ is complex:
-        if not is_half(data.dtype):  # there PyTorch stores infinity, as a conversion does
+        if value.__class__ is complex or not is_half(data.dtype):  # there numbers too large become infinite
             value = filler("setitem", value, data.dtype)
         small = value.__class__ is not complex and -_SMALL < value < _SMALL
         array = np.asarray(value, data.dtype) if small else as_array(value)

@@ -296,6 +296,9 @@ class Windows(Part):
         strides[dim] = stride * step
         return strided(x, [*shape, size], [*strides, stride])
 
+    def adds_into(self, have: Any, grad: Any) -> bool:
+        return self.options["step"] >= self.options["size"] and super().adds_into(have, grad)
+
     def backward(self, grad: Any) -> Any:
         dim, size, step = self.options["dim"], self.options["size"], self.options["step"]
         if step >= size:  # windows that do not overlap
@@ -354,6 +357,9 @@ class Strided(Part):
     def of(x: Any, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Any:
         flat = x.reshape(-1)
         return strided(flat[offset:], size, [s * x.itemsize for s in stride])
+
+    def adds_into(self, have: Any, grad: Any) -> bool:
+        return False
 
     def backward(self, grad: Any) -> Any:
         size, stride, offset = self.options["size"], self.options["stride"], self.options["offset"]

@@ -91,7 +91,7 @@ def segment_reduce(
         edges = (
             np.concatenate([begins, ends[..., -1:]], -1)
             if places.shape[-1]
-            else np.zeros_like(places[..., :1])
+            else np.zeros((*places.shape[:-1], 1), int64)
         )
         return SegmentReduce.apply(data, offsets=edges, reduce=reduce, initial=initial)  # type: ignore[no-any-return]
     return _composed(data, reduce, axis, begins, places, initial)

@@ -68,8 +68,8 @@ def _sinc_slope(x: Tensor) -> Tensor:
 
 
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
-    """log(x / (1 - x)), with x limited to [eps, 1 - eps] if ``eps`` is given. See ``torch.logit``."""
-    return Logit.apply(floating(input), eps=eps)  # type: ignore[no-any-return]
+    """log(x / (1 - x)), with x limited to [eps, 1 - eps] if ``eps`` is given and not negative. See ``torch.logit``."""
+    return Logit.apply(floating(input), eps=None if eps is not None and eps < 0 else eps)  # type: ignore[no-any-return]
 
 
 class Logit(Op):
@@ -98,7 +98,7 @@ class Logit(Op):
     def backward_graph(self, grad: Tensor) -> Any:
         x = self.saved_input(0, self.x)
         found = grad / (x * (1.0 - x))
-        return found if self.eps is None else found.masked_fill(Tensor._wrap(self._beyond()), 0.0)
+        return found.masked_fill(Tensor._wrap(self._beyond()), math.nan if self.eps is None else 0.0)
 
 
 def deg2rad(input: Tensor) -> Tensor:
@@ -354,21 +354,23 @@ def frexp(input: Tensor) -> MantissaExponent:
 
 
 class NextAfter(Op):
-    """As good as its first operand: the gradient of the other is 0."""
+    """As good as its first operand, where they differ: the gradient of the other is 0."""
 
     def forward(self, x: Any, y: Any) -> Any:
-        self.shapes_in = x.shape, y.shape
+        self.shapes_in, self.moves = (x.shape, y.shape), array(x != y, x)
         if x.dtype is float32 or x.dtype is float64:
             return select(x).nextafter_forward(x, y)
         return array(np.nextafter(x, y))
 
     def backward(self, grad: Any) -> Any:
         of_x, of_y = self.shapes_in
-        return sum_to(grad.copy(), of_x), zeros(of_y, grad.dtype, grad)
+        found = select(grad).where_forward(self.moves, grad, 0.0)
+        return sum_to(found, of_x), zeros(of_y, grad.dtype, grad)
 
     def backward_graph(self, grad: Tensor) -> Any:
         of_x, of_y = self.shapes_in
-        return grad.sum_to_size(of_x), Tensor._wrap(zeros(of_y, grad._data.dtype, grad._data))
+        found = where(Tensor._wrap(self.moves), grad, 0.0)
+        return found.sum_to_size(of_x), Tensor._wrap(zeros(of_y, grad._data.dtype, grad._data))
 
 
 def nextafter(input: Tensor, other: Tensor) -> Tensor:

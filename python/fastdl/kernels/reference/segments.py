@@ -65,7 +65,11 @@ def count_in_bins(x: Array, low: float, high: float, bins: int, edges: Array | N
     low, high = x.dtype.type(low), x.dtype.type(high)
     inside = x[(x >= low) & (x <= high)]
     if edges is None:
-        places = ((inside - low) * x.dtype.type(bins) / (high - low)).astype(np.int64)
+        with np.errstate(over="ignore"):
+            fits = np.isfinite((high - low) * x.dtype.type(bins))
+        unit = x.dtype.type(1 if fits else 2.0**-66)  # where the products would overflow
+        first = low * unit
+        places = ((inside * unit - first) * x.dtype.type(bins) / (high * unit - first)).astype(np.int64)
     else:
         places = np.searchsorted(edges, inside, "right") - 1
     return np.bincount(np.clip(places, 0, bins - 1), minlength=bins).astype(np.int64)
