@@ -95,6 +95,10 @@ TABLES = {
         x, y = reals(2, 4).float().requires_grad_(), leaf(2, 4, seed=1); [F.binary_cross_entropy_with_logits(x, y, weight=y.detach().half(), pos_weight=L.ones(4)).float(), *L.autograd.grad(F.binary_cross_entropy_with_logits(x, y), (x, y))]
         x, y = reals(2, 4).float(), reals(2, 4, seed=1); [l.float() for l in (F.triplet_margin_loss(x, x, y), F.cosine_embedding_loss(x, y, L.ones(2)), F.margin_ranking_loss(x, y, L.ones(2, 4)), F.gaussian_nll_loss(x, y, y.abs()), F.gaussian_nll_loss(x, y, 1.0))]
         F.binary_cross_entropy(reals(4).abs().float() / 4, reals(4).abs() / 4)
+        [getattr(F, n)(*p) for n in ("kl_div", "poisson_nll_loss") for p in ((reals(4).abs().float(), L.tensor(0.5, dtype=L.float64)), (L.tensor(0.5, dtype=L.float64), reals(4).abs().float()))]
+        [f(reals(2, 4).to(a), reals(2, 4, seed=1).abs().to(b), weight=reals(4, seed=2).abs().to(c)).float() for f in (F.cross_entropy, F.multilabel_soft_margin_loss) for a in (L.float32, L.float64) for b in (L.float32, L.float64) for c in (L.float32, L.float64)]
+        [f(reals(2, 4).to(a), reals(2, 4, seed=1).abs().to(b), weight=reals(4, seed=2).abs().to(c)).dtype for f in (F.cross_entropy, F.multilabel_soft_margin_loss) for a in (L.float32, L.float64) for b in (L.float32, L.float64) for c in (L.float32, L.float64)]
+        F.cross_entropy(reals(2, 4).float(), L.tensor([0, 1]), weight=reals(4).abs())
     """,
     "distances, images and bins": """
         z = leaf(2, 3), leaf(2, 3, seed=1); grads(F.pairwise_distance(*z, p=-1.5), *z)

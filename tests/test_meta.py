@@ -157,3 +157,10 @@ def test_modules():
     assert empty.weight.is_cpu
     assert empty.weight.shape == (3, 2)
     assert empty.weight.requires_grad
+
+
+@pytest.mark.parametrize("name", ["det", "slogdet", "qr", "svd", "eigh", "eig", "pinv"])
+def test_decompositions_stay_without_values(name):
+    results = getattr(fastdl.linalg, name)(meta(2, 3, 3))
+    for result in results if isinstance(results, tuple) else (results,):
+        assert result.is_meta

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
+import pickle
 import weakref
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import pytest
 import fastdl
 from fastdl import nn
 from fastdl.nn import functional as F
+from fastdl.utils import hooks
 from test_nn_module import Leaf, Tree, tensor
 
 
@@ -256,3 +260,50 @@ def test_registries_hold_the_hooks_themselves():
     x = fastdl.ones(1, 2)
     np.testing.assert_array_equal(again(x).detach().numpy(), net(x).detach().numpy())
     np.testing.assert_array_equal(net(x).detach().numpy(), 2 * net.forward(x).detach().numpy())
+
+
+def _doubled(module, args, kwargs):
+    return tuple([arg * 2 for arg in args]), kwargs
+
+
+def _plus_one(module, args, output):
+    return output + 1
+
+
+def test_hooks_of_a_stored_model_are_called_as_before():
+    net = nn.Linear(2, 2)
+    net.register_forward_pre_hook(_doubled, with_kwargs=True)
+    # What a removed hook leaves behind is nobody else's.
+    net.register_forward_hook(_doubled, with_kwargs=True, always_call=True).remove()
+    kept = net.register_forward_hook(_plus_one)
+    assert net._forward_hooks.with_kwargs == net._forward_hooks.always_call == set()
+    again = pickle.loads(pickle.dumps(net))
+    x = fastdl.ones(1, 2)
+    np.testing.assert_array_equal(again(x).detach().numpy(), net(x).detach().numpy())
+    # Another process numbers its hooks anew: one with the number of a hook that is there already.
+    hooks._next_id, before = itertools.count(kept.id).__next__, hooks._next_id
+    try:
+        again.register_forward_hook(_plus_one)
+    finally:
+        hooks._next_id = before
+    assert len(again._forward_hooks) == 2
+    np.testing.assert_array_equal(again(x).detach().numpy(), net(x).detach().numpy() + 1)
+
+
+def test_registries_can_be_replaced():
+    """``module._forward_hooks = OrderedDict()`` rids a model of hooks whose handles nobody kept."""
+    net = nn.Linear(2, 2)
+    x = fastdl.ones(1, 2)
+    plain = net(x).detach().numpy()
+    for register in (net.register_forward_hook, net.register_forward_pre_hook):
+        register(lambda *_: 1 / 0)
+    net.register_full_backward_hook(lambda *_: 1 / 0)
+    net.register_full_backward_pre_hook(lambda *_: 1 / 0)
+    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        setattr(net, name, OrderedDict())
+    y = net(x)
+    y.sum().backward()
+    np.testing.assert_array_equal(y.detach().numpy(), plain)
+    net._forward_hooks = OrderedDict({3: _plus_one})
+    net.register_forward_hook(_plus_one)
+    np.testing.assert_array_equal(net(x).detach().numpy(), (y + 1 + 1).detach().numpy())

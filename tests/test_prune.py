@@ -193,3 +193,41 @@ def test_a_failed_pruning_leaves_the_layer():
         prune.global_unstructured([(layer, "weight")], prune.RandomStructured, amount=1)
     with pytest.raises(TypeError, match="BasePruningMethod"):
         prune.PruningContainer().add_pruning_method(3)
+
+
+def test_apply_returns_the_hook_and_takes_torch_s_places():
+    theirs_prune, torch, ours, theirs = pair()
+    for p, model, lib in ((prune, ours, fastdl), (theirs_prune, theirs, torch)):
+        scores = lib.arange(48).reshape(8, 6).double()
+        method = p.L1Unstructured.apply(model[0], "weight", 5, scores)
+        assert type(method) is p.L1Unstructured
+        assert list(model[0]._forward_pre_hooks.values()) == [method]
+        both = p.LnStructured.apply(model[0], "weight", 1, 2, 0, -scores)
+        assert type(both) is p.PruningContainer
+        assert list(model[0]._forward_pre_hooks.values()) == [both]
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize("n", ["fro", "nuc", 1])
+def test_slices_of_three_dimensional_weights_by_norm(n):
+    """``nuc`` is of the matrices that the slices are."""
+    torch = pytest.importorskip("torch")
+    theirs_prune = pytest.importorskip("torch.nn.utils.prune")
+    # Slices with one large singular value have the smaller sum of them, but the larger sum of squares.
+    weight = np.random.default_rng(1).standard_normal((6, 4, 5))
+    weight[::2] = 1.3
+    masks = []
+    for p, lib in ((prune, fastdl), (theirs_prune, torch)):
+        layer = lib.nn.Conv1d(4, 6, 5).double()
+        layer.weight.data = lib.from_numpy(weight.copy())
+        masks.append(p.ln_structured(layer, "weight", 3, n=n, dim=0).weight_mask.numpy())
+    np.testing.assert_array_equal(*masks)
+    with pytest.raises(RuntimeError, match="matrix_norm: dim must"):
+        prune.ln_structured(nn.Linear(3, 4), "weight", 1, n="nuc", dim=0)
+
+
+def test_importance_scores_of_several_parameters_are_a_dict():
+    with pytest.raises(TypeError, match="importance_scores must be a dict, got list"):
+        prune.global_unstructured(
+            [(nn.Linear(2, 2), "weight")], prune.L1Unstructured, importance_scores=[1], amount=1
+        )

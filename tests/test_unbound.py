@@ -42,3 +42,12 @@ def test_none_of_torch_s_is_missing():
         if not hasattr(fastdl, n) and not isinstance(vars(fastdl.Tensor).get(n, Absent("")), Absent)
     }
     assert missing == set()
+
+
+def test_the_tensor_may_be_named():
+    x = fastdl.tensor([0.0, 2.0])
+    assert fastdl.clamp_(input=x, max=1) is x
+    np.testing.assert_array_equal(x.numpy(), [0.0, 1.0])
+    with pytest.raises(TypeError, match="'input'"):
+        fastdl.exp_()
+    assert fastdl.Tensor.exp_.__module__ != fastdl.exp_.__module__

@@ -52,3 +52,11 @@ def test_options_and_mistakes():
             call()
     with pytest.raises(ValueError, match="floating-point dtype"):
         windows.hann(4, dtype=fastdl.int64)
+
+
+@pytest.mark.parametrize(
+    "name", [f"{name}_window" for name in ("bartlett", "blackman", "hamming", "hann", "kaiser")]
+)
+def test_integers_are_refused(name):
+    with pytest.raises(RuntimeError, match=f"{name}: expects a floating-point dtype, got int64"):
+        getattr(fastdl, name)(5, dtype=fastdl.int64)

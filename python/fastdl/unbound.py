@@ -1,5 +1,8 @@
 """Methods that are functions, too, by the names of ``torch.*``: ``fastdl.exp_(x)`` is ``x.exp_()``."""
 
+from collections.abc import Callable
+from typing import Any
+
 from fastdl import methods  # noqa: F401 -- gives Tensor its methods
 from fastdl.published import publish
 from fastdl.tensor import Tensor
@@ -12,5 +15,18 @@ log2_ log_ logit_ nan_to_num_ neg_ negative_ rad2deg_ reciprocal_ round_ rsqrt_ 
 sinh_ sqrt_ square_ tan_ tanh_ trunc_ xlogy_ zero_
 """
 __all__ = _NAMES.split()
-globals().update({name: getattr(Tensor, name) for name in __all__})
+
+
+def _function(name: str) -> Callable[..., Tensor]:
+    method = getattr(Tensor, name)
+
+    def function(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        return method(input, *args, **options)  # type: ignore[no-any-return]
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = method.__doc__
+    return function
+
+
+globals().update({name: _function(name) for name in __all__})
 publish(globals(), __all__)

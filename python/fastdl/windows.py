@@ -8,7 +8,8 @@ import numpy as np
 
 from fastdl.creation import finish
 from fastdl.devices import resolve, to_device
-from fastdl.dtypes import as_dtype, float64, get_default_dtype
+from fastdl.dtypes import FLOATING, as_dtype, float64, get_default_dtype
+from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.arrays import cast, full
 from fastdl.sequences import progression
@@ -25,6 +26,8 @@ def _cosines(
         raise RuntimeError(f"{op}: window_length must not be negative, got {length}")
     where = resolve(op, device)
     kind = get_default_dtype() if dtype is None else as_dtype(op, dtype)
+    if kind.kind not in FLOATING:
+        raise ArgumentError(f"{op}: expects a floating-point dtype, got {kind}")
     if length == 1:
         return finish(op, np.ones(1, kind), where, grad)
     kernels = select(None)

@@ -93,8 +93,9 @@ def zeros(value: Any) -> Any:
 
 def like(value: Any) -> Any:
     """Arrays without values for arrays; anything else as it is."""
-    if value.__class__ in (tuple, list):
-        return type(value)([like(v) for v in value])
+    if isinstance(value, (tuple, list)):
+        parts = [like(v) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return MetaArray.like(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
 
 

@@ -153,19 +153,27 @@ def binary_cross_entropy_with_logits(
     op = "binary_cross_entropy_with_logits"
     reduction = check_reduction(op, size_average, reduce, reduction)
     _same_shape(op, input, target)
-    x, t = promoted(input, target)
-    weights = [
-        None if w is None else w if mode.autocast is not None else to(w, x._data.dtype)
-        for w in (weight, pos_weight)
-    ]
+    x, t = input, target
+    if x._data.dtype is not t._data.dtype:
+        x, t = promoted(x, t)
+    if weight is not None:
+        weight = _as_input(weight, x)
+    if pos_weight is not None:
+        pos_weight = _as_input(pos_weight, x)
     loss = BinaryCrossEntropyWithLogits.apply(
         x,
         matching_target(op, x, t),
-        spread_weight(op, "weight", weights[0], x),
-        spread_weight(op, "pos_weight", weights[1], x),
+        spread_weight(op, "weight", weight, x),
+        spread_weight(op, "pos_weight", pos_weight, x),
         reduction=reduction,
     )
     return loss if t is target else to(loss, target._data.dtype)
+
+
+def _as_input(weight: Tensor, input: Tensor) -> Tensor:
+    """The weight in the dtype of the input, unless autocast chooses it."""
+    dtype = input._data.dtype
+    return weight if weight._data.dtype is dtype or mode.autocast is not None else to(weight, dtype)
 
 
 def _same_shape(op: str, input: Tensor, target: Tensor) -> None:

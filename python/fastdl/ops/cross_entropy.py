@@ -210,8 +210,7 @@ def cross_entropy(
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, ...), float32 or float64.
-        target: integer class indices of shape () or (1), (N), or (N, d1, ...); or probabilities of input's shape and
-            dtype.
+        target: integer class indices of shape () or (1), (N), or (N, d1, ...); or probabilities of input's shape.
         weight: one factor per class (C).
         ignore_index: targets with this index neither count nor receive a gradient.
         reduction: ``"mean"`` (over indices: divided by the sum of the counted targets' weights; over
@@ -229,18 +228,22 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
         reduction = check_reduction("cross_entropy", size_average, reduce, reduction)
+    probabilities = target._data.shape == input._data.shape
+    if probabilities and weight is not None:
+        input, target, weight = promoted(input, target, weight)
+    elif probabilities and target._data.dtype is not input._data.dtype:
+        input, target = promoted(input, target)
     _check_input("cross_entropy", input, weight)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ArgumentError(f"cross_entropy: label_smoothing must lie in [0, 1], got {label_smoothing}")
     x, t = input._data, target._data
-    if t.shape == x.shape:
+    if probabilities:
         if t.dtype.kind not in FLOATING:
             raise DtypeError(
                 f"cross_entropy: target has input's shape {x.shape}, which means class probabilities, so it "
                 f"must be floating point, got {t.dtype}. Class indices would have shape "
                 f"{x.shape[:1] + x.shape[2:]}"
             )
-        input, target = promoted(input, target)
         if ignore_index >= 0:
             raise ArgumentError(
                 f"cross_entropy: ignore_index is for targets of class indices, got {ignore_index} with probabilities; "

@@ -380,9 +380,13 @@ def addcmul(
         older_order("addcmul", tensor1, (tensor2, *older), 2, "input, tensor1, tensor2, *, value=1")
         value, tensor1, (tensor2,) = tensor1, tensor2, older  # type: ignore[assignment]
     if input._data.dtype.kind not in DIFFERENTIABLE:
-        dtype = common_dtype(input._data, tensor1._data, tensor2._data)
+        dtype = input._data.dtype
+        if not (dtype is tensor1._data.dtype is tensor2._data.dtype):
+            dtype = common_dtype(input._data, tensor1._data, tensor2._data)
+            if dtype.kind in "iu":
+                tensor1, tensor2 = to(tensor1, dtype), to(tensor2, dtype)
         if dtype.kind in "iu":
-            return add(input, mul(mul(to(tensor1, dtype), to(tensor2, dtype)), value), out=out)
+            return add(input, mul(mul(tensor1, tensor2), value), out=out)
     return apply_into(out, Addcmul, input, tensor1, tensor2, value=value)
 
 

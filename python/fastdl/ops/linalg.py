@@ -242,7 +242,9 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
         raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
     if mode == "r":
         return QrResult(Tensor._wrap(np.empty(0, A.dtype)), Tensor._wrap(np.linalg.qr(A._data, "r")))
-    return QrResult(*[Tensor._wrap(np.ascontiguousarray(a)) for a in np.linalg.qr(A._data, "complete")])
+    return QrResult(
+        *[Tensor._wrap(np.ascontiguousarray(a, like=a)) for a in np.linalg.qr(A._data, "complete")]
+    )
 
 
 @on_host

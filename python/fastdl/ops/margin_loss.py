@@ -213,7 +213,10 @@ def multilabel_soft_margin_loss(
     op = "multilabel_soft_margin_loss"
     reduction = check_reduction(op, size_average, reduce, reduction)
     _same_shape(op, input, target)
-    input, target = promoted(input, target)
+    if weight is None:
+        input, target = promoted(input, target)
+    else:
+        input, target, weight = promoted(input, target, weight)
     return MultilabelSoftMarginLoss.apply(  # type: ignore[no-any-return]
         input,
         matching_target(op, input, target, convert=True),

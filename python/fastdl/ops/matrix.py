@@ -154,7 +154,7 @@ class Determinant(Op):
 
     def forward(self, a: Any) -> Any:
         self.a = a
-        self.y = np.asarray(np.linalg.det(a), a.dtype)
+        self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
         return self.y
 
     def backward(self, grad: Any) -> Any:
@@ -194,8 +194,8 @@ class LogDeterminant(Op):
     def forward(self, a: Any) -> Any:
         self.a = a
         sign, log = np.linalg.slogdet(a)
-        self.sign = np.asarray(sign, a.dtype)
-        return self.sign, np.asarray(log, real_dtype(a.dtype))
+        self.sign = np.asarray(sign, a.dtype, like=a)
+        return self.sign, np.asarray(log, real_dtype(a.dtype), like=a)
 
     def backward(self, grad_sign: Any, grad_log: Any) -> Any:
         if self.sign.dtype.kind == "c":  # the sign turns with the determinant
@@ -252,7 +252,7 @@ class SymmetricEigen(Op):
 
     def forward(self, a: Any, uplo: str) -> Any:
         values, vectors = np.linalg.eigh(a, uplo)  # type: ignore[call-overload]
-        self.values, self.vectors = values, np.ascontiguousarray(vectors)
+        self.values, self.vectors = values, np.ascontiguousarray(vectors, like=vectors)
         return self.values, self.vectors
 
     def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
@@ -288,7 +288,7 @@ class SingularValues(Op):
 
     def forward(self, a: Any, full: bool = False) -> Any:
         u, s, vh = np.linalg.svd(a, full_matrices=full)
-        self.u, self.s, self.vh = np.ascontiguousarray(u), s, np.ascontiguousarray(vh)
+        self.u, self.s, self.vh = np.ascontiguousarray(u, like=u), s, np.ascontiguousarray(vh, like=vh)
         return self.u, self.s, self.vh
 
     def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
@@ -379,7 +379,7 @@ class Orthogonal(Op):
     def forward(self, a: Any) -> Any:
         self.a = a
         q, r = np.linalg.qr(a)
-        self.q, self.r = np.ascontiguousarray(q), np.ascontiguousarray(r)
+        self.q, self.r = np.ascontiguousarray(q, like=q), np.ascontiguousarray(r, like=r)
         return self.q, self.r
 
     def backward(self, grad_q: Any, grad_r: Any) -> Any:
@@ -419,7 +419,7 @@ class Eigen(ComplexFormula):
     def forward(self, a: Any) -> Any:
         self.likes, dtype = a.dtype, complex_dtype(a.dtype)
         values, vectors = np.linalg.eig(a)
-        self.values, self.vectors = values.astype(dtype), np.ascontiguousarray(vectors, dtype)
+        self.values, self.vectors = values.astype(dtype), np.ascontiguousarray(vectors, dtype, like=vectors)
         return self.values, self.vectors
 
     def backward(self, grad_values: Any, grad_vectors: Any) -> Any:

@@ -71,7 +71,7 @@ def reduce_graph(losses: Any, reduction: str) -> Any:
 def promoted(*tensors: Tensor) -> Any:
     """The tensors, those of floating-point numbers in the dtype that all of them can be converted to.
 
-    autocast chooses by itself.
+    Numbers (tensors without dimensions) beside others do not count; autocast chooses by itself.
     """
     first = tensors[0]._data.dtype
     for t in tensors:
@@ -79,10 +79,11 @@ def promoted(*tensors: Tensor) -> Any:
             break
     else:
         return tensors
-    kinds = {t._data.dtype for t in tensors if t._data.dtype.kind in FLOATING}
+    floats = [t._data for t in tensors if t._data.dtype.kind in FLOATING]
+    kinds = {a.dtype for a in floats}
     if len(kinds) < 2 or mode.autocast is not None:
         return tensors
-    dtype = functools.reduce(promote_types, kinds)
+    dtype = functools.reduce(promote_types, {a.dtype for a in floats if a.ndim} or kinds)
     return tuple([to(t, dtype) if t._data.dtype.kind in FLOATING else t for t in tensors])
 
 

@@ -19,6 +19,8 @@ class RemovableHandle:
 
     def __init__(self, registry: OrderedDict[int, Any]) -> None:
         self.id = _next_id()
+        while self.id in registry:  # of a module that another process stored
+            self.id = _next_id()
         self._registry = weakref.ref(registry)
 
     def remove(self) -> None:

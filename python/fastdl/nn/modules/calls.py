@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fastdl.autograd.op import Op
@@ -27,6 +27,10 @@ class CallHooks(OrderedDict[int, Callable[..., Any]]):
         self, hook: Callable[..., Any], with_kwargs: bool, always_call: bool = False, prepend: bool = False
     ) -> RemovableHandle:
         """Add a hook, last or first."""
+        self.with_kwargs.intersection_update(
+            self
+        )  # the ids of removed hooks may be another's where this is loaded
+        self.always_call.intersection_update(self)
         handle = add_hook(self, hook, prepend)
         if with_kwargs:
             self.with_kwargs.add(handle.id)
@@ -35,9 +39,10 @@ class CallHooks(OrderedDict[int, Callable[..., Any]]):
         return handle
 
 
-def _entries(*registries: CallHooks) -> list[tuple[CallHooks, int, Callable[..., Any]]]:
+def _entries(every: CallHooks, own: CallHooks) -> list[tuple[CallHooks, int, Callable[..., Any]]]:
     """The hooks that are there when a call begins: calling them may register others."""
-    return [(registry, key, hook) for registry in registries for key, hook in registry.items()]
+    entries = [(own, key, hook) for key, hook in own.items()] if own else []
+    return [*[(every, key, hook) for key, hook in every.items()], *entries] if every else entries
 
 
 # Hooks on every module (global_hooks.py registers them); they run before a module's own.
@@ -230,21 +235,44 @@ class Calls:
             self.__dict__[name] = registry = kind()
         return registry
 
+    def _replace_hooks(self, name: str, registry: OrderedDict[int, Any], hooks: Mapping[int, Any]) -> None:
+        """``module._forward_hooks = OrderedDict()`` is how models are rid of hooks whose handles are gone."""
+        registry.update(hooks)
+        self.__dict__[name] = registry
+        if registry:
+            self._hooked = True
+
     @property
     def _forward_hooks(self) -> CallHooks:
         return self._hook_registry("_forward_hooks", CallHooks)
+
+    @_forward_hooks.setter
+    def _forward_hooks(self, hooks: Mapping[int, Any]) -> None:
+        self._replace_hooks("_forward_hooks", CallHooks(), hooks)
 
     @property
     def _forward_pre_hooks(self) -> CallHooks:
         return self._hook_registry("_forward_pre_hooks", CallHooks)
 
+    @_forward_pre_hooks.setter
+    def _forward_pre_hooks(self, hooks: Mapping[int, Any]) -> None:
+        self._replace_hooks("_forward_pre_hooks", CallHooks(), hooks)
+
     @property
     def _backward_hooks(self) -> OrderedDict[int, Callable[..., Any]]:
         return self._hook_registry("_backward_hooks")
 
+    @_backward_hooks.setter
+    def _backward_hooks(self, hooks: Mapping[int, Any]) -> None:
+        self._replace_hooks("_backward_hooks", OrderedDict(), hooks)
+
     @property
     def _backward_pre_hooks(self) -> OrderedDict[int, Callable[..., Any]]:
         return self._hook_registry("_backward_pre_hooks")
+
+    @_backward_pre_hooks.setter
+    def _backward_pre_hooks(self, hooks: Mapping[int, Any]) -> None:
+        self._replace_hooks("_backward_pre_hooks", OrderedDict(), hooks)
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False

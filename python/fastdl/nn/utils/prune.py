@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from fastdl import linalg
 from fastdl.autograd.mode import no_grad
 from fastdl.creation import ones_like
+from fastdl.matrices import norm
 from fastdl.nn.modules.module import Module
 from fastdl.ops.order import topk
 from fastdl.ops.sampling import rand, rand_like
@@ -60,7 +60,8 @@ class BasePruningMethod(ABC):
         ...         mask = default_mask.clone()
         ...         mask.view(-1)[::2] = 0
         ...         return mask
-        >>> layer = EverySecond.apply(fastdl.nn.Linear(4, 5), "weight")
+        >>> layer = fastdl.nn.Linear(4, 5)
+        >>> method = EverySecond.apply(layer, "weight")
         >>> int((layer.weight == 0).sum())
         10
     """
@@ -89,9 +90,11 @@ class BasePruningMethod(ABC):
 
     @classmethod
     def apply(
-        cls, module: M, name: str, *args: Any, importance_scores: Tensor | None = None, **kwargs: Any
-    ) -> M:
+        cls, module: Module, name: str, *args: Any, importance_scores: Tensor | None = None, **kwargs: Any
+    ) -> BasePruningMethod:
         """Prune a parameter, once more where it is pruned already, and keep it so before each forward.
+
+        Returns the hook: the method, or the :class:`PruningContainer` of it and those before.
 
         Args:
             module: the layer.
@@ -134,7 +137,7 @@ class BasePruningMethod(ABC):
         module.register_buffer(f"{name}_mask", mask)
         hook(module, ())
         module.register_forward_pre_hook(hook)
-        return module
+        return hook
 
     def prune(
         self, t: Tensor, default_mask: Tensor | None = None, importance_scores: Tensor | None = None
@@ -272,6 +275,13 @@ class RandomUnstructured(_Unstructured):
 class L1Unstructured(_Unstructured):
     """The elements of the smallest absolute values. ``amount``: a number of them or a fraction of those left."""
 
+    @classmethod
+    def apply(  # type: ignore[override]
+        cls, module: Module, name: str, amount: float, importance_scores: Tensor | None = None
+    ) -> BasePruningMethod:
+        """:meth:`BasePruningMethod.apply` with what this method is made of."""
+        return super().apply(module, name, amount=amount, importance_scores=importance_scores)
+
     def _ranks(self, t: Tensor) -> Tensor:
         return t.abs()
 
@@ -313,11 +323,21 @@ class LnStructured(_Structured):
         super().__init__(amount, dim)
         self.n = n
 
+    @classmethod
+    def apply(  # type: ignore[override]
+        cls,
+        module: Module,
+        name: str,
+        amount: float,
+        n: Any,
+        dim: int,
+        importance_scores: Tensor | None = None,
+    ) -> BasePruningMethod:
+        """:meth:`BasePruningMethod.apply` with what this method is made of."""
+        return super().apply(module, name, amount=amount, n=n, dim=dim, importance_scores=importance_scores)
+
     def _ranks(self, t: Tensor, dim: int) -> Tensor:
-        rows = t.movedim(dim, 0).reshape(t.shape[dim], -1)
-        if isinstance(self.n, str):
-            return linalg.matrix_norm(rows.unsqueeze(1), self.n)
-        return linalg.vector_norm(rows, self.n, dim=1)
+        return norm(t, self.n, [d for d in range(t.dim()) if d != dim])  # "nuc" needs two, else an error
 
 
 class Identity(BasePruningMethod):
@@ -348,12 +368,14 @@ class CustomFromMask(BasePruningMethod):
 
 def identity(module: M, name: str) -> M:
     """Put the mask in place, all ones. See ``torch.nn.utils.prune.identity``."""
-    return Identity.apply(module, name)
+    Identity.apply(module, name)
+    return module
 
 
 def custom_from_mask(module: M, name: str, mask: Tensor) -> M:
     """Prune where ``mask`` is 0. See ``torch.nn.utils.prune.custom_from_mask``."""
-    return CustomFromMask.apply(module, name, mask)
+    CustomFromMask.apply(module, name, mask)
+    return module
 
 
 def l1_unstructured(module: M, name: str, amount: float, importance_scores: Tensor | None = None) -> M:
@@ -373,12 +395,14 @@ def l1_unstructured(module: M, name: str, amount: float, importance_scores: Tens
         >>> int((layer.weight == 0).sum()), list(layer.state_dict())
         (10, ['bias', 'weight_orig', 'weight_mask'])
     """
-    return L1Unstructured.apply(module, name, amount, importance_scores=importance_scores)
+    L1Unstructured.apply(module, name, amount, importance_scores)
+    return module
 
 
 def random_unstructured(module: M, name: str, amount: float) -> M:
     """Prune elements drawn at random. See ``torch.nn.utils.prune.random_unstructured``."""
-    return RandomUnstructured.apply(module, name, amount)
+    RandomUnstructured.apply(module, name, amount)
+    return module
 
 
 def ln_structured(
@@ -390,12 +414,14 @@ def ln_structured(
     importance_scores: Tensor | None = None,
 ) -> M:
     """Prune the slices along ``dim`` of the smallest n-norms. See ``torch.nn.utils.prune.ln_structured``."""
-    return LnStructured.apply(module, name, amount, n, dim, importance_scores=importance_scores)
+    LnStructured.apply(module, name, amount, n, dim, importance_scores)
+    return module
 
 
 def random_structured(module: M, name: str, amount: float, dim: int) -> M:
     """Prune slices along ``dim`` drawn at random. See ``torch.nn.utils.prune.random_structured``."""
-    return RandomStructured.apply(module, name, amount, dim)
+    RandomStructured.apply(module, name, amount, dim)
+    return module
 
 
 def global_unstructured(
@@ -419,6 +445,8 @@ def global_unstructured(
         raise TypeError(
             f"global_unstructured: pruning_method must be a class such as L1Unstructured, got {pruning_method!r}"
         )
+    if not isinstance(given, Mapping):
+        raise TypeError(f"global_unstructured: importance_scores must be a dict, got {type(given).__name__}")
     if pruning_method.PRUNING_TYPE != "unstructured":
         raise TypeError(
             'Only "unstructured" PRUNING_TYPE supported for the `pruning_method`. Found method '
