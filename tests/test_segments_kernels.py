@@ -77,6 +77,9 @@ def test_counts_in_bins(level, dtype):
                     assert (got == reference.count_in_bins(x, -1.0, 2.0, bins, given)).all()
     with pytest.raises(ValueError, match="low below high"):
         k.count_in_bins(x, 1.0, 1.0, 3, None)
+    for low, high in ((-np.inf, 1.0), (0.0, np.inf), (-np.inf, np.inf), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match="finite"):
+            k.count_in_bins(x, low, high, 3, None)
 
 
 @pytest.mark.parametrize("level", backends())

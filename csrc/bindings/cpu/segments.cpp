@@ -1,5 +1,7 @@
 #include "cpu/segments.h"
 
+#include <cmath>
+
 #include "bindings/cpu/array.h"
 
 namespace fastdl::binding {
@@ -76,7 +78,9 @@ py::array bind_count_in_bins(const py::array& x, double low, double high, int64_
   return by_dtype(op, x, [&]<class T>(T) {
     const In<T> in(x, op, "x");
     const OptionalIn<T> borders(edges, op, "edges");
-    require(bins > 0 && T(low) < T(high), op, "bins must be positive, and low below high");
+    const bool finite = std::isfinite(T(low)) && std::isfinite(T(high));
+    require(bins > 0 && finite && T(low) < T(high), op,
+            "bins must be positive, low and high finite, and low below high");
     require(!edges || int64_t(edges->size()) == bins + 1, op, "edges must be one more than bins");
     py::array counts = empty<int64_t>({bins});
     int64_t* out = data<int64_t>(counts);
