@@ -6,23 +6,9 @@ import numpy as np
 import pytest
 
 import fastdl
+from complex_cases import RNG, A, B, R, needs_torch, numbers, torch
 from fastdl.autograd import gradcheck
 from fastdl.nn import functional as F
-
-try:
-    import torch
-except ImportError:
-    torch = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
-RNG = np.random.default_rng(5)
-A, B = [RNG.standard_normal((3, 4)) + 1j * RNG.standard_normal((3, 4)) for _ in range(2)]
-R = np.abs(RNG.standard_normal((3, 4))) + 0.1
-
-
-def numbers(*shape):
-    return fastdl.tensor(RNG.standard_normal(shape) + 1j * RNG.standard_normal(shape), requires_grad=True)
-
 
 COMPOSED = (
     "exp log log2 log10 sqrt sin cos tan sinh cosh tanh sigmoid reciprocal square neg sgn angle".split()

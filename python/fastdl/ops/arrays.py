@@ -60,7 +60,7 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
             raise RuntimeError(f"{op}: value cannot be converted to dtype {dtype} without overflow: {value}")
         value = value.real
     if dtype.kind not in "iu":
-        if (value.__class__ is float or value.__class__ is complex) and not abs(value) < _SMALL:
+        if (value.__class__ is float or value.__class__ is complex) and not abs(value) < SMALL:
             _check_range(op, value, dtype)
         return value
     info = np.iinfo(dtype)
@@ -75,7 +75,7 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
     return whole
 
 
-_SMALL = 65504  # every floating-point dtype holds what is smaller
+SMALL = 65504  # every floating-point dtype holds what is smaller
 
 
 def _check_range(op: str, value: complex, dtype: Any) -> None:

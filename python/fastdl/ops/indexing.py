@@ -22,7 +22,18 @@ from fastdl.dtypes import DIFFERENTIABLE, bool_, int64, is_half
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import capture, is_array, on_device, select
-from fastdl.ops.arrays import added_to_rows, cast, fill, filler, in_float32, joined, sum_to, written, zeros
+from fastdl.ops.arrays import (
+    SMALL,
+    added_to_rows,
+    cast,
+    fill,
+    filler,
+    in_float32,
+    joined,
+    sum_to,
+    written,
+    zeros,
+)
 from fastdl.ops.masks import MaskedSelect, put
 from fastdl.ops.parts import Basic, Select
 from fastdl.ops.views import in_one_call
@@ -30,7 +41,6 @@ from fastdl.tensor import Tensor
 
 _FULL, _WHOLE = slice(None), (Ellipsis,)
 _NUMBERS = frozenset((int, bool, float))
-_SMALL = 65504  # float16 holds what is smaller
 
 
 def _index_array(item: Any) -> Any:
@@ -442,7 +452,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
     elif value.__class__ is float or value.__class__ is int or value.__class__ is complex:
         if value.__class__ is complex or not is_half(data.dtype):  # there numbers too large become infinite
             value = filler("setitem", value, data.dtype)
-        small = value.__class__ is not complex and -_SMALL < value < _SMALL
+        small = value.__class__ is not complex and -SMALL < value < SMALL
         array = np.asarray(value, data.dtype) if small else as_array(value)
     else:
         array = as_array(value)

@@ -27,9 +27,8 @@ class CallHooks(OrderedDict[int, Callable[..., Any]]):
         self, hook: Callable[..., Any], with_kwargs: bool, always_call: bool = False, prepend: bool = False
     ) -> RemovableHandle:
         """Add a hook, last or first."""
-        self.with_kwargs.intersection_update(
-            self
-        )  # the ids of removed hooks may be another's where this is loaded
+        # The ids of removed hooks may be another's where this is loaded.
+        self.with_kwargs.intersection_update(self)
         self.always_call.intersection_update(self)
         handle = add_hook(self, hook, prepend)
         if with_kwargs:

@@ -54,6 +54,12 @@ def _add(op: str, registry: OrderedDict[int, Any], hook: Any) -> RemovableHandle
     return add_hook(registry, hook)
 
 
+def _on_calls(handle: RemovableHandle) -> RemovableHandle:
+    """Calls look for hooks from now on."""
+    Calls._hooked = True
+    return handle
+
+
 def register_module_forward_pre_hook(hook: Callable[..., Any]) -> RemovableHandle:
     """Call ``hook(module, args)`` before every module's ``forward``; what it returns replaces the arguments.
 
@@ -67,8 +73,7 @@ def register_module_forward_pre_hook(hook: Callable[..., Any]) -> RemovableHandl
         ReLU() (2, 3)
     """
     _check("register_module_forward_pre_hook", hook)
-    Calls._hooked = True
-    return every_forward_pre.enter(hook, with_kwargs=False)
+    return _on_calls(every_forward_pre.enter(hook, with_kwargs=False))
 
 
 def register_module_forward_hook(
@@ -90,8 +95,7 @@ def register_module_forward_hook(
         Sequential (1, 6)
     """
     _check("register_module_forward_hook", hook)
-    Calls._hooked = True
-    return every_forward.enter(hook, with_kwargs, always_call)
+    return _on_calls(every_forward.enter(hook, with_kwargs, always_call))
 
 
 def register_module_full_backward_pre_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -108,9 +112,7 @@ def register_module_full_backward_pre_hook(hook: Callable[..., Any]) -> Removabl
         ...     fastdl.nn.ReLU()(x).sum().backward()
         ReLU() (tensor([1., 1.]),)
     """
-    handle = _add("register_module_full_backward_pre_hook", every_backward_pre, hook)
-    Calls._hooked = True
-    return handle
+    return _on_calls(_add("register_module_full_backward_pre_hook", every_backward_pre, hook))
 
 
 def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHandle:
@@ -127,9 +129,7 @@ def register_module_full_backward_hook(hook: Callable[..., Any]) -> RemovableHan
         ...     fastdl.nn.ReLU()(x).sum().backward()
         (tensor([1., 0.]),)
     """
-    handle = _add("register_module_full_backward_hook", every_backward, hook)
-    Calls._hooked = True
-    return handle
+    return _on_calls(_add("register_module_full_backward_hook", every_backward, hook))
 
 
 def register_module_parameter_registration_hook(hook: Callable[..., Any]) -> RemovableHandle:
