@@ -36,7 +36,7 @@ USES = [
     lambda t: t.__setitem__(0, 1.0), lambda t: t.unbind(0), lambda t: t.split(1), copy.copy, copy.deepcopy,
     lambda t: pickle.loads(pickle.dumps(t)), lambda t: t.detach(), lambda t: t.expand(3, 2, 2), lambda t: t._version,
     lambda t: [t.view(-1) for _ in range(20)], lambda t: _graph.register_view(t, t), lambda t: _graph.share(t, (t, t)),
-    _graph.plainly_writable, lambda t: t._node.record((t,), t._data), lambda t: t._node.keep_output(t),
+    _graph.plainly_writable, lambda t: t._node.record((t,), t._data), lambda t: t._node.keep_tensor(t),
     lambda t: copy.copy(t._node), lambda t: t._node.next_functions, lambda t: t._node.release(),
 ]
 MAKERS = [
@@ -72,7 +72,7 @@ x = fastdl.ones(2)
 bare = [type("Bare", (base,), {})() for base in (_graph.TensorFields, _graph.NodeFields)]
 values = [*JUNK, x, (x,), Op, Op(), *bare, fastdl.Tensor.__new__(fastdl.Tensor)]
 functions = [getattr(_graph, n) for n in ("wrap", "register_view", "share", "parts", "plainly_writable")]
-functions += [Op.apply, Op.attach, Op().record, Op().keep_output, _graph.NodeFields.apply]
+functions += [Op.apply, Op.attach, Op().record, Op().keep_tensor, _graph.NodeFields.apply]
 functions += [lambda *args: _graph.ViewCall("getitem", *args)(x, 0), lambda *args: _graph.ViewCall(*args)]
 for function in functions:
     for a in values:

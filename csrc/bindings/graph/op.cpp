@@ -50,10 +50,10 @@ bool all_have(PyObject* dtype, const Inputs& inputs) {
   return true;
 }
 
-// Appends the version of an output that is kept for backward.
-bool keep_output(PyObject* op, PyObject* output) {
+// Appends the version of a tensor that is kept for backward and is no input among `saves`.
+bool keep(PyObject* op, PyObject* tensor) {
   Node* node = reinterpret_cast<Node*>(op);
-  const Ref now = version_now(reinterpret_cast<Tensor*>(output));
+  const Ref now = version_now(reinterpret_cast<Tensor*>(tensor));
   if (!now) return false;
   if (absent(node->versions)) set(node->versions, Ref(PyList_New(0)));
   if (node->versions && !PyList_CheckExact(node->versions)) {
@@ -68,13 +68,15 @@ Ref output_of(PyObject* op, PyObject* array, Py_ssize_t index, bool kept) {
   Ref output = wrap(array);
   const char kind = output ? kind_of(array) : char(0);
   if (!kind) return {};
-  if (is_differentiable(kind)) {  // indices and masks carry no gradient
+  if (is_differentiable(kind)) {
     Tensor* t = reinterpret_cast<Tensor*>(output.get());
     set(t->requires_grad, Py_True);
     set(t->node, op);
     if (index) set(t->index, Ref(PyLong_FromSsize_t(index)));
+  } else {  // indices and masks carry no gradient, but say where that of the other outputs goes
+    kept = true;
   }
-  if (kept && !keep_output(op, output.get())) return {};
+  if (kept && !keep(op, output.get())) return {};
   return output;
 }
 
@@ -289,12 +291,12 @@ PyObject* bound_record(PyObject* self, PyObject* const* args, Py_ssize_t count) 
   return record(self, inputs, args[1]).release();
 }
 
-PyObject* bound_keep_output(PyObject* self, PyObject* output) {
-  if (!as_tensor(output)) {
-    PyErr_SetString(PyExc_TypeError, "Op.keep_output: takes a tensor");
+PyObject* bound_keep(PyObject* self, PyObject* tensor) {
+  if (!as_tensor(tensor)) {
+    PyErr_SetString(PyExc_TypeError, "Op.keep_tensor: takes a tensor");
     return nullptr;
   }
-  if (!keep_output(self, output)) return nullptr;
+  if (!keep(self, tensor)) return nullptr;
   Py_RETURN_NONE;
 }
 
@@ -306,8 +308,8 @@ PyMethodDef node_methods[] = {
     {"record", entry(bound_record), METH_FASTCALL,
      "record(inputs, result): enter the graph, with edges to the inputs' makers; output tensors that point "
      "here."},
-    {"keep_output", bound_keep_output, METH_O,
-     "keep_output(output): it may not be changed in place before backward."},
+    {"keep_tensor", bound_keep, METH_O,
+     "keep_tensor(tensor): it may not be changed in place before backward."},
     {"attach", entry(bound_attach), METH_CLASS | METH_FASTCALL,
      "attach(input, array, options): the tensor of ``array``, which is what ``of(input, **options)`` gives."},
     {nullptr, nullptr, 0, nullptr}};

@@ -174,8 +174,8 @@ class Op(NodeFields):
         def record(self, inputs: tuple[Tensor | None, ...], result: Any) -> Any:
             """Enter the graph: edges to the inputs' makers, output tensors that point here."""
 
-        def keep_output(self, output: Tensor) -> None:
-            """The output may not be changed in place before backward."""
+        def keep_tensor(self, tensor: Tensor) -> None:
+            """The tensor, an output or an option (an index, a mask), may not be changed in place before backward."""
 
     @classmethod
     def apply_itself(cls, *inputs: Tensor | None, **options: Any) -> Any:
@@ -218,6 +218,15 @@ def _apply_otherwise(cls: Any, inputs: Any, options: dict[str, Any], error: Exce
 
 
 set_otherwise(_apply_otherwise)
+
+
+def needing(result: Tensor, *tensors: Tensor) -> Tensor:
+    """``result``, whose backward needs these tensors as they are: options of its operation, such as an index."""
+    node = result._node
+    if node is not None:
+        for tensor in tensors:
+            node.keep_tensor(tensor)
+    return result
 
 
 class AccumulateGrad(Op):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastdl.autograd.graph import linear_backward
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import Op, needing
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
@@ -139,9 +139,11 @@ class Pick(Op):
         return (*before, -1 if self.indices.size else 0, *after)
 
 
-def pick(input: Tensor, values: Any, indices: Any, axis: int) -> ValuesIndices:
+def pick(input: Tensor, values: Any, indices: Any, axis: int, op: type[Op] = Pick) -> ValuesIndices:
     """The differentiable result of a search along ``axis``."""
-    return ValuesIndices(Pick.apply(input, values=values, indices=indices, axis=axis), Tensor._wrap(indices))
+    places = Tensor._wrap(indices)
+    found = op.apply(input, values=values, indices=indices, axis=axis)
+    return ValuesIndices(needing(found, places), places)
 
 
 def sortable(x: Any) -> Any:

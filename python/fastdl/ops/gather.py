@@ -11,7 +11,7 @@ import numpy as np
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import Op, needing
 from fastdl.dtypes import float32, float64, int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at, array, is_array, on_device, select
@@ -97,7 +97,7 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     if indices.ndim > 1:
         raise IndexError(f"index_select: index must have one dimension, got shape {indices.shape}")
     d = axis("index_select", dim, input._data.ndim)
-    return IndexSelect.apply(input, dim=d, index=indices.reshape(-1))  # type: ignore[no-any-return]
+    return needing(IndexSelect.apply(input, dim=d, index=indices.reshape(-1)), index)
 
 
 class IndexAdd(Op):
@@ -162,7 +162,9 @@ def index_add(
         if input._data.dtype.kind != "c":
             raise RuntimeError(f"index_add: alpha may be complex only for complex tensors, got {alpha}")
         source, alpha = source * alpha, 1  # it mixes the parts, which are added up apart
-    return apply_into(out, IndexAdd, input, source, dim=d, index=indices.reshape(-1), alpha=alpha)
+    return apply_into(
+        out, IndexAdd, input, source, keeps=index, dim=d, index=indices.reshape(-1), alpha=alpha
+    )
 
 
 class IndexCopy(Op):
@@ -198,7 +200,7 @@ def index_copy(
     """The entries ``index`` along ``dim`` replaced by those of ``source``; see ``torch.index_copy``."""
     indices = _index("index_copy", index)
     d = _source("index_copy", input, dim, indices, source)
-    return apply_into(out, IndexCopy, input, source, dim=d, index=indices.reshape(-1))
+    return apply_into(out, IndexCopy, input, source, keeps=index, dim=d, index=indices.reshape(-1))
 
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor:
@@ -315,9 +317,9 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
             dim=_check_gather("gather", input._data.reshape(-1), dim, indices.reshape(-1)),
             index=indices.reshape(-1),
         )
-        return reshape(flat, shape)
+        return reshape(needing(flat, index), shape)
     d = _check_gather("gather", input._data, dim, indices)
-    return TakeAlong.apply(input, dim=d, index=indices)  # type: ignore[no-any-return]
+    return needing(TakeAlong.apply(input, dim=d, index=indices), index)
 
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
@@ -438,11 +440,10 @@ def _scatter(
         if indices.size == 0:
             return input.clone() if out is None else out.copy_(input)
         d = _check_gather(op, input._data, dim, indices, src._data)
-        return apply_into(out, Scatter, input, src, dim=d, index=indices, add=add)
+        return apply_into(out, Scatter, input, src, keeps=index, dim=d, index=indices, add=add)
     d = _check_gather(op, input._data, dim, indices)
-    return apply_into(
-        out, Scatter, input, None, dim=d, index=indices, value=filler(op, src, input._data.dtype), add=add
-    )
+    value = filler(op, src, input._data.dtype)
+    return apply_into(out, Scatter, input, None, keeps=index, dim=d, index=indices, value=value, add=add)
 
 
 @number_as_row
@@ -493,7 +494,8 @@ def take(input: Tensor, index: Tensor) -> Tensor:
     flat = reshape(input, (n,))
     if not on_device(flat._data):
         try:
-            return reshape(IndexSelect.apply(flat, dim=0, index=indices.reshape(-1)), indices.shape)
+            taken = IndexSelect.apply(flat, dim=0, index=indices.reshape(-1))
+            return reshape(needing(taken, index), indices.shape)
         except IndexError:
             pass
     return reshape(IndexSelect.apply(flat, dim=0, index=from_front("take", indices, n)), indices.shape)

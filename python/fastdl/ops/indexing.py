@@ -15,7 +15,7 @@ import numpy as np
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import Op, needing
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.devices import device_of, to_device
 from fastdl.dtypes import DIFFERENTIABLE, bool_, int64, is_half
@@ -414,11 +414,11 @@ def getitem(input: Tensor, key: Any) -> Tensor:
         index = key._data
         if index.dtype is int64 and index.ndim == 1 and data.ndim:
             try:
-                return IndexSelect.apply(input, dim=0, index=index)  # type: ignore[no-any-return]
+                return needing(IndexSelect.apply(input, dim=0, index=index), key)
             except IndexError:
                 pass  # indices from the end, or wrong ones: below
         elif index.dtype is bool_ and index.ndim > 0 and index.shape == data.shape[: index.ndim]:
-            return MaskedSelect.apply(input, mask=index)  # type: ignore[no-any-return]
+            return needing(MaskedSelect.apply(input, mask=index), key)
     basic, advanced = _parse(data.shape, key)
     if advanced is None:
         return Basic.apply(input, key=basic)  # type: ignore[no-any-return]
@@ -429,10 +429,16 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     index = advanced[places[0]]
     if len(places) == 1 and index.ndim == 1 and index.dtype is int64:
         try:
-            return IndexSelect.apply(input, dim=places[0], index=index)  # type: ignore[no-any-return]
+            return needing(IndexSelect.apply(input, dim=places[0], index=index), *_tensors(key))
         except IndexError:
             pass
-    return Gather.apply(input, key=advanced)  # type: ignore[no-any-return]
+    return needing(Gather.apply(input, key=advanced), *_tensors(key))
+
+
+def _tensors(key: Any) -> list[Tensor]:
+    """The tensors that a key is or holds."""
+    items = key if isinstance(key, (tuple, list)) else (key,)
+    return [item for item in items if isinstance(item, Tensor)]
 
 
 def _mixed(data: Any, value: Any) -> RuntimeError:
@@ -508,7 +514,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         op.basic, op.advanced, op.shape, op.dtype = basic, advanced, array.shape, array.dtype
         value = value if isinstance(value, Tensor) else None
         op.needs = (input._requires_grad, value is not None and value._requires_grad)
-        rebase("setitem", input, op.record((input, value), data))
+        rebase("setitem", input, needing(op.record((input, value), data), *_tensors(key)))
 
 
 def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import Op, needing
 from fastdl.dtypes import FLOATING, bool_, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
@@ -109,9 +109,9 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
             )
         if value._data.dtype.kind == "c" and input._data.dtype.kind != "c":
             filler("masked_fill", value.item(), input._data.dtype)  # an error where it has an imaginary part
-        return apply_into(out, MaskedFill, input, value, mask=where)
+        return apply_into(out, MaskedFill, input, value, keeps=mask, mask=where)
     value = filler("masked_fill", value, input._data.dtype)
-    return apply_into(out, MaskedFill, input, None, mask=where, number=value)
+    return apply_into(out, MaskedFill, input, None, keeps=mask, mask=where, number=value)
 
 
 def _broadcasts(op: str, mask: Any, x: Any) -> Any:
@@ -154,7 +154,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     shape = _broadcasts("masked_select", where, input._data)
     if where.shape != shape:
         where = np.broadcast_to(where, shape)
-    return MaskedSelect.apply(input, mask=where)  # type: ignore[no-any-return]
+    return needing(MaskedSelect.apply(input, mask=where), mask)
 
 
 class MaskedScatter(Op):
@@ -191,4 +191,4 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     if source.numel() < full.size and (wanted := int(count_true(full, None))) > source.numel():
         raise RuntimeError(f"masked_scatter: the mask selects {wanted} elements, source has {source.numel()}")
     whole = input if input._data.shape == shape else expand(input, shape)
-    return MaskedScatter.apply(whole, source, mask=full)  # type: ignore[no-any-return]
+    return needing(MaskedScatter.apply(whole, source, mask=full), mask)

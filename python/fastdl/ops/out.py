@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import Op, needing
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.ops.arrays import check_kind, empty
 from fastdl.tensor import Tensor
@@ -47,10 +47,16 @@ def store(op: str, out: Tensor, result: Tensor) -> Tensor:
     return out
 
 
-def apply_into(out: Tensor | None, op: type[Op], *inputs: Tensor | None, **options: Any) -> Tensor:
-    """``op.apply``; the result goes to ``out`` if there is one, without a copy where that is the first input."""
+def apply_into(
+    out: Tensor | None, op: type[Op], *inputs: Tensor | None, keeps: Tensor | None = None, **options: Any
+) -> Tensor:
+    """``op.apply``; the result goes to ``out`` if there is one, without a copy where that is the first input.
+
+    ``keeps``: the tensor among the options, an index or a mask, that backward needs as it is.
+    """
     if out is None:
-        return op.apply(*inputs, **options)  # type: ignore[no-any-return]
+        result: Tensor = op.apply(*inputs, **options)
+        return result if keeps is None else needing(result, keeps)
     recorded = False
     if mode.enabled:
         for t in inputs:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import Op, needing
 from fastdl.autograd.view import CopySlices, alias, check_writable, write
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError, not_a_tensor
@@ -217,9 +217,8 @@ def scatter_reduce(
     d = _check_gather("scatter_reduce", input._data, dim, indices, src._data)
     if reduce == "mean" or not include_self:  # what counts the sources would speak of scatter_add
         check_range("scatter_reduce", indices, input.shape[d])
-    return ScatterReduce.apply(  # type: ignore[no-any-return]
-        input, src, dim=d, index=indices, reduce=reduce, include_self=include_self
-    )
+    result = ScatterReduce.apply(input, src, dim=d, index=indices, reduce=reduce, include_self=include_self)
+    return needing(result, index)
 
 
 @number_as_row
@@ -254,9 +253,8 @@ def index_reduce(
     indices = _index("index_reduce", index)
     check_range("index_reduce", indices, input.shape[d])
     spread = np.broadcast_to(indices.reshape(shape), source.shape)
-    return IndexReduce.apply(  # type: ignore[no-any-return]
-        input, source, dim=d, index=spread, reduce=reduce, include_self=include_self
-    )
+    result = IndexReduce.apply(input, source, dim=d, index=spread, reduce=reduce, include_self=include_self)
+    return needing(result, index)
 
 
 def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:

@@ -257,7 +257,7 @@ def recurrent(
     y = result[0]
     node = y._node
     if isinstance(node, Recurrent):
-        node.keep_output(y)
+        node.keep_tensor(y)
     return result
 
 

@@ -299,7 +299,7 @@ def repeat_interleave(
     d = axis("repeat_interleave", dim, input._data.ndim)
     counts: Any = to_host(repeats._data) if isinstance(repeats, Tensor) else repeats
     if not isinstance(counts, (int, np.integer)):
-        counts = np.asarray(counts)
+        counts = np.array(counts)  # backward counts once more
         if counts.dtype.kind not in "iu":
             raise RuntimeError(f"repeat_interleave: repeats must be integers, got dtype {counts.dtype}")
         if counts.size == 1:

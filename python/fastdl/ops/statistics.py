@@ -237,10 +237,7 @@ def _running_extreme(op: str, kernel: str, input: Tensor, dim: int) -> ValuesInd
     kept = dtype is float32 or dtype is float64
     wide = x if kept else cast(x, float32 if dtype.kind in FLOATING else int64)
     values, indices = getattr(select(x), kernel)(wide, axis)
-    return ValuesIndices(
-        RunningPick.apply(input, values=cast(values, dtype), indices=indices, axis=axis),
-        Tensor._wrap(indices),
-    )
+    return pick(input, cast(values, dtype), indices, axis, RunningPick)
 
 
 class RunningPick(Op):

@@ -186,7 +186,7 @@ def checkpoint(
     node.needs, node.outputs = (True,) * len(ends), len(results)
 
     def watched(t: Tensor) -> Tensor:
-        node.keep_output(t)
+        node.keep_tensor(t)
         return t
 
     _mapped((args, kwargs), watched)
