@@ -195,7 +195,7 @@ def test_kernels_with_other_operands(level, dtype):
             ("where_forward", (condition, x, 0.5)),
             ("where_backward", (grad, condition)),
             ("mul_backward", (grad, x, y)),
-            ("div_backward", (grad, y, np.asarray(x / y, dtype))),
+            ("div_backward", (grad, x, y)),
             ("maximum_backward", (grad, np.asarray(np.rint(x)), np.asarray(np.rint(y)))),
             ("minimum_backward", (grad, np.asarray(np.rint(x)), np.asarray(np.rint(y)))),
             ("clamp_forward", (x, -1.0, 0.5)),

@@ -477,11 +477,11 @@ void register_elementwise(py::module_& m) {
       py::arg("grad"), py::arg("x"), py::arg("y"));
   m.def(
       "div_backward",
-      [](const Object& grad, const Object& y, const Object& z) {
-        return two_gradients("div_backward", grad, y, z,
+      [](const Object& grad, const Object& x, const Object& y) {
+        return two_gradients("div_backward", grad, x, y,
                              []<class T>(T, const StridedLoop<5>& l) { div_backward<T>(l); });
       },
-      py::arg("grad"), py::arg("y"), py::arg("z"));
+      py::arg("grad"), py::arg("x"), py::arg("y"));
   m.def(
       "maximum_backward",
       [](const Object& grad, const Object& x, const Object& y) {

@@ -181,9 +181,9 @@ void mul_backward(const StridedLoop<5>& loop) {
 template <class T>
 void div_backward(const StridedLoop<5>& loop) {
   using V = Vec<T>;
-  map_two<T>(loop, [](V g, V y, V z, V& grad_x, V& grad_y) {
+  map_two<T>(loop, [](V g, V x, V y, V& grad_x, V& grad_y) {
     grad_x = g / y;
-    grad_y = -grad_x * z;
+    grad_y = -grad_x * (x / y);
   });
 }
 

@@ -244,15 +244,14 @@ class Div(Binary):
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         x, y, dtype = self.prepare(x, y, value)
-        z = self.compute(x, y, dtype, out)
         needs = self.needs
-        if needs[1]:
-            self.saves, self.saves_output = (1,), True
-            self.y, self.z = y, z
+        if needs[1]:  # not the quotient, which may be changed in place
+            self.saves = (0, 1)
+            self.x, self.y = x, y
         elif needs[0]:
             self.saves = (1,)
             self.y = y
-        return z
+        return self.compute(x, y, dtype, out)
 
     def backward(self, grad: Any) -> Any:
         x, y = self.likes
@@ -261,16 +260,19 @@ class Div(Binary):
         if not need_y:
             return self.give(kernels.div_forward(grad, self.y), None)
         if need_x and grad.shape == x[0] == y[0]:
-            return self.give(*kernels.div_backward(grad, self.y, self.z))
-        # -(sum of grad z) / y: y is the same wherever the sum runs.
+            return self.give(*kernels.div_backward(grad, self.x, self.y))
+        # -(sum of grad x) / y / y: y is the same wherever the sum runs.
         grad_x = fit(kernels.div_forward(grad, self.y), x) if need_x else None
-        return grad_x, negative(
-            fit(kernels.div_forward(_product_to(kernels, grad, self.z, (y[0], self.z.dtype)), self.y), y)
-        )
+        share = _product_to(kernels, grad, self.x, (y[0], grad.dtype))
+        for _ in range(2):
+            kernels.div_forward(share, self.y, share)
+        return grad_x, fit(kernels.neg_forward(share, share), y)
 
     def backward_graph(self, grad: Any) -> Any:
         grad_x = grad / self.operand_graph(1, self.y)
-        return self.give_graph(grad_x, lambda: -grad_x * self.saved_output(self.z))
+        return self.give_graph(
+            grad_x, lambda: -grad_x * (self.operand_graph(0, self.x) / self.operand_graph(1, self.y))
+        )
 
 
 class Maximum(Saving):

@@ -99,9 +99,7 @@ class ComplexBinary(ComplexFormula):
         if self.keeps and True in self.needs:
             self.saves = tuple([i for i, a in enumerate((x, y)) if a is not None])
             self.x, self.y = value if x is None else x, value if y is None else y
-        z = self.compute(dtype, out, left, right)
-        self.keep(z)
-        return z
+        return self.compute(dtype, out, left, right)
 
     def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
         """The result from operands that NumPy takes side by side."""
@@ -110,9 +108,6 @@ class ComplexBinary(ComplexFormula):
             if z is not None:
                 return z
         return computed(self.label, self.ufunc, dtype, out, x, y)
-
-    def keep(self, z: Any) -> None:
-        """Store the result if backward needs it."""
 
     def operand_graph(self, i: int) -> Any:
         """Operand ``i`` as a tensor of the graph; a number stays one."""
@@ -176,14 +171,11 @@ def _conj(value: Any) -> Any:
 
 class ComplexDiv(ComplexBinary):
     label, kernel, ufunc = "div", "divide", np.true_divide
-    saves_output = True
-
-    def keep(self, z: Any) -> None:
-        self.z = z
 
     def backward_graph(self, grad: Any) -> Any:
-        grad_x = grad / _conj(self.operand_graph(1))
-        return self.give(lambda: grad_x, lambda: -grad_x * conj(self.saved_output(self.z)))
+        y = self.operand_graph(1)
+        grad_x = grad / _conj(y)
+        return self.give(lambda: grad_x, lambda: -grad_x * conj(self.operand_graph(0) / y))
 
 
 def _power(x: Any, y: Any, out: Any, casting: str) -> Any:
@@ -192,16 +184,15 @@ def _power(x: Any, y: Any, out: Any, casting: str) -> Any:
 
 class ComplexPow(ComplexBinary):
     label, ufunc = "pow", staticmethod(_power)
-    saves_output = True
 
     def compute(self, dtype: Any, out: Any, x: Any, y: Any) -> Any:
         if is_array(x) and not is_array(y) and y in (2, 3):
             square = _product(dtype, out if y == 2 else None, x, x)
             return square if y == 2 else _product(dtype, out, square, x)
-        return super().compute(dtype, out, x, y)
-
-    def keep(self, z: Any) -> None:
-        self.z = z
+        z = super().compute(dtype, out, x, y)
+        if self.needs[1]:
+            self.saves_output, self.z = True, z
+        return z
 
     def backward_graph(self, grad: Any) -> Any:
         x, y = self.operand_graph(0), self.operand_graph(1)

@@ -58,14 +58,15 @@ class CosineSimilarity(Op):
         dot, square1, square2 = select(x1).row_products_forward(self.x1, self.x2)
         self.norm1, self.norm2, self.eps = np.sqrt(square1), np.sqrt(square2), dot.dtype.type(eps)
         self.length1, self.length2 = np.maximum(self.norm1, self.eps), np.maximum(self.norm2, self.eps)
-        self.cosine = array(dot / (self.length1 * self.length2))
-        return self.cosine
+        self.dot = dot
+        return array(dot / (self.length1 * self.length2))
 
     def backward(self, grad: Any) -> Any:
         # cos = dot / (l1 l2): d cos / d(x . x) = -cos / (2 l^2), nothing where eps replaced the length.
         grad_sums = empty((3, *grad.shape), grad.dtype, grad)
-        grad_sums[0] = grad / (self.length1 * self.length2)
-        share = grad * self.cosine * grad.dtype.type(-0.5)
+        lengths = self.length1 * self.length2
+        grad_sums[0] = grad / lengths
+        share = grad * (self.dot / lengths) * grad.dtype.type(-0.5)
         grad_sums[1] = np.where(self.norm1 > self.eps, share / (self.length1 * self.length1), 0)
         grad_sums[2] = np.where(self.norm2 > self.eps, share / (self.length2 * self.length2), 0)
         grads = select(grad).row_products_backward(grad_sums, self.x1, self.x2, self.needs)
@@ -87,7 +88,7 @@ class CosineSimilarity(Op):
 
 class PairwiseDistance(Op):
     floats_only = True
-    saves = (0, 1)
+    saves, saves_output = (0, 1), True
 
     def forward(self, x1: Any, x2: Any, *, p: float, eps: float, keepdim: bool) -> Any:
         self.given = x1, x2

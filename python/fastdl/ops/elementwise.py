@@ -259,7 +259,7 @@ class Ternary(Op):
         if dtype is y.dtype is z.dtype and is_kernel_dtype(dtype):
             if True in self.needs:
                 self.likes = [(a.shape, a.dtype) for a in arrays]
-                self.arrays = list(arrays)
+                self.keep(arrays)
             return arrays
         self.likes = [(a.shape, a.dtype) for a in arrays]
         dtype = common_dtype(*arrays)
@@ -271,8 +271,12 @@ class Ternary(Op):
             raise RuntimeError(
                 f"{op}: defined for floating-point tensors, got " + ", ".join([str(a.dtype) for a in arrays])
             )
-        self.arrays = [cast(a, dtype) for a in arrays]
-        return self.arrays
+        arrays = tuple([cast(a, dtype) for a in arrays])
+        self.keep(arrays)
+        return arrays
+
+    def keep(self, arrays: tuple[Any, ...]) -> None:
+        self.arrays = [a if i in self.saves else None for i, a in enumerate(arrays)]
 
     def give(self, *grads: Any) -> Any:
         return tuple(
@@ -301,6 +305,8 @@ class Ternary(Op):
 class Addcmul(Ternary):
     """x + value y z"""
 
+    saves = (1, 2)
+
     def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
         self.value = value
         return select(x).addcmul_forward(*self.prepare("addcmul", x, y, z), value, out)
@@ -323,6 +329,8 @@ class Addcmul(Ternary):
 
 class Addcdiv(Ternary):
     """x + value y / z"""
+
+    saves = (1, 2)
 
     def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
         self.value = value

@@ -310,14 +310,10 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
                 [3]])
     """
     indices = _index("gather", index)
-    if input._data.ndim == 0 or indices.ndim == 0:
-        shape = indices.shape
-        flat = TakeAlong.apply(
-            reshape(input, (input.numel(),)),
-            dim=_check_gather("gather", input._data.reshape(-1), dim, indices.reshape(-1)),
-            index=indices.reshape(-1),
-        )
-        return reshape(needing(flat, index), shape)
+    if input._data.ndim == 0 or indices.ndim == 0 or indices.size == 0:  # an empty index may have any shape
+        flat, row = reshape(input, (input.numel(),)), indices.reshape(-1)
+        d = _check_gather("gather", flat._data, dim if row.size else 0, row)
+        return reshape(needing(TakeAlong.apply(flat, dim=d, index=row), index), indices.shape)
     d = _check_gather("gather", input._data, dim, indices)
     return needing(TakeAlong.apply(input, dim=d, index=indices), index)
 

@@ -279,7 +279,8 @@ class Spread(Reduction):
 
 class VarMean(Spread):
     def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
-        return self.compute(x, axes, keepdim, correction)
+        var, mean = self.compute(x, axes, keepdim, correction)
+        return var, pooled_copy(mean) if self.needs[0] else mean
 
     def backward(self, grad_var: Any, grad_mean: Any) -> Any:
         k, result = select(grad_var), self.of_var(grad_var)

@@ -195,7 +195,7 @@ def _between(ordered: Tensor, place: float, interpolation: str) -> Tensor:
         below = above
     low = select_dim(ordered, 1, below)
     if below == above:
-        return low
+        return low.contiguous()
     return lerp(low, select_dim(ordered, 1, above), 0.5 if interpolation == "midpoint" else place - below)
 
 

@@ -203,7 +203,7 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def ravel(input: Tensor) -> Tensor:
     """All elements as one axis; see ``torch.ravel``."""
-    return reshape(input, (-1,)) if input._data.size else reshape(input, (0,))
+    return reshape(contiguous(input), (-1,)) if input._data.size else reshape(input, (0,))
 
 
 def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:

@@ -282,8 +282,8 @@ def mul_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
     return _binary("mul", grad, y, None), _binary("mul", grad, x, None)
 
 
-def div_backward(grad: Array, y: Any, z: Array) -> tuple[Array, Array]:
-    return _binary("div", grad, y, None), _ternary("div_y", grad, y, z)
+def div_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
+    return _binary("div", grad, y, None), _ternary("div_y", grad, x, y)
 
 
 def maximum_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:

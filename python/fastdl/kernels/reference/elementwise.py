@@ -409,9 +409,9 @@ def mul_backward(grad: Array, x: Any, y: Any) -> Any:
     return grad * y, grad * x
 
 
-def div_backward(grad: Array, y: Any, z: Array) -> Any:
-    """grad_x and grad_y of z = x / y."""
-    return grad / y, -(grad / y) * z
+def div_backward(grad: Array, x: Any, y: Any) -> Any:
+    """grad_x and grad_y of x / y."""
+    return grad / y, -(grad / y) * (x / y)
 
 
 def maximum_backward(grad: Array, x: Any, y: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Indices and masks that backward needs: changed in place before it, they are an error, as in PyTorch."""
+"""What backward needs and what it does not: indices and masks changed in place before it are an error, results of which it
+needs nothing may change, as in PyTorch."""
 
 import pytest
 
@@ -145,3 +146,60 @@ def test_counts_of_repeat_interleave_may_change():
     counts.fill_(7)
     y.backward()
     assert x.grad[:, 0].tolist() == [2.0, 0.0, 1.0, 3.0]
+
+
+FREE = {
+    "div": lambda x: x / (x * x + 1),
+    "div of a number": lambda x: 2.0 / x,
+    "div by a column": lambda x: x / x[:, :1],
+    "normalize": lambda x: F.normalize(x, dim=1),
+    "complex div": lambda x: fastdl.view_as_real(fastdl.complex(x, x) / fastdl.complex(x, x * x)),
+    "complex square": lambda x: fastdl.view_as_real(fastdl.complex(x, x * x) ** 2),
+    "cosine_similarity": lambda x: F.cosine_similarity(x[:2], x[2:]),
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_result_that_backward_does_not_need_may_be_changed(name):
+    x, same = _x(), _x()
+    FREE[name](same).mul(2).sum().backward()
+    FREE[name](x).mul_(2).sum().backward()
+    assert fastdl.equal(x.grad, same.grad)
+
+
+def test_the_mean_beside_a_variance_may_be_changed():
+    x, same = _x(), _x()
+    fastdl.var_mean(same, 1)[0].sum().backward()
+    var, mean = fastdl.var_mean(x, 1)
+    mean.detach().zero_()
+    var.sum().backward()
+    assert fastdl.equal(x.grad, same.grad)
+
+
+def test_a_distance_changed_before_backward_is_an_error():
+    x = _x()
+    distance = F.pairwise_distance(x[:2], x[2:])
+    distance.detach().zero_()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        distance.sum().backward()
+
+
+def test_what_addcmul_and_addcdiv_add_to_may_be_changed():
+    for function in (fastdl.addcmul, fastdl.addcdiv):
+        x, y = _x(), _x()
+        summand = x * 1
+        result = function(summand, y, y)
+        summand.detach().zero_()
+        result.sum().backward()
+        assert (x.grad == 1).all()
+
+
+def test_ravel_copies_what_has_gaps_and_an_empty_index_gathers_nothing():
+    x = fastdl.arange(8)[::2]
+    assert x.ravel().data_ptr() != x.data_ptr()
+    assert x.ravel().stride() == (1,)
+    table = fastdl.ones(5, requires_grad=True)
+    found = table.gather(0, fastdl.zeros(2, 0, dtype=int))
+    assert found.shape == (2, 0)
+    found.sum().backward()
+    assert not table.grad.any()
