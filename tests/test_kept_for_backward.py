@@ -1,5 +1,4 @@
-"""What backward needs and what it does not: indices and masks changed in place before it are an error, results of which it
-needs nothing may change, as in PyTorch."""
+"""Changes in place before backward: of an index it needs an error, of a result it does not need none, as in PyTorch."""
 
 import pytest
 
