@@ -153,6 +153,7 @@ FREE = {
     "div by a column": lambda x: x / x[:, :1],
     "normalize": lambda x: F.normalize(x, dim=1),
     "complex div": lambda x: fastdl.view_as_real(fastdl.complex(x, x) / fastdl.complex(x, x * x)),
+    "complex abs": lambda x: fastdl.complex(x, x * x).abs(),
     "complex square": lambda x: fastdl.view_as_real(fastdl.complex(x, x * x) ** 2),
     "cosine_similarity": lambda x: F.cosine_similarity(x[:2], x[2:]),
 }

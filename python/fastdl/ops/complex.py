@@ -162,15 +162,18 @@ class ComplexFormula(Op):
 
 
 class ComplexAbs(ComplexFormula):
-    """|z|, real; the gradient is grad z / |z|, and 0 at 0."""
+    """|z|, real; the gradient is grad z / |z|, and 0 at 0. |z| is kept as a copy: the result may be changed in place."""
 
-    saves, saves_output = (0,), True
+    saves = (0,)
 
     def forward(self, z: Any, out: Any = None) -> Any:
         order = memory_order(z) if out is None else None  # of spectrograms: along memory
         y = by_numpy("abs", np.absolute, real_dtype(z.dtype), out, z if order is None else z.transpose(order))
-        self.z, self.y = z, y if order is None else y.transpose(np.argsort(order))
-        return self.y
+        y = y if order is None else y.transpose(np.argsort(order))
+        self.z = z
+        if self.needs[0]:
+            self.y = pooled_copy(y)
+        return y
 
     def backward(self, grad: Any) -> Any:
         size, zero = self.y, self.y == 0

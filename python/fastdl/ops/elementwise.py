@@ -276,7 +276,7 @@ class Ternary(Op):
         return arrays
 
     def keep(self, arrays: tuple[Any, ...]) -> None:
-        self.arrays = [a if i in self.saves else None for i, a in enumerate(arrays)]
+        self.arrays: list[Any] = [a if i in self.saves else None for i, a in enumerate(arrays)]
 
     def give(self, *grads: Any) -> Any:
         return tuple(
