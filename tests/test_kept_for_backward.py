@@ -147,12 +147,19 @@ def test_counts_of_repeat_interleave_may_change():
     assert x.grad[:, 0].tolist() == [2.0, 0.0, 1.0, 3.0]
 
 
+def _recurrent(cls, x):
+    fastdl.manual_seed(0)
+    return cls(3, 2)(x)[0]
+
+
 FREE = {
     "div": lambda x: x / (x * x + 1),
     "div of a number": lambda x: 2.0 / x,
     "div by a column": lambda x: x / x[:, :1],
     "normalize": lambda x: F.normalize(x, dim=1),
     "complex div": lambda x: fastdl.view_as_real(fastdl.complex(x, x) / fastdl.complex(x, x * x)),
+    "LSTM": lambda x: _recurrent(fastdl.nn.LSTM, x),
+    "GRU": lambda x: _recurrent(fastdl.nn.GRU, x),
     "complex abs": lambda x: fastdl.complex(x, x * x).abs(),
     "complex square": lambda x: fastdl.view_as_real(fastdl.complex(x, x * x) ** 2),
     "cosine_similarity": lambda x: F.cosine_similarity(x[:2], x[2:]),

@@ -162,7 +162,7 @@ class ComplexFormula(Op):
 
 
 class ComplexAbs(ComplexFormula):
-    """|z|, real; the gradient is grad z / |z|, and 0 at 0. |z| is kept as a copy: the result may be changed in place."""
+    """|z|, real; the gradient is grad z / |z|, and 0 at 0. |z| is kept as a copy: results may be changed in place."""
 
     saves = (0,)
 

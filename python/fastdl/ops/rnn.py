@@ -63,7 +63,6 @@ class Recurrent(Op):
     to the next; recurrent dropout masks h wherever it meets W_hh, with one mask for the whole sequence.
     """
 
-    saves_output = False  # y is kept (see recurrent()), h_n and c_n are not
     materialize = False
 
     def forward(
@@ -115,6 +114,8 @@ class Recurrent(Op):
                 x, drawn = _drop(y, dropout)
             else:
                 x, drawn = y, None
+        if keep:  # what is kept of it stays as it is, whatever becomes of the result
+            x = pooled_copy(x)
         if steps is not None:
             x = x.reshape(steps, batch, x.shape[1])
         h_n = last_h[0] if layers == 1 else kernels.concat(last_h, 0)
@@ -243,7 +244,7 @@ def recurrent(
         x, h0, c0 = [None if t is None else _one_more(t) for t in (input, h0, c0)]
         assert x is not None
         return tuple([t[:, :0] for t in recurrent(cell, x, h0, c0, weights, layers)])
-    result: tuple[Tensor, ...] = Recurrent.apply(
+    return Recurrent.apply(  # type: ignore[no-any-return]
         input,
         h0,
         c0,
@@ -254,11 +255,6 @@ def recurrent(
         dropout=dropout,
         recurrent_dropout=recurrent_dropout,
     )
-    y = result[0]
-    node = y._node
-    if isinstance(node, Recurrent):
-        node.keep_tensor(y)
-    return result
 
 
 class TakeRows(Op):
