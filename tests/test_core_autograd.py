@@ -437,3 +437,34 @@ def test_switches_take_bools():
         assert lib.is_grad_enabled()
         path = importlib.import_module(f"{lib.__name__}.autograd.grad_mode")
         assert path.no_grad is lib.no_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    {
+        "add": lambda lib, x: x + x.detach(),
+        "sub and mean": lambda lib, x: (1 - x).mean(),
+        "pad, sum": lambda lib, x: lib.nn.functional.pad(x, (1, 1)).sum(0),
+        "interpolate": lambda lib, x: lib.nn.functional.interpolate(x[None], scale_factor=2),
+        "flip, roll, repeat": lambda lib, x: x.flip(0).roll(1, 0).repeat(2, 1),
+        "cat, stack": lambda lib, x: lib.stack([lib.cat([x, x]), lib.cat([x, x])]),
+        "tril, cumsum, floor": lambda lib, x: x.tril().cumsum(0) + x.floor(),
+        "mul of two": lambda lib, x: x * x,
+        "exp": lambda lib, x: x.exp(),
+    }.items(),
+)
+def test_what_keeps_no_tensor_may_be_walked_through_again(name, function):
+    """As in PyTorch, which refuses a second walk only where the first one has freed what it needs."""
+    torch = pytest.importorskip("torch")
+
+    def walks(lib):
+        x = lib.ones(3, 4, requires_grad=True)
+        y = function(lib, x)
+        y.backward(lib.ones_like(y))
+        try:
+            y.backward(lib.ones_like(y))
+        except RuntimeError:
+            return 1
+        return x.grad.tolist()
+
+    assert walks(fastdl) == walks(torch)

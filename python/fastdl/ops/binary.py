@@ -142,6 +142,7 @@ class Binary(Op):
 
 
 class Add(Binary):
+    release = Op.stay
     kernel, ufunc = "add_forward", np.add
     integers = True
     aliases_grad = hands_on = True
@@ -154,6 +155,7 @@ class Add(Binary):
 
 
 class Sub(Binary):
+    release = Op.stay
     kernel, ufunc = "sub_forward", np.subtract
     integers = True
     aliases_grad = hands_on = True

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import fitted
+from fastdl.autograd.op import Op
 from fastdl.dtypes import complex64, float32, real_dtype
 from fastdl.kernels import cpu, is_array
 from fastdl.ops.arrays import broadcast_shape, by_numpy, empty, fit, operand
@@ -130,6 +131,7 @@ def _beside(value: Any, dtype: Any) -> Any:
 
 
 class ComplexAdd(ComplexBinary):
+    release = Op.stay
     label, keeps, kernel = "add", False, "add"
     ufunc: ClassVar[Any] = np.add
     aliases_grad = True

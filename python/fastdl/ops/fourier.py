@@ -122,6 +122,7 @@ def _scale(norm: str, count: int, inverse: bool) -> float:
 class Transform(Op):
     """sum over n of x[n] exp(-+ 2 pi i k n / N), over several axes, times ``factor``."""
 
+    release = Op.stay
     takes_complex = True
 
     def forward(self, x: Any, axes: tuple[int, ...], inverse: bool, factor: float) -> Any:
@@ -158,6 +159,8 @@ class RealTransform(Op):
     ``conjugate``: of that signal's inverse transform.
     """
 
+    release = Op.stay
+
     def forward(self, x: Any, axes: tuple[int, ...], factor: float, conjugate: bool = False) -> Any:
         self.axes, self.factor, self.conjugate, self.count = axes, factor, conjugate, x.shape[axes[-1]]
         return _transformed("rfft", x, axes, self.count // 2 + 1, factor, conjugate)
@@ -179,6 +182,7 @@ class InverseRealTransform(Op):
     ``conjugate``: the real spectrum of such a half of a signal.
     """
 
+    release = Op.stay
     takes_complex = True
 
     def forward(

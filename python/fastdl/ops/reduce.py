@@ -72,6 +72,7 @@ def numpy_reduce(reduce: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> A
 
 
 class Sum(Reduction):
+    release = Op.stay
     aliases_grad = True
     takes_complex = True
 
@@ -105,6 +106,8 @@ class Sum(Reduction):
 
 
 class Mean(Reduction):
+    release = Op.stay
+
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         return select(x).mean_forward(x, axes, keepdim)

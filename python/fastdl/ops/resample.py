@@ -26,6 +26,7 @@ Pairs = list[tuple[int, int]]
 
 
 class Interpolate(Op):
+    release = Op.stay
     floats_only = True
 
     def forward(
@@ -55,6 +56,7 @@ class InterpolateNearest(Interpolate):
 class Repeat(Op):
     """Nearest interpolation by whole factors: average pooling's gradient with divisor 1, and the other way round."""
 
+    release = Op.stay
     wide_integers = True
 
     def forward(self, x: Any, output: Sizes) -> Any:
@@ -80,6 +82,8 @@ _BITS = {int64: float64, int32: float32}
 
 
 class Pad(Op):
+    release = Op.stay
+
     def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
         self.size, self.padding, self.mode = x.shape, padding, mode
         if (

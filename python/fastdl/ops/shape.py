@@ -211,6 +211,7 @@ def column_stack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class Repeat(Op):
+    release = Op.stay
     takes_complex = True
 
     def forward(self, x: Any, sizes: tuple[int, ...]) -> Any:
@@ -257,6 +258,8 @@ def tile(input: Tensor, *sizes: Any, dims: Any = None) -> Tensor:
 
 
 class RepeatInterleave(Op):
+    release = Op.stay
+
     def forward(self, x: Any, repeats: Any, dim: int) -> Any:
         self.shape, self.repeats, self.dim = x.shape, repeats, dim
         if repeats.__class__ is int and not on_device(x):
@@ -321,6 +324,7 @@ def repeat_interleave(
 
 
 class Flip(Op):
+    release = Op.stay
     takes_complex = True
 
     def forward(self, x: Any, dims: tuple[int, ...]) -> Any:
@@ -360,6 +364,7 @@ def flipud(input: Tensor) -> Tensor:
 
 
 class Roll(Op):
+    release = Op.stay
     takes_complex = True
 
     def forward(self, x: Any, shifts: tuple[int, ...], dims: tuple[int, ...] | None) -> Any:
@@ -425,6 +430,7 @@ def rot90(input: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:
 class Triangle(Op):
     """One side of a diagonal; the other becomes zero."""
 
+    release = Op.stay
     takes_complex = True
 
     def forward(self, x: Any, diagonal: int, lower: bool) -> Any:
@@ -466,6 +472,7 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 
 
 class DiagonalEmbed(Op):
+    release = Op.stay
     takes_complex = True
 
     def forward(self, x: Any, offset: int) -> Any:

@@ -67,6 +67,8 @@ class Unary(Op):
 class Constant(Unary):
     """Flat between its jumps: the gradient is zero."""
 
+    release = Op.stay
+
     def backward(self, grad: Any) -> Any:
         return zeros(grad.shape, grad.dtype, grad)
 
@@ -116,6 +118,7 @@ class FromOutput(Unary):
 
 
 class Neg(Unary):
+    release = Op.stay
     label, integers = "neg", np.negative
 
     def backward(self, grad: Any) -> Any:
@@ -255,6 +258,8 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
 
 class RoundDecimals(Op):
     """To multiples of ``scale``, or of 1 / scale (``up``). The gradient is zero."""
+
+    release = Op.stay
 
     def forward(self, x: Any, scale: float, up: bool) -> Any:
         k = select(x)

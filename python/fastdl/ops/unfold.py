@@ -19,6 +19,7 @@ from fastdl.tensor import Tensor
 
 
 class Unfold(Op):
+    release = Op.stay
     floats_only = True
 
     def forward(self, x: Any, kernel: Sizes, dilation: Sizes, padding: Sizes, stride: Sizes) -> Any:
@@ -57,6 +58,7 @@ class Fold(Op):
 
 
 class PixelShuffle(Op):
+    release = Op.stay
     wide_integers = True
 
     def forward(self, x: Any, factor: int) -> Any:
@@ -71,6 +73,7 @@ class PixelShuffle(Op):
 
 
 class PixelUnshuffle(Op):
+    release = Op.stay
     wide_integers = True
 
     def forward(self, x: Any, factor: int) -> Any:
