@@ -403,8 +403,6 @@ def test_messages():
         (TypeError, "input must be a Tensor, got list", lambda: F.embedding([0], weight)),
         (TypeError, "float32 or float64, got int64", lambda: F.embedding(index, index)),
         (ValueError, "num_embeddings, embedding_dim", lambda: F.embedding(index, weight[0])),
-        (ValueError, "sparse=True", lambda: F.embedding(index, weight, sparse=True)),
-        (ValueError, "sparse=True", lambda: nn.EmbeddingBag(3, 2, sparse=True)),
         (ValueError, r"padding_idx .* got 4", lambda: F.embedding(index, weight, padding_idx=4)),
         (ValueError, r"Embedding: padding_idx .* got -5", lambda: nn.Embedding(4, 2, padding_idx=-5)),
         (ValueError, "_weight must have the shape", lambda: nn.Embedding(4, 2, _weight=weight)),

@@ -44,7 +44,18 @@ class Pattern:
     (rows + 1) and ``inner`` (entries), of columns where it is CSC. ``coalesced``: sorted, and no place twice.
     """
 
-    __slots__ = ("_columns", "_indices", "_merged", "_rows", "coalesced", "inner", "layout", "shape", "start")
+    __slots__ = (
+        "_columns",
+        "_indices",
+        "_linear",
+        "_merged",
+        "_rows",
+        "coalesced",
+        "inner",
+        "layout",
+        "shape",
+        "start",
+    )
 
     def __init__(
         self,
@@ -59,6 +70,7 @@ class Pattern:
         self._indices, self.start, self.inner = indices, start, inner
         self._rows: Runs | None = None
         self._columns: Runs | None = None
+        self._linear: Any = None
         self._merged: Any = None
 
     @property
@@ -81,7 +93,7 @@ class Pattern:
             if self.layout == "sparse_csr":
                 self._rows = Runs(self.start, self.inner, None)
             else:
-                self._rows = _runs(self.indices[0], self.indices[1], self.shape[0])
+                self._rows = grouped(self.indices[0], self.indices[1], self.shape[0])
         return self._rows
 
     def by_column(self) -> Runs:
@@ -90,13 +102,13 @@ class Pattern:
             if self.layout == "sparse_csc":
                 self._columns = Runs(self.start, self.inner, None)
             else:
-                self._columns = _runs(self.indices[1], self.indices[0], self.shape[1])
+                self._columns = grouped(self.indices[1], self.indices[0], self.shape[1])
         return self._columns
 
     def transposed(self) -> Pattern:
         """The pattern of the transposed matrix."""
         if self.layout == "sparse_coo":
-            result = Pattern("sparse_coo", self.shape[::-1], np.ascontiguousarray(self.indices[::-1]))
+            result = Pattern("sparse_coo", self.shape[::-1], self.indices[::-1].copy())
         else:
             layout = "sparse_csc" if self.layout == "sparse_csr" else "sparse_csr"
             result = Pattern(layout, self.shape[::-1], None, self.start, self.inner, self.coalesced)
@@ -112,7 +124,9 @@ class Pattern:
 
     def linear(self) -> Any:
         """Every place as one number, rows of the dense tensor one after the other."""
-        return _like(linear_index(_host(self.indices), self.shape), self.indices)
+        if self._linear is None:
+            self._linear = _like(linear_index(_host(self.indices), self.shape), self.indices)
+        return self._linear
 
     def merged(self) -> tuple[Pattern, Any, Any]:
         """The coalesced pattern; which of the values it has, in its order; and to which of them each value goes.
@@ -162,7 +176,8 @@ def linear_index(indices: Any, shape: tuple[int, ...]) -> Any:
     return result
 
 
-def _runs(major: Any, minor: Any, count: int) -> Runs:
+def grouped(major: Any, minor: Any, count: int) -> Runs:
+    """Entries (major, minor) by the first, of which there are ``count``; stable."""
     like = major
     major, minor, order = _host(major), np.ascontiguousarray(_host(minor)), None
     if major.size and (major[1:] < major[:-1]).any():

@@ -17,7 +17,7 @@ from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32, is_half
 from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, select
 from fastdl.kernels import array as as_array
-from fastdl.kernels.sparse import SparseArray
+from fastdl.kernels.sparse import SparseArray, is_sparse
 from fastdl.ops.arrays import cast, zeros
 from fastdl.ops.complex import as_real
 from fastdl.tensor import Tensor
@@ -450,6 +450,8 @@ class Optimizer:
 
 def _load_value(name: str, value: Any, param: Tensor, where: Any) -> Any:
     """A copy of a saved value: counts as they are but on ``where``, other tensors like the parameter."""
+    if is_sparse(value):
+        return value.to(param.device, param._data.dtype, copy=True)
     if isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape")):
         count = name in COUNTS
         array = to_device(

@@ -108,11 +108,15 @@ def mul(input: Any, other: Any) -> Tensor:
     if not fits:
         raise not_for_sparse(f"mul of shapes {tuple(input.shape)} and {tuple(other.shape)}")
     shape = (1,) * missing + tuple(other.shape)
-    indices = to_host(array.pattern.indices)
-    places = np.zeros(indices.shape[1], np.int64)
-    for row, extent in zip(indices, shape, strict=False):
-        places = places if extent == 1 else places * extent + row
-    factors = chosen(other.reshape(prod(shape[:sparse]), *shape[sparse:]), _there(places, array))
+    if shape[:sparse] == array.pattern.shape:
+        places = array.pattern.linear()
+    else:
+        indices = to_host(array.pattern.indices)
+        places = np.zeros(indices.shape[1], np.int64)
+        for row, extent in zip(indices, shape, strict=False):
+            places = places if extent == 1 else places * extent + row
+        places = _there(places, array)
+    factors = chosen(other.reshape(prod(shape[:sparse]), *shape[sparse:]), places)
     return _on_values(elementwise.mul, input, factors)
 
 
@@ -131,7 +135,7 @@ def _intersection(a: Tensor, b: Tensor) -> Tensor:
     in_x, in_y = [linear_index(to_host(each.pattern.indices), x.pattern.shape) for each in (x, y)]
     _, left, right = np.intersect1d(in_x, in_y, assume_unique=True, return_indices=True)
     left, right = _there(left, x), _there(right, x)
-    indices = np.ascontiguousarray(x.pattern.indices[:, left])
+    indices = x.pattern.indices[:, left]
     pattern = Pattern("sparse_coo", x.pattern.shape, indices, coalesced=True)
     return _like_layout(made(pattern, chosen(x.values, left) * chosen(y.values, right)), a, b)
 

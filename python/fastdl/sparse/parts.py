@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.dtypes import as_dtype
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels.sparse import Pattern, linear_index, not_for_sparse
+from fastdl.kernels.sparse import Pattern, grouped, linear_index, not_for_sparse
 from fastdl.ops.axes import normal_axes, numpy_names
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.shape import cat as dense_cat
@@ -33,7 +33,7 @@ def _moved(array: Any, like: Tensor) -> Any:
 
 
 def _with(indices: Any, shape: tuple[int, ...], values: Tensor) -> Tensor:
-    return made(Pattern("sparse_coo", shape, np.ascontiguousarray(indices)), values)  # type: ignore[no-any-return]
+    return made(Pattern("sparse_coo", shape, indices.copy()), values)  # type: ignore[no-any-return]
 
 
 # ----------------------------------------------------------------------------------------------------------- axes
@@ -84,6 +84,8 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     """Sparse tensors one after the other along an axis."""
     dim, _ = numpy_names("cat", names, dim)
+    if isinstance(tensors, Tensor):
+        raise TypeError(f"cat: expects a tuple or list of tensors, got {type(tensors).__name__}")
     for i, x in enumerate(tensors):
         if not is_sparse(x):
             raise ArgumentError(
@@ -115,6 +117,8 @@ def _alike(a: Any, b: Any, but: int) -> bool:
 
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Sparse tensors side by side along a new axis."""
+    if isinstance(tensors, Tensor):
+        raise TypeError(f"stack: expects a tuple or list of tensors, got {type(tensors).__name__}")
     return cat([unsqueeze(x, dim) for x in tensors], axis("stack", dim, tensors[0].ndim + 1))
 
 
@@ -174,10 +178,9 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     if d >= sparse:
         return made(pattern, chosen_along(values, d - sparse + 1, index))  # type: ignore[no-any-return]
     indices = to_host(pattern.indices)
-    order = np.argsort(indices[d], kind="stable")
-    start = np.searchsorted(indices[d][order], np.arange(extent + 1))
-    key, entry = spread(start, wanted)
-    entry = order[entry]
+    runs = grouped(indices[d], indices[d], extent)
+    key, entry = spread(runs.start, wanted)
+    entry = entry if runs.order is None else runs.order[entry]
     found = indices[:, entry]
     found[d] = key
     shape = (*pattern.shape[:d], len(wanted), *pattern.shape[d + 1 :])

@@ -15,10 +15,11 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
-from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
+from fastdl.dtypes import FLOATING, float32, float64
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import on_device, select
-from fastdl.kernels.sparse import Pattern, Runs, not_for_sparse
+from fastdl.kernels.sparse import Pattern, Runs, SparseArray, not_for_sparse
+from fastdl.ops.common import check_tensors
 from fastdl.ops.placement import index_reduce
 from fastdl.sparse.conversion import coalesce, is_sparse, to_sparse, to_sparse_csr
 from fastdl.sparse.tensor import alias, chosen, made, summed
@@ -153,9 +154,10 @@ def mm(input: Tensor, mat2: Tensor, reduce: str = "sum") -> Tensor:
         tensor([[20.],
                 [ 3.]])
     """
-    for name, t in (("input", input), ("mat2", mat2)):
-        if not isinstance(t, Tensor):
-            raise not_a_tensor("sparse.mm", name, t)
+    plain = _plain(input, mat2) if reduce == "sum" else None
+    if plain is not None:
+        return plain  # type: ignore[no-any-return]
+    check_tensors("sparse.mm", input=input, mat2=mat2)
     _check("sparse.mm", input, mat2)
     left, right = is_sparse(input), is_sparse(mat2)
     if reduce != "sum":
@@ -167,6 +169,19 @@ def mm(input: Tensor, mat2: Tensor, reduce: str = "sum") -> Tensor:
     if right:
         return _times_dense(transposed(mat2), input.t()).t()
     return input @ mat2
+
+
+def _plain(a: Any, b: Any) -> Any:
+    """The product where all fits and nothing is to be said; else None."""
+    x, y = getattr(a, "_data", None), getattr(b, "_data", None)
+    if x.__class__ is not SparseArray or y.__class__ is not np.ndarray or y.ndim != 2:
+        return None
+    shape, values, dtype = x.pattern.shape, x.values, y.dtype
+    if len(shape) != 2 or values._data.ndim != 1 or shape[1] != y.shape[0]:
+        return None
+    if values._data.dtype is not dtype or not (dtype is float32 or dtype is float64):
+        return None
+    return SparseMatMul.apply(values, b, pattern=x.pattern)
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -209,6 +224,9 @@ def _sparse_product(a: Tensor, b: Tensor) -> Tensor:
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """``input @ other`` where one is sparse: matrices and vectors."""
+    plain = _plain(input, other)
+    if plain is not None:
+        return plain  # type: ignore[no-any-return]
     if input.ndim == 2 and other.ndim == 2:
         return mm(input, other)
     if input.ndim == 3 and other.ndim == 3:
@@ -235,6 +253,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
 
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
     """``beta * input + alpha * mat1 @ mat2`` with a sparse ``mat1``; see ``torch.sparse.addmm``."""
+    check_tensors("sparse.addmm", input=input, mat1=mat1, mat2=mat2)
     if is_sparse(input) and not (is_sparse(mat1) and is_sparse(mat2)):
         raise not_for_sparse("addmm onto a sparse tensor")
     product = mm(mat1, mat2)
@@ -247,6 +266,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1.0, alpha
 
 def sspaddmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """``beta * input + alpha * mat1 @ mat2`` of a sparse input and a sparse ``mat1``, sparse."""
+    check_tensors("sspaddmm", input=input, mat1=mat1, mat2=mat2)
     return coalesce(input * beta + to_sparse(mm(mat1, mat2) * alpha))
 
 
@@ -305,6 +325,7 @@ def sampled_addmm(
         tensor([3.5000, 3.5000])
     """
     op = "sampled_addmm"
+    check_tensors(op, input=input, mat1=mat1, mat2=mat2)
     if not is_sparse(input) or is_sparse(mat1) or is_sparse(mat2):
         raise ArgumentError(f"{op}: takes a sparse input and two dense matrices")
     if mat1.ndim != 2 or mat2.ndim != 2 or mat1.shape[1] != mat2.shape[0]:

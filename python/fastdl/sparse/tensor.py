@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import numpy as np
-
 from fastdl import _graph
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import Link
+from fastdl.autograd.op import Link, Op
 from fastdl.compat import layout, sparse_coo, sparse_csc, sparse_csr
 from fastdl.devices import device_of
 from fastdl.dtypes import Size, device
-from fastdl.kernels import on_device
+from fastdl.kernels import on_device, select
 from fastdl.kernels.sparse import Pattern, SparseArray, not_for_sparse
+from fastdl.ops.arrays import zeros
 from fastdl.ops.cast import parse_to
 from fastdl.ops.gather import IndexAdd
 from fastdl.ops.indexing import IndexSelect
@@ -47,12 +46,28 @@ def chosen(values: Tensor, order: Any) -> Tensor:
     return values if order is None else IndexSelect.apply(values, dim=0, index=order)
 
 
+class Summed(Op):
+    """The sums of the values that go to each of ``count`` places."""
+
+    takes_complex = True
+
+    def forward(self, values: Any, goes_to: Any, count: int) -> Any:
+        self.goes_to = goes_to
+        result = zeros((count, *values.shape[1:]), values.dtype, values)
+        return IndexAdd().forward(result, values, 0, goes_to, 1, result)
+
+    def backward(self, grad: Any) -> Any:
+        return select(grad).index_select_forward(grad, 0, self.goes_to)
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        return chosen(grad, self.goes_to)
+
+
 def summed(values: Tensor, goes_to: Any, count: int) -> Tensor:
     """The sums of the values that go to each of ``count`` places."""
     if values._data.dtype.kind == "b":
         return summed(values.byte(), goes_to, count).bool()
-    zeros = np.zeros((count, *values._data.shape[1:]), values._data.dtype, like=values._data)
-    return IndexAdd.apply(Tensor._wrap(zeros), values, dim=0, index=goes_to, alpha=1)  # type: ignore[no-any-return]
+    return Summed.apply(values, goes_to=goes_to, count=count)  # type: ignore[no-any-return]
 
 
 class SparseTensor(Tensor):
