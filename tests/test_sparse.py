@@ -128,6 +128,9 @@ OPERATIONS = {
     "cat": lambda m, x: m.cat([x, x], 0),
     "cat 1": lambda m, x: m.cat((x, 2 * x, x), dim=-1),
     "stack": lambda m, x: m.stack([x, x]),
+    "vstack": lambda m, x: m.vstack([x, x]),
+    "hstack": lambda m, x: m.hstack((x, x)),
+    "H": lambda m, x: x.H,
     "index_select": lambda m, x: x.index_select(1, m.tensor([2, 0, 2])),
     "index_select 0": lambda m, x: m.index_select(x, 0, m.tensor([3, 0])),
     "narrow_copy": lambda m, x: x.narrow_copy(1, 1, 2).coalesce(),
@@ -505,6 +508,15 @@ def test_classes_and_layouts():
     assert x.to_sparse() is x
     c = x.coalesce()
     assert c.coalesce() is c
+
+
+def test_comparisons_for_tests_and_formats():
+    x = coo(fastdl)
+    fastdl.testing.assert_close(x, x.coalesce())
+    for other in (2 * x, x.to_dense(), x.to_sparse_csr(), x[:, 0], fastdl.zeros_like(x)):
+        with pytest.raises(AssertionError):
+            fastdl.testing.assert_close(x, other)
+    assert f"{x}" == repr(x)
 
 
 def test_values_share_memory_and_indices_are_read_only():

@@ -82,7 +82,8 @@ _METHODS: dict[Any, str] = {
 _FUNCTIONS = {
     **arithmetic.FUNCTIONS,
     **{name: getattr(module, name) for module, names in _METHODS.items() for name in names.split()},
-    **{name: getattr(parts, name) for name in ("cat", "stack")},
+    **{name: getattr(parts, name) for name in ("cat", "stack", "vstack", "hstack")},
+    "row_stack": parts.vstack,
     **{name: getattr(products, name) for name in ("hspmm", "linear")},
     **dict.fromkeys(("concat", "concatenate"), parts.cat),
     **dict.fromkeys(("swapaxes", "swapdims"), parts.transpose),
@@ -171,6 +172,8 @@ def attach() -> None:
         "swapdims": parts.transpose,
         "T": property(parts.t),
         "mT": property(parts.t),
+        "H": property(parts.adjoint),
+        "mH": property(parts.adjoint),
         "copy_": arithmetic.copy_,
         "zero_": _zero_,
     }

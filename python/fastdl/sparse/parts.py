@@ -71,6 +71,13 @@ def t(input: Tensor) -> Tensor:
     return transpose(input, 0, 1) if input.ndim == 2 else input
 
 
+def adjoint(input: Tensor) -> Tensor:
+    """:func:`t` of a real matrix."""
+    if input.is_complex():
+        raise not_for_sparse("H of complex numbers")
+    return t(input)
+
+
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """A new axis of extent 1."""
     pattern, values, sparse = _coo(input)
@@ -120,6 +127,16 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if isinstance(tensors, Tensor):
         raise TypeError(f"stack: expects a tuple or list of tensors, got {type(tensors).__name__}")
     return cat([unsqueeze(x, dim) for x in tensors], axis("stack", dim, tensors[0].ndim + 1))
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Sparse matrices below each other."""
+    return cat(tensors, 0)
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Sparse matrices beside each other."""
+    return cat(tensors, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------- parts

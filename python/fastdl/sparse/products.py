@@ -219,7 +219,7 @@ def _sparse_product(a: Tensor, b: Tensor) -> Tensor:
     products = chosen(left.values, to_device(of_a, where)) * chosen(right.values, to_device(of_b, where))
     pattern = Pattern("sparse_coo", (a.shape[0], b.shape[1]), to_device(places, where))
     result = coalesce(made(pattern, products))
-    return to_sparse_csr(result) if left.pattern.layout == right.pattern.layout == "sparse_csr" else result
+    return to_sparse_csr(result) if left.pattern.layout == "sparse_csr" else result
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

@@ -228,6 +228,9 @@ class SparseTensor(Tensor):
     def __iter__(self) -> Any:
         return iter(self.unbind(0))
 
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
+
     def __copy__(self) -> Self:
         return made(self._data.pattern, self._data.values)  # type: ignore[no-any-return]
 
@@ -281,7 +284,7 @@ _KEPT = """backward cpu cuda detach_ dim dtype element_size get_device grad grad
     pin_memory requires_grad requires_grad_ retains_grad share_memory_ size is_same_size
     double float half bfloat16 int long short char byte bool cfloat cdouble type_as"""
 _PROTOCOLS = """eq ne lt le gt ge and or xor invert lshift rshift mod pos rand ror rxor rlshift rrshift rmod rfloordiv
-    rpow iand ior ixor ilshift irshift imod bool int float complex index contains reversed setitem format array
+    rpow iand ior ixor ilshift irshift imod bool int float complex index contains reversed setitem array
     array_ufunc dlpack dlpack_device cuda_array_interface"""
 
 
