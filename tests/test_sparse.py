@@ -307,6 +307,7 @@ MADE = {
     "spdiags": lambda m: m.sparse.spdiags(m.arange(6.0).reshape(2, 3), m.tensor([0, 1]), (3, 3)),
     "eye": lambda m: m.eye(3).to_sparse(),
     "bool": lambda m: m.eye(3).bool().to_sparse(),
+    "0-dim": lambda m: m.tensor(3.0).to_sparse(),
 }
 
 
@@ -409,6 +410,35 @@ def test_comparisons_for_tests_and_formats():
         with pytest.raises(AssertionError):
             fastdl.testing.assert_close(x, other)
     assert f"{x}" == repr(x)
+    assert bool(fastdl.sparse_coo_tensor([[0]], [1.0]))
+    assert not bool(fastdl.sparse_coo_tensor(size=(1,)))
+    with pytest.raises(RuntimeError, match="ambiguous"):
+        bool(x)
+
+
+EMPTY = {
+    "mm": lambda m, x, y: x @ m.ones(3, 2),
+    "mm sparse": lambda m, x, y: x @ y.t(),
+    "plus": lambda m, x, y: x + y,
+    "times": lambda m, x, y: x * y,
+    "times dense": lambda m, x, y: x * m.ones(4, 3),
+    "softmax": lambda m, x, y: m.sparse.softmax(x, 1),
+    "sum": lambda m, x, y: m.sparse.sum(x, 1),
+    "coalesce": lambda m, x, y: x.coalesce(),
+    "csr": lambda m, x, y: x.to_sparse_csr(),
+    "index_select": lambda m, x, y: x.index_select(0, m.tensor([1])),
+    "row": lambda m, x, y: x[0],
+    "cat": lambda m, x, y: m.cat([x, y]),
+    "abs": lambda m, x, y: x.abs(),
+    "mask": lambda m, x, y: m.ones(4, 3).sparse_mask(x.coalesce()),
+    "of sparse": lambda m, x, y: x.coalesce().sparse_mask(y.coalesce()),
+    "to_sparse": lambda m, x, y: m.zeros(4, 3).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_tensors_without_entries_are_torch_s(name):
+    same(*[EMPTY[name](m, m.sparse_coo_tensor(size=(4, 3)), coo(m)) for m in LIBRARIES])
 
 
 def test_values_share_memory_and_indices_are_read_only():

@@ -158,6 +158,26 @@ def test_attention_of_pygat_s_kind():
         np.testing.assert_allclose(a, b)
 
 
+def test_autograd_grad_takes_the_values_in_a_sparse_tensor_s_place():
+    x = fastdl.sparse_coo_tensor(INDICES, VALUES, (4, 3), requires_grad=True)
+    (grad,) = fastdl.autograd.grad((x @ fastdl.tensor(DENSE.T.copy())).sum(), x)
+    np.testing.assert_allclose(grad.numpy(), DENSE.sum(0)[INDICES[1]])
+    with pytest.raises(NotImplementedError, match="to_dense"):
+        (x * 2).backward(x)
+
+
+def test_functions_get_no_sparse_tensor_with_history():
+    class Product(fastdl.autograd.Function):
+        @staticmethod
+        def forward(ctx, matrix, dense):
+            return matrix @ dense
+
+    x = fastdl.sparse_coo_tensor(INDICES, VALUES, (4, 3), requires_grad=True)
+    with pytest.raises(NotImplementedError, match="values it could take"):
+        Product.apply(x, fastdl.tensor(DENSE.T.copy()))
+    assert Product.apply(x.detach(), fastdl.tensor(DENSE.T.copy())).shape == (4, 4)
+
+
 def test_anomaly_mode_looks_at_sparse_gradients():
     table = fastdl.nn.Embedding(3, 2, sparse=True)
     with fastdl.autograd.set_detect_anomaly(True):

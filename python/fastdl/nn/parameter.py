@@ -122,5 +122,7 @@ class Buffer(Tensor):
     persistent: bool
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
+        if is_sparse(data):
+            raise TypeError("Buffer: holds dense tensors; module.register_buffer(name, x) takes sparse ones")
         self._data = _array_of(data)
         self.persistent = persistent

@@ -199,7 +199,9 @@ def to_sparse(
     there = host != 0 if axes == ndim else (host != 0).any(tuple(range(axes, ndim)))
     places = np.flatnonzero(there)
     shape = tuple(self.shape[:axes])
-    found = np.array(np.unravel_index(places, shape), np.int64).reshape(axes, len(places))
+    found = np.zeros((axes, len(places)), np.int64)
+    if axes:
+        found[...] = np.unravel_index(places, shape)
     where = device_of(self._data)
     pattern = Pattern("sparse_coo", shape, to_device(found, where), coalesced=True)
     flat = reshape(self, (prod(shape), *self.shape[axes:]))

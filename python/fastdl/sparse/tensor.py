@@ -225,6 +225,11 @@ class SparseTensor(Tensor):
     def __len__(self) -> int:
         return self._data.shape[0] if self._data.ndim else super().__len__()
 
+    def __bool__(self) -> bool:
+        if self._data.size != 1:
+            raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous")
+        return bool(self.item())
+
     def __iter__(self) -> Any:
         return iter(self.unbind(0))
 
@@ -279,12 +284,12 @@ def places_of(pattern: Pattern) -> tuple[Any, ...]:
 
 # ------------------------------------------------------------------------------------------------- what is refused
 
-_KEPT = """backward cpu cuda detach_ dim dtype element_size get_device grad grad_fn is_complex is_floating_point is_leaf
+_KEPT = """cpu cuda detach_ dim dtype element_size get_device grad grad_fn is_complex is_floating_point is_leaf
     is_meta is_mps is_nested is_pinned is_quantized is_signed itemsize ndim ndimension nelement numel output_nr
     pin_memory requires_grad requires_grad_ retains_grad share_memory_ size is_same_size
     double float half bfloat16 int long short char byte bool cfloat cdouble type_as"""
 _PROTOCOLS = """eq ne lt le gt ge and or xor invert lshift rshift mod pos rand ror rxor rlshift rrshift rmod rfloordiv
-    rpow iand ior ixor ilshift irshift imod bool int float complex index contains reversed setitem array
+    rpow iand ior ixor ilshift irshift imod int float complex index contains reversed setitem array
     array_ufunc dlpack dlpack_device cuda_array_interface"""
 
 
