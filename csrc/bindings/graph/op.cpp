@@ -206,7 +206,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   }
   call[0] = op.get();
   Held held{call + 1};
-  bool any = false, complex = false;
+  bool any = false, complex = false, sparse = false;
   PyObject* half = nullptr;
   for (Py_ssize_t i = 0; i < count; ++i) {
     Tensor* t = args[i] == Py_None ? nullptr : as_tensor(args[i]);
@@ -222,8 +222,11 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     held.add(t ? t->data : Py_None);
     any |= t && t->needs_grad();
     complex |= t && is_complex(t->data);
+    sparse |= t && Py_TYPE(t->data) == sparse_array;
     if (t && !half) half = half_of(t->data);
   }
+  passed_on = sparse && otherwise;
+  if (passed_on) return call_instead(otherwise, cls, args, count, keys, Py_None);
   if (complex &&
       otherwise) {  // no kernel sees complex numbers: they are an operation's own business, or another's
     const int takes = flag_of(cls, names.takes_complex);

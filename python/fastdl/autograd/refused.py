@@ -43,7 +43,7 @@ def apply_otherwise(
 ) -> Any:
     """The result of ``cls.apply`` in another way than the one that raised ``error``, or a better error, or it.
 
-    Without an error: an input is complex, which the operation does not take.
+    Without an error: an input is sparse, or complex, which the operation does not take.
     """
     if SparseArray.made and any([t.__class__ is not Tensor and is_sparse(t) for t in inputs]):
         from fastdl.sparse import applied
