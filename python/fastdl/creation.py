@@ -20,7 +20,7 @@ from fastdl.dtypes import (
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select, strided
-from fastdl.kernels.sparse import SparseArray, is_sparse, not_for_sparse
+from fastdl.kernels.sparse import SparseArray, SparseOperand, is_sparse, not_for_sparse
 from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
@@ -407,9 +407,10 @@ def empty_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Uninitialised, with the shape and dtype of ``input``; see ``torch.empty_like``."""
-    if SparseArray.made and is_sparse(input):
+    try:
+        d, where = _like("empty_like", input, dtype, device)
+    except SparseOperand:
         return sparse_like(input, dtype, device, requires_grad)
-    d, where = _like("empty_like", input, dtype, device)
     return finish("empty_like", make(where, "empty", input._data.shape, d), where, requires_grad)
 
 
@@ -422,9 +423,10 @@ def zeros_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Zeros, with the shape and dtype of ``input``; see ``torch.zeros_like``."""
-    if SparseArray.made and is_sparse(input):
+    try:
+        d, where = _like("zeros_like", input, dtype, device)
+    except SparseOperand:
         return sparse_like(input, dtype, device, requires_grad)
-    d, where = _like("zeros_like", input, dtype, device)
     return _filled("zeros_like", input._data.shape, 0, d, where, requires_grad)
 
 
