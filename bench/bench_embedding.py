@@ -46,6 +46,23 @@ def bag(shape: tuple[int, ...], rows: int, width: int, mode: str) -> list[Case]:
     ]
 
 
+def product(rows: int, count: int, width: int) -> list[Case]:
+    """A sparse square matrix of ``count`` entries times a dense one."""
+
+    def call(lib: Library) -> Any:
+        places = np.random.default_rng(1).integers(0, rows, (2, count))
+        values = lib.tensor(np.ones(count, np.float32))
+        sparse = lib.module.sparse_coo_tensor(lib.tensor(places), values, (rows, rows)).coalesce()
+        return lambda dense: lib.module.sparse.mm(sparse, dense)
+
+    name = f"sparse.mm {rows}x{rows} ({count}) @ {rows}x{width}"
+    moved = 4 * width * (count + rows) + 12 * count
+    return [
+        forward(name, call, _table(rows, width), bytes=moved),
+        forward_backward(name, call, _table(rows, width), bytes=2 * moved),
+    ]
+
+
 CASES = [
     *lookup((25,), 100, 64),
     *lookup((32, 256), 8192, 256),
@@ -54,4 +71,6 @@ CASES = [
     *bag((1024, 32), 50_000, 64, "sum"),
     *bag((1024, 32), 50_000, 64, "mean"),
     *bag((1024, 32), 50_000, 64, "max"),
+    *product(2708, 13_264, 16),
+    *product(100_000, 1_000_000, 64),
 ]

@@ -40,7 +40,47 @@ for name in BINARY:
         CASES[f"{name} of integers and a number"] = lambda d, f=name: getattr(fastdl, f)(ints(d, 3, 4) + 1, 2)
 for name in ACTIVATIONS:
     CASES[f"F.{name}"] = lambda d, f=name: getattr(F, f)(on(d, 3, 4))
+
+
+def _sparse(d: str, seed: int = 0) -> Any:
+    places = fastdl.tensor([[0, 1, 1, 0, 3], [2, 0, 2, 2, 1]]).to(d)
+    return fastdl.sparse_coo_tensor(places, on(d, 5, seed=seed), (4, 3))
+
+
+def sparse_steps(d: str) -> Any:
+    table = fastdl.nn.Embedding(6, 3, sparse=True).to(d)
+    with fastdl.no_grad():
+        table.weight.copy_(on(d, 6, 3))
+    for kind in (fastdl.optim.SparseAdam, fastdl.optim.Adagrad, fastdl.optim.SGD):
+        optimizer = kind(table.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            table(fastdl.tensor([[1, 3, 1], [5, 0, 3]]).to(d)).square().sum().backward()
+            optimizer.step()
+    return table.weight.detach()
+
+
 CASES |= {
+    # sparse tensors
+    "sparse @ dense": lambda d: _sparse(d) @ on(d, 3, 2, seed=1),
+    "sparse @ vector": lambda d: _sparse(d) @ on(d, 3, seed=1),
+    "dense @ sparse": lambda d: on(d, 2, 4, seed=1) @ _sparse(d),
+    "csr @ dense": lambda d: _sparse(d).to_sparse_csr() @ on(d, 3, 2, seed=1),
+    "sparse @ sparse": lambda d: (_sparse(d) @ _sparse(d, 1).t()).to_dense(),
+    "sparse arithmetic": lambda d: (2 * _sparse(d) + _sparse(d, 1) * on(d, 4, 3)).to_dense(),
+    "dense + sparse": lambda d: on(d, 4, 3) + _sparse(d),
+    "sparse softmax": lambda d: fastdl.sparse.softmax(_sparse(d), 1).to_dense(),
+    "sparse sum": lambda d: (fastdl.sparse.sum(_sparse(d), 1).to_dense(), _sparse(d).sum()),
+    "sparse parts": lambda d: (
+        _sparse(d)[1].to_dense(),
+        _sparse(d).t().to_dense(),
+        _sparse(d).abs().to_dense(),
+    ),
+    "to_sparse": lambda d: on(d, 4, 3).relu().to_sparse().to_dense() * 2,
+    "sampled_addmm": lambda d: fastdl.sparse.sampled_addmm(
+        _sparse(d).coalesce(), on(d, 4, 2), on(d, 2, 3)
+    ).values(),
+    "sparse to and fro": lambda d: _sparse("cpu").detach().to(d).cpu().to(d).to_dense(),
     # numbers on the left, mixed dtypes, in place
     "2 - x": lambda d: 2 - on(d, 3),
     "2 / x": lambda d: 2 / on(d, 3, low=0.5),

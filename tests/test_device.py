@@ -19,7 +19,7 @@ import device_runs
 import fake_cupy
 import fastdl
 import fastdl.nn.functional as F
-from device_cases import CASES
+from device_cases import CASES, sparse_steps
 from device_modules import MODULES, OPTIMIZERS, characters, language_model, lenet, trained
 from device_runs import ints, on, run, tensors
 from fastdl import nn
@@ -49,6 +49,10 @@ def check(case: Callable[[str], Any], rounding: float = 0.0) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_an_operation_gives_the_same_on_the_device(name: str) -> None:
     check(CASES[name])
+
+
+def test_sparse_gradients_step_on_the_device() -> None:
+    check(sparse_steps, 1e-6)
 
 
 # ----------------------------------------------------------------------------------------------- layers, training

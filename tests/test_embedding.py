@@ -121,6 +121,24 @@ def test_bags(any_backend, size, dtype):
             assert_close(got, want, max(count, 1))
 
 
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("width", [1, 16, 70])
+def test_threads_share_bags_of_very_different_lengths(level, width):
+    module, rng = kernels.load(level), np.random.default_rng(0)
+    weight = rng.standard_normal((100, width))
+    lengths = np.concatenate(
+        [np.zeros(500, int), [20_000], np.arange(300), np.zeros(900, int), [7_000, 0, 1]]
+    )
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    index, scale = rng.integers(0, 100, offsets[-1]), rng.standard_normal(offsets[-1])
+    want = reference.embedding_bag_forward(weight, index, offsets, scale, -1, False)
+    chosen = reference.embedding_bag_max_forward(weight, index, offsets, -1)[1]
+    for _ in thread_counts(module, THREADS):
+        assert_close(module.embedding_bag_forward(weight, index, offsets, scale, -1, False), want, 20_000)
+        found = module.embedding_bag_max_forward(weight, index, offsets, -1)[1]
+        np.testing.assert_array_equal(found, chosen)
+
+
 def test_max_of_nan_infinities_and_equal_values(any_backend):
     nan, inf = np.nan, np.inf
     weight = np.array([[1, nan, -inf, 2], [1, 3, -inf, nan], [0, nan, -inf, inf]], np.float32)
@@ -403,8 +421,6 @@ def test_messages():
         (TypeError, "input must be a Tensor, got list", lambda: F.embedding([0], weight)),
         (TypeError, "float32 or float64, got int64", lambda: F.embedding(index, index)),
         (ValueError, "num_embeddings, embedding_dim", lambda: F.embedding(index, weight[0])),
-        (ValueError, "sparse=True", lambda: F.embedding(index, weight, sparse=True)),
-        (ValueError, "sparse=True", lambda: nn.EmbeddingBag(3, 2, sparse=True)),
         (ValueError, r"padding_idx .* got 4", lambda: F.embedding(index, weight, padding_idx=4)),
         (ValueError, r"Embedding: padding_idx .* got -5", lambda: nn.Embedding(4, 2, padding_idx=-5)),
         (ValueError, "_weight must have the shape", lambda: nn.Embedding(4, 2, _weight=weight)),

@@ -20,6 +20,7 @@ from fastdl import matrices as _matrices
 from fastdl import typed as _typed
 from fastdl.autograd import gradients as _gradients
 {imports}
+from fastdl.sparse import conversion as _conversion
 from fastdl.tensor import Tensor
 
 P = ParamSpec("P")
@@ -62,7 +63,7 @@ def stubs() -> str:
         note = "  # type: ignore[override]" if name in ("eq", "ne") else ""
         lines.append(f"    def __{name}__(self, other: Any) -> Tensor: ...{note}")
     used = {path.partition(".")[0] for name, path in attached.items() if name not in dunders}
-    modules = sorted(used - {"_creation", "_gradients", "_matrices", "_typed"})
+    modules = sorted(used - {"_conversion", "_creation", "_gradients", "_matrices", "_typed"})
     imports = "\n".join(f"from fastdl.ops import {module[1:]} as {module}" for module in modules)
     return HEADER.format(imports=imports) + "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@
 //              are sorted.
 //   bag        y[b] is summed (or its maximum kept, with where it was) in registers, a block of columns at a
 //              time; rows of the table are fetched some entries ahead, as nothing else can guess where they
-//              are. Work: bags. Memory: rows read once, y written once.
+//              are. Work: bags and entries. Memory: rows read once, y written once.
 #include "cpu/embedding.h"
 
 #include <algorithm>
@@ -45,6 +45,20 @@ void divide(T* to, int64_t n, T by) {
   for (int64_t i = 0; i < n; ++i) to[i] /= by;
 }
 
+// The first of `count` runs of entries, run r from start[r] to start[r + 1], before which runs and entries are `cost`
+// or more; `count` if there is none.
+int64_t place_of(int64_t cost, const int64_t* start, int64_t count) {
+  int64_t low = 0, high = count;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (middle + start[middle] - start[0] < cost)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 // Entries by index: those of row r are entries[start[r]] to entries[start[r + 1]], in their own order.
 class ByRow {
  public:
@@ -66,17 +80,7 @@ class ByRow {
   int64_t largest() const { return largest_; }
 
   // The first row in [0, rows] before which rows and entries are `cost` or more.
-  int64_t row_at(int64_t cost, int64_t rows) const {
-    int64_t low = 0, high = rows;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (middle + start_[middle] < cost)
-        low = middle + 1;
-      else
-        high = middle;
-    }
-    return low;
-  }
+  int64_t row_at(int64_t cost, int64_t rows) const { return place_of(cost, start_.get(), rows); }
 
  private:
   memory::Buffer<int64_t> start_, entries_;
@@ -186,14 +190,16 @@ void embedding_backward(T* grad_weight, const T* grad_y, const int64_t* index, c
 
 namespace {
 
-// f(b, begin, end) for every bag.
+// f(b, begin, end) for every bag. Threads share bags and entries, since bags may differ much in size.
 template <class F>
 void for_each_bag(const int64_t* offsets, int64_t bags, int64_t width, F f) {
-  const int64_t elements = (offsets[bags] - offsets[0] + bags) * std::max<int64_t>(width, 1);
-  const int64_t grain = std::max<int64_t>(1, kGrain * bags / std::max<int64_t>(elements, 1));
-  parallel_for(bags, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) f(b, offsets[b], offsets[b + 1]);
-  });
+  const int64_t cost = bags + offsets[bags] - offsets[0];
+  parallel_for(cost, std::max<int64_t>(1, kGrain / std::max<int64_t>(width, 1)),
+               [&](int64_t begin, int64_t end) {
+                 const int64_t last = place_of(end, offsets, bags);
+                 for (int64_t b = place_of(begin, offsets, bags); b < last; ++b)
+                   f(b, offsets[b], offsets[b + 1]);
+               });
 }
 
 // f(column, number of vectors, load, store) for blocks of columns that registers hold, up to N vectors: one

@@ -15,6 +15,7 @@ from fastdl import (
     matrices,
     methods,
     random,
+    sparse,
     special,
     testing,
     unbound,
@@ -50,6 +51,9 @@ from fastdl.compat import (
     set_float32_matmul_precision,
     set_flush_denormal,
     set_num_interop_threads,
+    sparse_coo,
+    sparse_csc,
+    sparse_csr,
     strided,
     use_deterministic_algorithms,
 )
@@ -156,6 +160,15 @@ from fastdl.sequences import (
     triu_indices,
 )
 from fastdl.serialization import load, save
+from fastdl.sparse.creation import (
+    sparse_compressed_tensor,
+    sparse_coo_tensor,
+    sparse_csc_tensor,
+    sparse_csr_tensor,
+)
+from fastdl.sparse.products import hspmm, smm, sspaddmm
+from fastdl.sparse.products import mm as dsmm
+from fastdl.sparse.products import mm as spmm
 from fastdl.tensor import Tensor
 from fastdl.typed import (
     BoolTensor,
@@ -266,6 +279,7 @@ __all__ = [
     "default_generator",
     "device",
     "double",
+    "dsmm",
     "dtype",
     "e",
     "empty",
@@ -297,6 +311,7 @@ __all__ = [
     "group_norm",
     "half",
     "hinge_embedding_loss",
+    "hspmm",
     "inf",
     "inference_mode",
     "initial_seed",
@@ -356,7 +371,18 @@ __all__ = [
     "set_rng_state",
     "short",
     "show_config",
+    "smm",
+    "sparse",
+    "sparse_compressed_tensor",
+    "sparse_coo",
+    "sparse_coo_tensor",
+    "sparse_csc",
+    "sparse_csc_tensor",
+    "sparse_csr",
+    "sparse_csr_tensor",
     "special",
+    "spmm",
+    "sspaddmm",
     "strided",
     "tensor",
     "testing",

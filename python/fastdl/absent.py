@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-_SPARSE = "there are no sparse tensors; index_add, scatter_add and Embedding compute the same densely"
+_BLOCKS = "sparse layouts are sparse_coo, sparse_csr and sparse_csc"
 _QUANTISED = "there are no quantised tensors; float16 and bfloat16 halve the memory"
 _COMPLEX = "complex numbers have parts of 32 and 64 bits: complex64 and complex128"
 _STORAGE = "a tensor lies in a NumPy array: x.numpy() is that memory, x.data_ptr() its address"
 _WHY = {
-    _SPARSE: """sparse sparse_coo_tensor sparse_csr_tensor to_sparse to_sparse_csr to_dense coalesce sparse_coo
-        smm sspaddmm sparse_mask""",
+    _BLOCKS: "sparse_bsr sparse_bsc sparse_bsr_tensor sparse_bsc_tensor to_sparse_bsr to_sparse_bsc",
     _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel dequantize qint8 quint8 qint32
         q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
     _COMPLEX: "complex32 chalf",

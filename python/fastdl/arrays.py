@@ -8,6 +8,7 @@ import numpy as np
 
 from fastdl.dtypes import FLOATING, SUPPORTED, canonical, complex64, float32, float64, int64, known_dtype
 from fastdl.kernels import MetaArray, on_device, select
+from fastdl.kernels.sparse import SparseArray, added
 
 _uint16 = np.dtype(np.uint16)
 
@@ -60,7 +61,12 @@ def assign(to: Any, array: Any) -> None:
 
 
 def add_arrays(x: Any, y: Any, out: Any) -> Any:
-    """x + y of one shape, written to ``out``: gradients that meet. Large ones are worth every thread."""
+    """x + y of one shape, written to ``out``: gradients that meet. Large ones are worth every thread.
+
+    Where one is sparse the result is an array of its own, or ``out``.
+    """
+    if x.__class__ is SparseArray or y.__class__ is SparseArray:
+        return added(x, y, out)
     dtype = out.dtype
     if out.size >= 32768 and (dtype is float32 or dtype is float64) and x.dtype is dtype and y.dtype is dtype:
         return select(out).add_forward(x, y, out)

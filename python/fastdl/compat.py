@@ -28,6 +28,9 @@ __all__ = [
     "set_float32_matmul_precision",
     "set_flush_denormal",
     "set_num_interop_threads",
+    "sparse_coo",
+    "sparse_csc",
+    "sparse_csr",
     "strided",
     "use_deterministic_algorithms",
 ]
@@ -49,7 +52,7 @@ channels_last, channels_last_3d = memory_format("channels_last"), memory_format(
 
 
 class layout:
-    """How a tensor stores its elements; see ``torch.layout``. There is one: ``fastdl.strided``."""
+    """How a tensor stores its elements; see ``torch.layout``: ``fastdl.strided``, or as :mod:`fastdl.sparse` does."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -59,6 +62,7 @@ class layout:
 
 
 strided = layout("strided")
+sparse_coo, sparse_csr, sparse_csc = layout("sparse_coo"), layout("sparse_csr"), layout("sparse_csc")
 
 
 def set_default_tensor_type(t: Any, /) -> None:

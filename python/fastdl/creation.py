@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.arrays import check_array, pooled_copy
+from fastdl.compat import strided as strided_layout
 from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_device, to_host
 from fastdl.dtypes import (
     CPU,
@@ -19,6 +20,7 @@ from fastdl.dtypes import (
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select, strided
+from fastdl.kernels.sparse import SparseArray, SparseOperand, is_sparse, not_for_sparse
 from fastdl.ops.arrays import fill, filler
 from fastdl.ops.common import ints
 from fastdl.ops.promotion import number_dtype, promote_types
@@ -139,6 +141,8 @@ def tensor(
     """
     wanted = None if dtype is None else as_dtype("tensor", dtype)
     if isinstance(data, Tensor):
+        if SparseArray.made and is_sparse(data):
+            return data.detach().to(device, wanted, copy=True).requires_grad_(requires_grad)
         array = data._data
     else:
         if not isinstance(data, (np.ndarray, list, tuple, int, float, complex, np.generic)) and hasattr(
@@ -322,6 +326,8 @@ def ignore(op: str, options: dict[str, Any]) -> None:
             raise TypeError(f"{op}: unexpected argument {name!r}")
     if options.get("out") is not None:
         raise TypeError(f"{op}: out= is not supported")
+    if options.get("layout") not in (None, strided_layout):
+        raise TypeError(f"{op}: makes dense tensors; sparse_coo_tensor(size=...) makes one without entries")
 
 
 def _filled(
@@ -377,10 +383,19 @@ def _like(op: str, input: Tensor, dtype: Any, device: Any) -> Any:
     """The dtype and the device."""
     if not isinstance(input, Tensor):
         raise not_a_tensor(op, "input", input)
+    if SparseArray.made and is_sparse(input):
+        raise not_for_sparse(op)
     return (
         input._data.dtype if dtype is None else as_dtype(op, dtype),
         device_of(input._data) if device is None else resolve(op, device),
     )
+
+
+def sparse_like(input: Tensor, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+    """A sparse tensor without entries, of the shape and layout of ``input``."""
+    from fastdl.sparse.creation import empty_like
+
+    return empty_like(input, dtype, device, requires_grad)
 
 
 def empty_like(
@@ -392,7 +407,10 @@ def empty_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Uninitialised, with the shape and dtype of ``input``; see ``torch.empty_like``."""
-    d, where = _like("empty_like", input, dtype, device)
+    try:
+        d, where = _like("empty_like", input, dtype, device)
+    except SparseOperand:
+        return sparse_like(input, dtype, device, requires_grad)
     return finish("empty_like", make(where, "empty", input._data.shape, d), where, requires_grad)
 
 
@@ -405,7 +423,10 @@ def zeros_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Zeros, with the shape and dtype of ``input``; see ``torch.zeros_like``."""
-    d, where = _like("zeros_like", input, dtype, device)
+    try:
+        d, where = _like("zeros_like", input, dtype, device)
+    except SparseOperand:
+        return sparse_like(input, dtype, device, requires_grad)
     return _filled("zeros_like", input._data.shape, 0, d, where, requires_grad)
 
 

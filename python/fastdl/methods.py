@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl import creation, matrices, typed
+from fastdl import creation, matrices, sparse, typed
 from fastdl._graph import wrap
 from fastdl.absent import mark_absent
 from fastdl.autograd import gradients
@@ -53,6 +53,7 @@ from fastdl.ops import complex as complex_numbers
 from fastdl.ops.arrays import WORD
 from fastdl.ops.binary import Binary
 from fastdl.published import method
+from fastdl.sparse import conversion
 from fastdl.tensor import Tensor
 
 # Elementwise functions that can write their result into memory that is there (out=), by number of operands.
@@ -100,6 +101,7 @@ _METHODS: dict[Any, str] = {
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
         slogdet svd lu_solve orgqr""",
     complex_numbers: "angle conj conj_physical resolve_conj resolve_neg sgn",
+    conversion: conversion.METHODS,
     query: """is_conj is_inference is_neg is_nonzero is_same_size is_signed
         sum_to_size""",
 }
@@ -333,6 +335,7 @@ def attach() -> None:
         setattr(Tensor, own, _direct(getattr(Tensor, own), kernel, op, integers))
         for own, stores in ((name, False), (name + "_", True), (f"__i{operator}__", True)):
             setattr(Tensor, own, _direct_method(getattr(Tensor, own), kernel, integers, stores))
+    sparse.attach()
 
 
 attach()

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastdl.devices import to_device
-from fastdl.dtypes import as_dtype, canonical
+from fastdl.dtypes import CPU, as_dtype, canonical
 from fastdl.tensor import Tensor
 
 __all__ = ["read_pickled"]
@@ -132,6 +132,10 @@ class _Unpickler(pickle.Unpickler):
                 return self._tensor
             if name == "_rebuild_parameter":
                 return _parameter
+            if name == "_rebuild_sparse_tensor":
+                return _Sparse
+        if (module, name) == ("torch.serialization", "_get_layout"):
+            return str
         raise _Refused(
             f"written by torch.save, and holds {module}.{name}, which is more than data: only tensors, numbers, text, "
             "lists and dicts are read, since anything else can run code. Save model.state_dict() instead of the model"
@@ -199,6 +203,27 @@ class _Tensor:
         return tensor.requires_grad_() if self.requires_grad else tensor
 
 
+class _Sparse:
+    """A sparse tensor's description: its layout, and the tensors and numbers that make it up."""
+
+    def __init__(self, layout: str, parts: Any) -> None:
+        *places, values, size = parts[:-1] if isinstance(parts[-1], bool) else parts
+        known = {"torch.sparse_coo": 1, "torch.sparse_csr": 2, "torch.sparse_csc": 2}
+        if known.get(layout) != len(places) or not all(isinstance(t, _Tensor) for t in (*places, values)):
+            raise _Refused(
+                f"written by torch.save, with a sparse tensor of layout {layout!r}, which is not read"
+            )
+        self.layout, self.places, self.values = layout.removeprefix("torch."), places, values
+        self.size, self.coalesced = tuple(size), parts[-1] is True
+
+    def build(self, where: Any) -> Any:
+        from fastdl.sparse.creation import restored
+
+        values = self.values.build(where)
+        shape = self.size[: len(self.size) - values.ndim + 1]
+        return restored(self.layout, [t.build(CPU) for t in self.places], values, shape, self.coalesced)
+
+
 def _parameter(data: Any, requires_grad: bool, hooks: Any) -> Any:
     if not isinstance(data, _Tensor):
         raise _Refused("written by torch.save, with a damaged parameter")
@@ -214,11 +239,11 @@ def _build(value: Any, where: Any, made: dict[int, Any]) -> Any:
     """``value`` with tensors in place of descriptions; what occurs twice stays one object."""
     if isinstance(value, (_Storage, _Class)) or callable(value):
         raise _Refused("written by torch.save, and holds a bare storage or function; only tensors are read")
-    if not isinstance(value, (_Tensor, dict, list, tuple, set, frozenset)):
+    if not isinstance(value, (_Tensor, _Sparse, dict, list, tuple, set, frozenset)):
         return value
     if id(value) in made:
         return made[id(value)]
-    if isinstance(value, _Tensor):
+    if isinstance(value, (_Tensor, _Sparse)):
         result: Any = value.build(where)
     elif isinstance(value, dict):
         result = made[id(value)] = type(value)()

@@ -144,8 +144,14 @@ def _rows(array: Any, indent: int, summarise: bool, fmt: Any) -> str:
     return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
 
 
-def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
-    """``repr`` of a tensor."""
+def dtype_note(dtype: Any) -> list[str]:
+    """What is printed of a dtype that the elements do not show."""
+    usual = (get_default_dtype(), complex_dtype(get_default_dtype()), int64, bool_)
+    return [] if dtype in usual else [f"dtype={_dtype_name(dtype)}"]
+
+
+def tensor_repr(tensor: Any, prefix: str = "tensor(", plain: bool = False) -> str:
+    """``repr`` of a tensor; ``plain``: without the notes of one that stands by itself."""
     where = device_of(tensor._data)
     array = np.zeros(0, tensor._data.dtype) if where is META else to_host(tensor._data)
     indent = len(prefix)
@@ -153,16 +159,17 @@ def tensor_repr(tensor: Any, prefix: str = "tensor(") -> str:
     dtype = array.dtype
     if array.size == 0:
         body = "..." if where is META else "[]"
-        if where is META or array.ndim != 1:
+        if where is META or array.ndim != 1 or plain:
             notes.append(f"size={tuple(tensor.shape)}")
         if dtype != get_default_dtype():
             notes.append(f"dtype={_dtype_name(dtype)}")
     else:
         summarise = array.size > _options["threshold"]
         body = _rows(array, indent, summarise, _formatter(_edges(array) if summarise else array))
-        if dtype not in (get_default_dtype(), complex_dtype(get_default_dtype()), int64, bool_):
-            notes.append(f"dtype={_dtype_name(dtype)}")
-    if where is not CPU:
+        notes += dtype_note(dtype)
+    if plain:
+        notes = [note for note in notes if note.startswith("size")]
+    elif where is not CPU:
         notes.append(f"device='{where}'")
     if tensor._node is not None:
         notes.append(f"grad_fn=<{tensor._node.name()}>")

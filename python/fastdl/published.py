@@ -16,6 +16,7 @@ from typing import Any
 
 from fastdl._graph import ViewCall
 from fastdl.errors import DtypeError, not_a_tensor
+from fastdl.kernels.sparse import SparseArray
 from fastdl.tensor import Tensor
 
 Function = Callable[..., Any]
@@ -77,6 +78,8 @@ def explaining(function: Function, name: str = "", module: str = "") -> Function
         try:
             return inner(*args, **options)
         except _REFUSED as error:
+            if SparseArray.made and _has_sparse(args, options):
+                return _of_sparse(call.__name__, call.__module__, args, options, error)
             explain(call.__name__, function, args, options, error)
             raise
 
@@ -99,6 +102,8 @@ def with_out(function: Function, name: str, module: str) -> Function:
                 return function(*args, **options)
             return call_into(call.__name__, function, args, options, out)
         except _REFUSED as error:
+            if SparseArray.made and out is None and _has_sparse(args, options):
+                return _of_sparse(call.__name__, call.__module__, args, options, error)
             explain(call.__name__, function, args, options, error)
             raise
 
@@ -111,6 +116,21 @@ def with_out(function: Function, name: str, module: str) -> Function:
     _done_out[function] = call
     _wrapped[call] = function
     return _named(call, name, module)
+
+
+def _has_sparse(args: Any, options: dict[str, Any]) -> bool:
+    from fastdl.sparse import has_sparse
+
+    return has_sparse((*args, *options.values()))
+
+
+def _of_sparse(op: str, module: str, args: Any, options: dict[str, Any], error: Exception) -> Any:
+    """A function of dense tensors that raised ``error`` had sparse ones among its arguments."""
+    from fastdl.sparse import called
+
+    if module in ("fastdl.linalg", "fastdl.fft", "fastdl.special"):  # their norm is another one
+        op = f"{module.removeprefix('fastdl.')}.{op}"
+    return called(op, args, dict(options), error)
 
 
 def _named(call: Function, name: str, module: str) -> Function:

@@ -22,6 +22,8 @@ import numpy as np
 from fastdl.devices import resolve, to_device, to_host
 from fastdl.dtypes import CPU, as_dtype, canonical, device
 from fastdl.kernels import cpu, is_array
+from fastdl.kernels.sparse import is_sparse
+from fastdl.sparse.tensor import places_of
 from fastdl.tensor import Tensor
 
 __all__ = ["load", "save"]
@@ -98,7 +100,9 @@ def _is_flat(obj: Any) -> bool:
         isinstance(obj, Mapping)
         and len(obj) > 0
         and all(
-            isinstance(k, str) and k != "__metadata__" and (isinstance(v, Tensor) or is_array(v))
+            isinstance(k, str)
+            and k != "__metadata__"
+            and (is_array(v) or (isinstance(v, Tensor) and not is_sparse(v)))
             for k, v in obj.items()
         )
     )
@@ -129,6 +133,16 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+    if is_sparse(value):
+        pattern = value._data.pattern
+        places = dict(zip(("places", "inner"), places_of(pattern), strict=False))
+        parts = {"values": value._data.values._data, **places}
+        stored = {
+            name: _flatten(part, f"{path or 'tensor'}.{name}", arrays, depth + 1)["$array"]
+            for name, part in parts.items()
+        }
+        about = {"layout": pattern.layout, "shape": list(pattern.shape), "coalesced": pattern.coalesced}
+        return {"$sparse": {**about, **stored}}
     if isinstance(value, Tensor) or is_array(value):
         array = _checked(value._data if isinstance(value, Tensor) else value, path)
         name = path or "tensor"
@@ -391,6 +405,14 @@ def _read_array(file: IO[bytes], code: str, shape: tuple[int, ...], size: int, d
     return array.view(canonical[array.dtype])
 
 
+def _sparse(content: dict[str, Any], tensors: dict[str, Array], where: Any) -> Any:
+    from fastdl.sparse.creation import restored
+
+    places = [tensors[content[name]] for name in ("places", "inner") if name in content]
+    values = Tensor._wrap(to_device(tensors[content["values"]], where))
+    return restored(content["layout"], places, values, content["shape"], content["coalesced"])
+
+
 def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:
     if isinstance(value, list):
         return [_restore(v, tensors, where) for v in value]
@@ -400,6 +422,8 @@ def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:
         ((kind, content),) = value.items()
         if kind == "$tensor":
             return Tensor._wrap(to_device(tensors[content], where))
+        if kind == "$sparse":
+            return _sparse(content, tensors, where)
         if kind == "$array":
             return tensors[content]
         if kind == "$float":

@@ -89,7 +89,7 @@ class Tensor(Differentiable):
 
     @property
     def layout(self) -> Any:
-        """``fastdl.strided``, the only layout."""
+        """``fastdl.strided``; sparse tensors have others."""
         from fastdl.compat import strided
 
         return strided
@@ -99,7 +99,7 @@ class Tensor(Differentiable):
         """Has the tensor no values (device ``meta``)?"""
         return self._data.__class__ is MetaArray
 
-    is_sparse = is_quantized = is_mps = is_nested = False
+    is_sparse = is_sparse_csr = is_quantized = is_mps = is_nested = False
 
     @property
     def itemsize(self) -> int:

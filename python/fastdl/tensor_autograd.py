@@ -11,6 +11,7 @@ from fastdl import _graph
 from fastdl.arrays import add_arrays, pooled_copy
 from fastdl.devices import device_of
 from fastdl.dtypes import DIFFERENTIABLE, Size
+from fastdl.kernels.sparse import SparseArray
 
 if TYPE_CHECKING:
     from fastdl.tensor import Tensor
@@ -95,11 +96,14 @@ class Differentiable(TensorMethods):
         """Add an array to ``.grad``; ``own`` says that nobody else holds it."""
         have = self._grad
         if have is not None:
-            add_arrays(have._data, grad, have._data)
-            have._bump_version()
+            total = add_arrays(have._data, grad, have._data)
+            if total is have._data:
+                have._bump_version()
+            else:  # a dense gradient has come to a sparse one
+                self._grad = _graph.wrap(total)
             return
         if not own or not grad.flags.c_contiguous:
-            grad = pooled_copy(grad)
+            grad = grad.copied() if grad.__class__ is SparseArray else pooled_copy(grad)
         self._grad = _graph.wrap(grad)
 
     def _accumulate_graph(self, grad: Tensor) -> None:

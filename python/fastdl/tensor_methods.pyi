@@ -33,6 +33,7 @@ from fastdl.ops import special as _special
 from fastdl.ops import spectrogram as _spectrogram
 from fastdl.ops import statistics as _statistics
 from fastdl.ops import views as _views
+from fastdl.sparse import conversion as _conversion
 from fastdl.tensor import Tensor
 
 P = ParamSpec("P")
@@ -40,6 +41,9 @@ P = ParamSpec("P")
 def _in_place(function: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Tensor]: ...
 
 class TensorMethods:
+    _indices = _conversion._indices
+    _nnz = _conversion._nnz
+    _values = _conversion._values
     abs = _elementwise.abs
     absolute = _elementwise.absolute
     acos = _elementwise.acos
@@ -93,6 +97,7 @@ class TensorMethods:
     broadcast_to = _views.broadcast_to
     byte = _cast.byte
     cauchy_ = _sampling.cauchy_
+    ccol_indices = _conversion.ccol_indices
     cdouble = _cast.cdouble
     ceil = _elementwise.ceil
     cfloat = _cast.cfloat
@@ -106,6 +111,8 @@ class TensorMethods:
     clamp_min = _elementwise.clamp_min
     clip = _elementwise.clip
     clone = _views.clone
+    coalesce = _conversion.coalesce
+    col_indices = _conversion.col_indices
     conj = _complex.conj
     conj_physical = _complex.conj_physical
     contiguous = _views.contiguous
@@ -117,11 +124,13 @@ class TensorMethods:
     count_nonzero = _reduce.count_nonzero
     cov = _statistics.cov
     cross = _products.cross
+    crow_indices = _conversion.crow_indices
     cummax = _statistics.cummax
     cummin = _statistics.cummin
     cumprod = _order.cumprod
     cumsum = _order.cumsum
     deg2rad = _special.deg2rad
+    dense_dim = _conversion.dense_dim
     det = _matrices.det
     diag = _shape.diag
     diag_embed = _shape.diag_embed
@@ -188,9 +197,11 @@ class TensorMethods:
     index_put_ = _placement.index_put_
     index_reduce = _placement.index_reduce
     index_select = _gather.index_select
+    indices = _conversion.indices
     inner = _products.inner
     int = _cast.int_
     inverse = _matrices.inverse
+    is_coalesced = _conversion.is_coalesced
     is_conj = _query.is_conj
     is_inference = _query.is_inference
     is_neg = _query.is_neg
@@ -306,6 +317,7 @@ class TensorMethods:
     roll = _shape.roll
     rot90 = _shape.rot90
     round = _elementwise.round
+    row_indices = _conversion.row_indices
     rsqrt = _elementwise.rsqrt
     scatter = _gather.scatter
     scatter_add = _gather.scatter_add
@@ -324,6 +336,8 @@ class TensorMethods:
     slogdet = _matrices.slogdet
     softmax = _softmax.softmax_method
     sort = _order.sort
+    sparse_dim = _conversion.sparse_dim
+    sparse_mask = _conversion.sparse_mask
     split = _parts.split_method
     split_with_sizes = _parts.split_with_sizes
     sqrt = _elementwise.sqrt
@@ -346,6 +360,11 @@ class TensorMethods:
     tensor_split = _parts.tensor_split
     tile = _shape.tile
     to = _cast.to
+    to_dense = _conversion.to_dense
+    to_sparse = _conversion.to_sparse
+    to_sparse_coo = _conversion.to_sparse_coo
+    to_sparse_csc = _conversion.to_sparse_csc
+    to_sparse_csr = _conversion.to_sparse_csr
     topk = _order.topk
     trace = _statistics.trace
     transpose = _views.transpose
@@ -364,6 +383,7 @@ class TensorMethods:
     unsafe_chunk = _parts.unsafe_chunk
     unsafe_split = _parts.unsafe_split
     unsqueeze = _views.unsqueeze
+    values = _conversion.values
     var = _reduce.var
     vdot = _products.vdot
     view = _views.view

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastdl.creation import as_tensor
 from fastdl.dtypes import as_dtype, bool_
+from fastdl.kernels.sparse import is_sparse
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
@@ -61,6 +62,14 @@ def assert_close(
             raise AssertionError(msg or "The lengths of the sequences differ")
         for a, b in zip(actual, expected, strict=True):
             assert_close(a, b, **options)
+        return
+    if is_sparse(actual) or is_sparse(expected):
+        if not (is_sparse(actual) and is_sparse(expected) and actual.layout is expected.layout):
+            raise AssertionError(msg or "One is sparse, and the other is not, or in another layout")
+        if actual.shape != expected.shape:
+            raise AssertionError(msg or f"The shapes differ: {actual.shape} and {expected.shape}")
+        stored = [v.detach().to_sparse().coalesce() for v in (actual, expected)]
+        assert_close(*[[v.indices(), v.values()] for v in stored], **options)
         return
     x, y = [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (actual, expected)]
     if x.shape != y.shape:

@@ -24,6 +24,9 @@ PyMethodDef functions[] = {
      "next_order() -> int\n\nThe number of a new node: later ones compare lower."},
     {"set_tensor", bound_set_tensor, METH_O,
      "set_tensor(type: object) -> None\n\nThe class that wrap() makes."},
+    {"set_sparse", entry(bound_set_sparse), METH_FASTCALL,
+     "set_sparse(array: object, type: object) -> None\n\n"
+     "The class that wrap() makes around what is of the class ``array``."},
     {"set_recorded", bound_set_recorded, METH_O,
      "set_recorded(function: object) -> None\n\nWhat is called with every node that enters the graph; None: "
      "nothing."},

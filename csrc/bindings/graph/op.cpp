@@ -6,7 +6,8 @@
 namespace fastdl::graph {
 namespace {
 
-PyTypeObject* tensor_type;    // fastdl.Tensor
+PyTypeObject* tensor_type;                 // fastdl.Tensor
+PyTypeObject *sparse_array, *sparse_type;  // what a sparse tensor holds in an array's place, and its class
 PyObject* otherwise;          // apply_otherwise(cls, inputs, options, error), for what forward refused
 PyObject* in_float32;         // compute(cls, inputs, options, dtype), for half precision
 PyObject* recorded;           // recorded(op), called with whatever has entered the graph; null: nobody asks
@@ -207,7 +208,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   }
   call[0] = op.get();
   Held held{call + 1};
-  bool any = false, complex = false;
+  bool any = false, complex = false, sparse = false;
   PyObject* half = nullptr;
   for (Py_ssize_t i = 0; i < count; ++i) {
     Tensor* t = args[i] == Py_None ? nullptr : as_tensor(args[i]);
@@ -223,8 +224,11 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     held.add(t ? t->data : Py_None);
     any |= t && t->needs_grad();
     complex |= t && is_complex(t->data);
+    sparse |= t && Py_TYPE(t->data) == sparse_array;
     if (t && !half) half = half_of(t->data);
   }
+  passed_on = sparse && otherwise;
+  if (passed_on) return call_instead(otherwise, cls, args, count, keys, Py_None);
   if (complex &&
       otherwise) {  // no kernel sees complex numbers: they are an operation's own business, or another's
     const int takes = flag_of(cls, names.takes_complex);
@@ -319,7 +323,8 @@ Ref wrap(PyObject* array) {
     PyErr_SetString(PyExc_RuntimeError, "wrap: fastdl.Tensor is not there yet");
     return {};
   }
-  Ref tensor(TensorFields.tp_new(tensor_type, nullptr, nullptr));
+  PyTypeObject* type = Py_TYPE(array) == sparse_array ? sparse_type : tensor_type;
+  Ref tensor(TensorFields.tp_new(type, nullptr, nullptr));
   if (tensor) set(reinterpret_cast<Tensor*>(tensor.get())->data, array);
   return tensor;
 }
@@ -360,13 +365,31 @@ PyObject* bound_wrap(PyObject*, PyObject* array) {
 PyObject* bound_next_order(PyObject*, PyObject*) {
   return next_order().release();
 }
+namespace {
+bool has_tensor_fields(PyObject* type, const char* op) {
+  if (PyType_Check(type) && PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(type), &TensorFields))
+    return true;
+  PyErr_Format(PyExc_TypeError, "%s: not a class with a tensor's fields", op);
+  return false;
+}
+}  // namespace
+
 PyObject* bound_set_tensor(PyObject*, PyObject* type) {
-  if (!PyType_Check(type) || !PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(type), &TensorFields)) {
-    PyErr_SetString(PyExc_TypeError, "set_tensor: not a class with a tensor's fields");
-    return nullptr;
-  }
+  if (!has_tensor_fields(type, "set_tensor")) return nullptr;
   Py_INCREF(type);
   tensor_type = reinterpret_cast<PyTypeObject*>(type);
+  Py_RETURN_NONE;
+}
+PyObject* bound_set_sparse(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (count != 2 || !PyType_Check(args[0])) {
+    PyErr_SetString(PyExc_TypeError, "set_sparse: takes two classes");
+    return nullptr;
+  }
+  if (!has_tensor_fields(args[1], "set_sparse")) return nullptr;
+  Py_INCREF(args[0]);
+  Py_INCREF(args[1]);
+  sparse_array = reinterpret_cast<PyTypeObject*>(args[0]);
+  sparse_type = reinterpret_cast<PyTypeObject*>(args[1]);
   Py_RETURN_NONE;
 }
 PyObject* bound_set_recorded(PyObject*, PyObject* function) {

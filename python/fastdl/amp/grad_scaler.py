@@ -7,6 +7,7 @@ from typing import Any
 
 from fastdl.devices import device_of, missing
 from fastdl.kernels import select
+from fastdl.kernels.sparse import SparseArray
 from fastdl.tensor import Tensor
 
 _READY, _UNSCALED, _STEPPED = range(3)
@@ -91,6 +92,8 @@ class GradScaler:
                 if p._grad is None:
                     continue
                 array = p._grad._data
+                if array.__class__ is SparseArray:
+                    array = array.values._data
                 if array.dtype.itemsize == 2:
                     raise ValueError(
                         f"unscale_: Attempting to unscale FP16 gradients. Gradients of {array.dtype} parameters "

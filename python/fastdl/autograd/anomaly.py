@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.dtypes import DIFFERENTIABLE
+from fastdl.kernels.sparse import SparseArray
 
 __all__ = ["detect_anomaly", "is_anomaly_enabled", "set_detect_anomaly"]
 
@@ -78,5 +79,7 @@ class detect_anomaly:
 def check(node: Any, result: Any) -> None:
     """Raise if a gradient that ``node`` returned has a NaN."""
     for i, grad in enumerate(result if isinstance(result, tuple) else (result,)):
+        if grad.__class__ is SparseArray:
+            grad = grad.values._data
         if grad is not None and grad.dtype.kind in DIFFERENTIABLE and np.isnan(grad).any():
             raise RuntimeError(f"Function '{node.name()}' returned nan values in its {i}th output.")

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastdl.autograd.op import AccumulateGrad, Op
 from fastdl.errors import not_a_tensor
+from fastdl.kernels.sparse import SparseArray, is_sparse
 from fastdl.tensor import Tensor
 
 __all__ = ["GradientEdge", "get_gradient_edge"]
@@ -54,9 +55,12 @@ def get_gradient_edge(tensor: Tensor) -> GradientEdge:
 
 
 def tensor_at(value: Any) -> Any:
-    """The tensor that stands for an edge in a walk through the graph; what is no edge stays."""
+    """The tensor that stands for an edge in a walk through the graph, or for a sparse tensor: its values.
+
+    What is no edge stays.
+    """
     if not isinstance(value, GradientEdge):
-        return value
+        return value._data.values if SparseArray.made and is_sparse(value) else value
     if value.ownership_token is not None:
         return value.ownership_token
     if isinstance(value.node, AccumulateGrad):

@@ -19,6 +19,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
+from fastdl.kernels.sparse import SparseArray
 from fastdl.tensor import Tensor
 from fastdl.tensor_autograd import RetainGrad
 
@@ -117,7 +118,7 @@ def _run(
             if own:
                 owned.add(key)
         elif key in owned and have.ndim:  # of 0 dimensions the reference's kernels give NumPy's scalars
-            add_arrays(have, grad, have)
+            slots[place] = add_arrays(have, grad, have)
         else:
             slots[place] = add_arrays(have, grad, select(have).empty(have.shape, have.dtype))
             owned.add(key)
@@ -154,7 +155,12 @@ def _run(
                     whole = pending[edge[0]][edge[1]]
                 elif edge[0] in owned:
                     whole = pending[edge[0]]
-            if whole is not None and whole.ndim and node.adds_into(whole, grad):
+            if (
+                whole is not None
+                and whole.__class__ is not SparseArray
+                and whole.ndim
+                and node.adds_into(whole, grad)
+            ):
                 if not retain_graph:
                     node.release()
                 continue

@@ -11,6 +11,7 @@ from fastdl.autograd.mode import mode, no_grad
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.errors import DtypeError
+from fastdl.kernels.sparse import SparseArray, is_sparse, not_for_sparse
 from fastdl.tensor import Tensor
 
 
@@ -243,6 +244,12 @@ def _record(
     node.ctx, node.function, node.tensor_at, node.arguments = ctx, cls, tensor_at, len(args)
     node.materialize = ctx.materialize_grads
     tensors = tuple([args[i] for i in tensor_at])
+    if SparseArray.made and any(
+        [is_sparse(t) for t in (*[t for t in tensors if t._requires_grad], *outputs)]
+    ):
+        raise not_for_sparse(
+            f"{cls.__name__}.apply with the gradient of a sparse tensor, whose values it could take,"
+        )
     node.likes = [(t._data.shape, t._data.dtype) for t in tensors]
     node.needs = tuple([ctx.needs_input_grad[i] for i in tensor_at])
     for t in ctx._dirty:

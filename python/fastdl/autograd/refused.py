@@ -3,6 +3,7 @@
 Operations do not look at devices and half precision beforehand, which would cost every call. They run, and only when
 kernels, NumPy or CuPy raise is it asked why:
 
+- Sparse tensors have operations of their own (fastdl.sparse), or are refused.
 - Complex inputs never reach an operation that does not say that it takes them: one of :data:`complex_rules` computes
   it, or it is an error.
 - Inputs on several devices: tensors of 0 dimensions on the CPU go to the GPU of the others, as in PyTorch; anything
@@ -30,6 +31,7 @@ from fastdl.dtypes import CPU, FLOATING, META, float64, int64, is_half
 from fastdl.errors import not_a_tensor, not_for_complex
 from fastdl.kernels import MetaArray, is_array
 from fastdl.kernels.meta import NoValues, zeros
+from fastdl.kernels.sparse import SparseArray, is_sparse
 from fastdl.tensor import Tensor
 
 complex_rules: dict[Any, Callable[[Any, tuple[Tensor | None, ...], dict[str, Any]], Any]] = {}
@@ -41,8 +43,12 @@ def apply_otherwise(
 ) -> Any:
     """The result of ``cls.apply`` in another way than the one that raised ``error``, or a better error, or it.
 
-    Without an error: an input is complex, which the operation does not take.
+    Without an error: an input is sparse, or complex, which the operation does not take.
     """
+    if SparseArray.made and any([t.__class__ is not Tensor and is_sparse(t) for t in inputs]):
+        from fastdl.sparse import applied
+
+        return applied(cls, inputs, options)
     if error is None or isinstance(error, ComplexOperand):
         rule = complex_rules.get(cls)
         if rule is None:

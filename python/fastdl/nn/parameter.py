@@ -12,6 +12,7 @@ from fastdl.dtypes import DIFFERENTIABLE, Size, as_dtype, get_default_dtype
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array
+from fastdl.kernels.sparse import is_sparse, not_for_sparse
 from fastdl.tensor import Tensor
 
 __all__ = ["Buffer", "Parameter", "UninitializedParameter", "empty"]
@@ -29,6 +30,8 @@ def _array_of(data: Any) -> Any:
     if data is None:
         return np.empty(0, get_default_dtype())
     if isinstance(data, Tensor):
+        if is_sparse(data):
+            raise not_for_sparse("Parameter")
         return data._data
     if not is_array(data):  # a list of floats would be float64, as no other tensor made of it is
         raise not_a_tensor("Parameter", "data", data, "a Tensor or an array")
@@ -119,5 +122,7 @@ class Buffer(Tensor):
     persistent: bool
 
     def __init__(self, data: Any = None, *, persistent: bool = True) -> None:
+        if is_sparse(data):
+            raise TypeError("Buffer: holds dense tensors; module.register_buffer(name, x) takes sparse ones")
         self._data = _array_of(data)
         self.persistent = persistent

@@ -10,6 +10,7 @@ import numpy as np
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_common_integer, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
+from fastdl.kernels.sparse import is_sparse, not_for_sparse
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import as_bool, by_numpy, cast, full, has_integer_kernels, operand
 from fastdl.ops.common import check_tensors
@@ -72,7 +73,12 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
 
 def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
-        return _result(name, compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
+        try:
+            return _result(name, compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
+        except TypeError:
+            if is_sparse(input) or is_sparse(other):
+                raise not_for_sparse(name) from None
+            raise
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (

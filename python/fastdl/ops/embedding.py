@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward, replay
+from fastdl.autograd.mode import mode as grad_mode
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
-from fastdl.dtypes import DIFFERENTIABLE, int64
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, int64, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
 from fastdl.kernels import select
+from fastdl.kernels.sparse import Pattern, SparseArray
 from fastdl.ops.arrays import added_to_rows, cast, full, zeros
-from fastdl.ops.gather import check_range
+from fastdl.ops.gather import IndexAdd, check_range
 from fastdl.tensor import Tensor
 
 MODES = ("sum", "mean", "max")
@@ -53,6 +56,38 @@ class Embedding(Op):
 
     def backward_graph(self, grad: Tensor) -> Any:
         return linear_backward(self, grad)
+
+
+class SparseEmbedding(Embedding):
+    """The same; the gradient of the table is sparse: the rows of the result's, in their places."""
+
+    adds_into = None  # type: ignore[assignment]
+
+    def backward(self, grad: Any) -> Any:
+        rows = grad.reshape(self.index.size, grad.shape[-1])
+        return sparse_rows(self.index.reshape(-1), rows, *self.options[:2]), None
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        rows, padding_idx, _ = self.options
+        return _dense_rows(self.index.reshape(-1), grad.reshape(-1, grad.shape[-1]), rows, padding_idx), None
+
+
+def sparse_rows(index: Any, values: Any, rows: int, padding_idx: int) -> SparseArray:
+    """A sparse gradient of a table of ``rows`` rows; entries with index ``padding_idx`` (-1: none) are left out."""
+    if padding_idx >= 0:
+        kept = index != padding_idx
+        index, values = index[kept], values[kept]
+    pattern = Pattern("sparse_coo", (rows,), pooled_copy(index).reshape(1, -1))
+    return SparseArray(pattern, Tensor._wrap(pooled_copy(values)))
+
+
+def _dense_rows(index: Any, values: Tensor, rows: int, padding_idx: int) -> Tensor:
+    """The gradient of a table in operations, dense."""
+    if padding_idx >= 0:
+        kept = Tensor._wrap(index != padding_idx)
+        index, values = index[kept._data], values[kept]
+    table = Tensor._wrap(zeros((rows, values.shape[1]), values._data.dtype, values._data))
+    return IndexAdd.apply(table, values, dim=0, index=index, alpha=1)  # type: ignore[no-any-return]
 
 
 class EmbeddingBag(Op):
@@ -100,13 +135,17 @@ class EmbeddingBag(Op):
             if self.mode == "mean":
                 sizes = np.bincount(bag[self.index != self.padding_idx], minlength=len(grad))
                 scale = (1 / np.maximum(sizes, 1)).astype(grad.dtype)[bag]
-            grad_weight = kernels.embedding_backward(grad, self.index, bag, scale, *self.options)
+            grad_weight = self.to_table(kernels, grad, bag, scale)
         if self.needs[2]:
             rows = kernels.embedding_forward(self.weight, self.index)
             products = kernels.row_products_forward(rows, kernels.embedding_forward(grad, bag))[0]
             products[self.index == self.padding_idx] = 0
             grad_scale = products.reshape(self.scale_shape)
         return grad_weight, None, grad_scale
+
+    def to_table(self, kernels: Any, grad: Any, bag: Any, scale: Any) -> Any:
+        """The gradient of the table."""
+        return kernels.embedding_backward(grad, self.index, bag, scale, *self.options)
 
     def backward_graph(self, grad: Tensor) -> Any:
         if self.mode == "max" or not (self.needs[0] and self.needs[2]):
@@ -152,15 +191,37 @@ class EmbeddingBag(Op):
         )
 
 
+class SparseEmbeddingBag(EmbeddingBag):
+    """The same; the gradient of the table is sparse."""
+
+    def to_table(self, kernels: Any, grad: Any, bag: Any, scale: Any) -> Any:
+        values = kernels.embedding_forward(grad, bag)
+        if scale is not None:
+            values = kernels.mul_forward(values, scale[:, None])
+        return sparse_rows(self.index, values, *self.options[:2])
+
+    def backward_graph(self, grad: Tensor) -> Any:
+        raise NotImplementedError(
+            "embedding_bag: has no second derivative (create_graph=True) with sparse=True"
+        )
+
+
 # ------------------------------------------------------------------------------------------ checks
 
 
-def _check_table(op: str, input: Any, weight: Any, sparse: bool) -> None:
+def _is_sparse(op: str, weight: Tensor, sparse: bool, scale_grad_by_freq: bool) -> bool:
+    """Whether the table's gradient will be sparse: that of a leaf in full precision, which alone can hold one."""
+    if not (sparse and grad_mode.enabled and weight._requires_grad):
+        return False
+    if scale_grad_by_freq:
+        raise ArgumentError(f"{op}: scale_grad_by_freq not supported with sparse gradients")
+    return weight._node is None and not is_half(weight._data.dtype) and weight._data.dtype.kind in FLOATING
+
+
+def _check_table(op: str, input: Any, weight: Any) -> None:
     for name, tensor in (("input", input), ("weight", weight)):
         if not isinstance(tensor, Tensor):
             raise not_a_tensor(op, name, tensor)
-    if sparse:
-        raise ArgumentError(f"{op}: sparse=True is not supported; gradients are dense arrays (sparse=False)")
     if input._data.dtype.kind not in "iu":
         hint = ""
         if weight._data.dtype.kind in "iu":
@@ -222,7 +283,7 @@ def embedding(
         max_norm: rows used that are longer are shortened to this norm first, in ``weight`` itself.
         norm_type: the p of that norm.
         scale_grad_by_freq: divide each row's gradient by how often ``input`` names it.
-        sparse: must be False.
+        sparse: the gradient of ``weight``, a leaf, is a sparse tensor: for SGD, Adagrad and SparseAdam.
 
     Shape: ``(*)`` and ``(V, D)`` -> ``(*, D)``.
 
@@ -239,11 +300,12 @@ def embedding(
                 [0., 1.]])
     """
     op = "embedding"
-    _check_table(op, input, weight, sparse)
+    _check_table(op, input, weight)
     padding = -1 if padding_idx is None else padding_row(op, padding_idx, len(weight._data))
     if max_norm is not None:
         _renormalise(op, weight, input._data, max_norm, norm_type)
-    return Embedding.apply(  # type: ignore[no-any-return]
+    lookup = SparseEmbedding if _is_sparse(op, weight, sparse, scale_grad_by_freq) else Embedding
+    return lookup.apply(  # type: ignore[no-any-return]
         weight, input, padding_idx=padding, scale_grad_by_freq=scale_grad_by_freq
     )
 
@@ -312,7 +374,7 @@ def embedding_bag(
         max_norm, norm_type: as for :func:`embedding`.
         scale_grad_by_freq: as for :func:`embedding`; not with ``mode="max"``.
         mode: ``"sum"``, ``"mean"`` (default) or ``"max"``. An empty bag gives zeros.
-        sparse: must be False.
+        sparse: the gradient of ``weight``, a leaf, is a sparse tensor; not with ``mode="max"``.
         per_sample_weights: factors of the rows, of ``input``'s shape, for ``mode="sum"``; with gradient.
         include_last_offset: ``offsets`` is (B + 1,) and ends with the end of the last bag.
         padding_idx: entries with this index are left out; negative counts from the end.
@@ -327,9 +389,11 @@ def embedding_bag(
                 [ 8., 10.]])
     """
     op = "embedding_bag"
-    _check_table(op, input, weight, sparse)
+    _check_table(op, input, weight)
     if mode not in MODES:
         raise ArgumentError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
+    if mode == "max" and sparse:
+        raise ArgumentError("max mode does not support sparse weights")
     index = input._data
     ends = _bag_offsets(op, index, offsets, include_last_offset)
     if mode == "max" and scale_grad_by_freq:
@@ -352,7 +416,8 @@ def embedding_bag(
     padding = -1 if padding_idx is None else padding_row(op, padding_idx, len(weight._data))
     if max_norm is not None:
         _renormalise(op, weight, index, max_norm, norm_type)
-    return EmbeddingBag.apply(  # type: ignore[no-any-return]
+    bags = SparseEmbeddingBag if _is_sparse(op, weight, sparse, scale_grad_by_freq) else EmbeddingBag
+    return bags.apply(  # type: ignore[no-any-return]
         weight,
         input,
         scale,

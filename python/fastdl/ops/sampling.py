@@ -30,6 +30,7 @@ from fastdl.dtypes import (
     real_dtype,
 )
 from fastdl.kernels import capture, select
+from fastdl.kernels.sparse import is_sparse, not_for_sparse
 from fastdl.ops.arrays import contiguous, count_true, full
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import check_real
@@ -183,6 +184,8 @@ def rand_like(
 ) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
     check_tensors("rand_like", input=input)
+    if is_sparse(input):
+        raise not_for_sparse("rand_like")
     return rand(input.shape, **same(input, dtype, device), requires_grad=requires_grad)
 
 
@@ -196,6 +199,8 @@ def randn_like(
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
     check_tensors("randn_like", input=input)
+    if is_sparse(input):
+        raise not_for_sparse("randn_like")
     return randn(input.shape, **same(input, dtype, device), requires_grad=requires_grad)
 
 
@@ -210,6 +215,8 @@ def randint_like(
 ) -> Tensor:
     """:func:`randint` with the shape and dtype of ``input``: ``randint_like(x, high)`` or ``(x, low, high)``."""
     check_tensors("randint_like", input=input)
+    if is_sparse(input):
+        raise not_for_sparse("randint_like")
     bounds = (0, low) if high is None else (low, high)
     return randint(*bounds, input.shape, **same(input, dtype, device))
 
@@ -240,6 +247,8 @@ def normal(
         )
         return finish("normal", array, where, requires_grad)
     tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
+    if any([is_sparse(t) for t in tensors]):
+        raise not_for_sparse("normal")
     if isinstance(std, Tensor) and std.numel() and not capture.active and bool((std < 0).any()):
         raise RuntimeError("normal: std must not be negative")
     shape = np.broadcast_shapes(*[t.shape for t in tensors])

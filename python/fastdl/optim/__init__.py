@@ -8,6 +8,7 @@ from fastdl.optim.muon import *
 from fastdl.optim.optimizer import Optimizer as Optimizer
 from fastdl.optim.rprop import *
 from fastdl.optim.sgd import *
+from fastdl.optim.sparse import *
 
 from fastdl.optim import lr_scheduler as lr_scheduler  # isort: skip - build on the names above
 from fastdl.optim import swa_utils as swa_utils  # isort: skip

@@ -66,6 +66,19 @@ class Adagrad(Optimizer):
             state._data.fill(complex(start, start) if state._data.dtype.kind == "c" else start)
         return state
 
+    def _update_sparse(self, group: Group, param: Tensor, grad: Tensor) -> None:
+        from fastdl.optim.sparse import step_rows
+
+        if group["weight_decay"] != 0:
+            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+        state = self._state[param]
+
+        def update(kernels: Any, g: Any, p: Any, s: Any) -> None:
+            options = (float(group["lr"]), group["lr_decay"], group["eps"], 0.0, group["maximize"])
+            kernels.adagrad_step([p], [g], [s], [state["step"]._data], *options)
+
+        step_rows(grad, [param, state["sum"]], update)
+
     def _update(
         self,
         kernels: Any,

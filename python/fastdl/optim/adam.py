@@ -65,6 +65,9 @@ class Adam(Optimizer):
             return ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         return ("step", "exp_avg", "exp_avg_sq")
 
+    def _update_sparse(self, group: Group, param: Tensor, grad: Tensor) -> None:
+        raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
+
     def _update(
         self,
         kernels: Any,

@@ -92,7 +92,9 @@ class LBFGS(Optimizer):
     def _flat_grad(self) -> Any:
         return np.concatenate(
             [
-                np.zeros(d.size, d.dtype, like=d) if p._grad is None else as_real(p._grad._data).reshape(-1)
+                np.zeros(d.size, d.dtype, like=d)
+                if p._grad is None
+                else as_real(p._grad.to_dense()._data).reshape(-1)
                 for p, d in [(p, as_real(p._data)) for p in self._params]
             ]
         )

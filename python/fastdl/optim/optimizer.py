@@ -17,6 +17,7 @@ from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32, is_half
 from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, select
 from fastdl.kernels import array as as_array
+from fastdl.kernels.sparse import SparseArray, is_sparse
 from fastdl.ops.arrays import cast, zeros
 from fastdl.ops.complex import as_real
 from fastdl.tensor import Tensor
@@ -239,6 +240,11 @@ class Optimizer:
                 grads = [p._grad._data for p in params]
             if not params:
                 continue
+            if SparseArray.made and SparseArray in [grad.__class__ for grad in grads]:
+                params = self._dense_after_sparse(group, params)
+                grads = [p._grad._data for p in params]  # type: ignore[union-attr]
+                if not params:
+                    continue
             names = self._state_names(group)
             if capture.active and "step" in names and not group.get("capturable"):
                 raise RuntimeError(
@@ -279,6 +285,17 @@ class Optimizer:
         for hook in list(self._step_post_hooks.values()):
             hook(self, args, {})
         return loss
+
+    def _dense_after_sparse(self, group: Group, params: list[Tensor]) -> list[Tensor]:
+        """The parameters with dense gradients, after a step of the others."""
+        for p in params:
+            if p._grad._data.__class__ is SparseArray:  # type: ignore[union-attr]
+                self._update_sparse(group, p, p._grad)  # type: ignore[arg-type]
+        return [p for p in params if p._grad._data.__class__ is not SparseArray]  # type: ignore[union-attr]
+
+    def _update_sparse(self, group: Group, param: Tensor, grad: Tensor) -> None:
+        """Update one parameter by a sparse gradient."""
+        raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
 
     def _update_in_float32(
         self, group: Group, arrays: list[Any], grads: list[Any], state: list[list[Any]], cached: _Cached
@@ -433,6 +450,8 @@ class Optimizer:
 
 def _load_value(name: str, value: Any, param: Tensor, where: Any) -> Any:
     """A copy of a saved value: counts as they are but on ``where``, other tensors like the parameter."""
+    if is_sparse(value):
+        return value.to(param.device, param._data.dtype, copy=True)
     if isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape")):
         count = name in COUNTS
         array = to_device(

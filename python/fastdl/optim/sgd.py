@@ -7,6 +7,7 @@ from itertools import compress
 from typing import Any
 
 from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.tensor import Tensor
 
 __all__ = ["SGD"]
 
@@ -58,6 +59,25 @@ class SGD(Optimizer):
 
     def _state_names(self, group: Group) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
+
+    def _update_sparse(self, group: Group, param: Tensor, grad: Tensor) -> None:
+        if group["weight_decay"] != 0:
+            raise RuntimeError(
+                "SGD: weight_decay is for dense gradients: with sparse ones it would change every row"
+            )
+        grad = -grad if group["maximize"] else grad
+        momentum = group["momentum"]
+        if momentum != 0:
+            state = self._state[param]
+            buffer = state.get("momentum_buffer")
+            if buffer is None:
+                buffer = grad.clone()
+            else:
+                buffer = (buffer * momentum + grad * (1 - group["dampening"])).coalesce()
+            state["momentum_buffer"] = buffer
+            grad = grad + buffer * momentum if group["nesterov"] else buffer
+        (grad * -float(group["lr"]))._data.onto(param._data)
+        param._bump_version()
 
     def _update(
         self,

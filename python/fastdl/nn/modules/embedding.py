@@ -31,10 +31,6 @@ class _Table(Module):
         self, weight: Tensor | None, padding_idx: int | None, freeze: bool, device: Any, dtype: Any
     ) -> None:
         name, shape = type(self).__name__, (self.num_embeddings, self.embedding_dim)
-        if self.sparse:
-            raise ArgumentError(
-                f"{name}: sparse=True is not supported; gradients are dense arrays (sparse=False)"
-            )
         self.padding_idx = None if padding_idx is None else padding_row(name, padding_idx, shape[0])
         if weight is None:
             self.weight = Parameter(empty(shape, device, dtype), requires_grad=not freeze)
@@ -82,7 +78,7 @@ class Embedding(_Table):
         max_norm: rows used that are longer are shortened to this norm, in place.
         norm_type: the p of that norm, 2 by default.
         scale_grad_by_freq: divide each row's gradient by how often the input names it.
-        sparse: must be False.
+        sparse: the gradient of ``weight`` is a sparse tensor: for SGD, Adagrad and SparseAdam.
         device: where the parameters are; the CPU by default.
         dtype: of the table, float32 by default.
 
@@ -167,7 +163,7 @@ class Embedding(_Table):
         if self.padding_idx is not None:
             text += f", padding_idx={self.padding_idx}"
         text += self._norms_repr()
-        return text
+        return text + ", sparse=True" * self.sparse
 
 
 class EmbeddingBag(_Table):
@@ -178,7 +174,7 @@ class EmbeddingBag(_Table):
         embedding_dim: length of a row.
         max_norm, norm_type, scale_grad_by_freq: as for :class:`Embedding`.
         mode: ``"sum"``, ``"mean"`` (default) or ``"max"``. An empty bag gives zeros.
-        sparse: must be False.
+        sparse: the gradient of ``weight`` is a sparse tensor; not with ``mode="max"``.
         include_last_offset: offsets end with the end of the last bag.
         padding_idx: entries with this index are left out; the row starts as zero.
         device: where the parameters are; the CPU by default.

@@ -20,6 +20,7 @@ from fastdl.creation import empty_like
 from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
 from fastdl.kernels import fill_with_zeros
+from fastdl.kernels.sparse import is_sparse
 from fastdl.nn.modules.arguments import explained
 from fastdl.nn.modules.global_hooks import *  # noqa: F403 - register_module_*
 from fastdl.nn.modules.global_hooks import buffer_hooks, module_hooks, parameter_hooks, registered
@@ -75,6 +76,9 @@ class _Registry(MutableMapping[str, Any]):
 
 def _convert(tensor: Tensor, dtype: Any, where: Any = None, kinds: str = FLOATING) -> Tensor:
     """The tensor itself, or a copy of it on another device and, if its own is of one of ``kinds``, in another dtype."""
+    if is_sparse(tensor):
+        wanted = dtype if tensor._data.dtype.kind in kinds else None
+        return tensor.to(where, wanted)
     array = tensor._data
     if where is not None:
         array = to_device(array, where)

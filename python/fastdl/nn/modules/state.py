@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from fastdl.devices import to_device
 from fastdl.dtypes import can_store
 from fastdl.kernels import array as as_array
+from fastdl.kernels.sparse import SparseArray
 from fastdl.nn.modules.calls import Calls
 from fastdl.nn.parameter import Parameter
 from fastdl.tensor import Tensor
@@ -158,6 +159,12 @@ class State(Calls):
                 )
                 continue
             array = value._data if isinstance(value, Tensor) else as_array(value)
+            sparse = tensor._data.__class__ is SparseArray
+            if sparse != (array.__class__ is SparseArray):
+                error_msgs.append(
+                    f"layout mismatch for {key}: one of checkpoint and current model is sparse, the other dense."
+                )
+                continue
             if tensor._data.ndim == 0 and array.shape == (1,):
                 array = array[0]
             if array.shape != tensor._data.shape:
@@ -176,6 +183,8 @@ class State(Calls):
                 if isinstance(tensor, Parameter) and not isinstance(value, Parameter):
                     value = Parameter(value, tensor._requires_grad)
                 setattr(self, name, value)
+            elif sparse:
+                tensor.copy_(value)
             else:
                 tensor._data[...] = to_device(array, tensor.device)
                 tensor._bump_version()

@@ -12,6 +12,7 @@ from fastdl.arrays import assign, pooled_copy
 from fastdl.dtypes import float32, is_half
 from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
+from fastdl.kernels.sparse import SparseArray, is_sparse, not_for_sparse
 from fastdl.ops.complex import as_real
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
@@ -22,6 +23,18 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     params = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     return [p._grad for p in params if p._grad is not None]
+
+
+def _whole(grad: Tensor) -> Any:
+    """The array of a gradient; of a sparse one the elements that are stored, each of them whole."""
+    array = grad._data
+    return grad.coalesce()._data.values._data if array.__class__ is SparseArray else array
+
+
+def _stored(grad: Tensor) -> Any:
+    """The array of a gradient, of a sparse one that of its values."""
+    array = grad._data
+    return array.values._data if array.__class__ is SparseArray else array
 
 
 def _parts(arrays: list[Any], norm_type: float = 2.0) -> list[Any]:
@@ -45,7 +58,7 @@ def get_total_norm(
         error_if_nonfinite: raise RuntimeError if the norm is NaN or infinite (default False).
         foreach: accepted for compatibility.
     """
-    arrays = _parts([t._data for t in ([tensors] if isinstance(tensors, Tensor) else tensors)], norm_type)
+    arrays = _parts([_whole(t) for t in ([tensors] if isinstance(tensors, Tensor) else tensors)], norm_type)
     if not arrays:
         return Tensor._wrap(np.zeros((), np.float32))
     wide = [pooled_copy(a, float32) if is_half(a.dtype) and not on_device(a) else a for a in arrays]
@@ -67,10 +80,10 @@ def clip_grads_with_norm_(
 ) -> None:
     """Scale the gradients by ``max_norm / (total_norm + 1e-6)`` where that is below 1."""
     grads = _gradients(parameters)
-    if grads and on_device(grads[0]._data):  # the GPU is not waited for
-        kernels, norm = select(grads[0]._data), total_norm._data
+    if grads and on_device(_stored(grads[0])):  # the GPU is not waited for
+        kernels, norm = select(_stored(grads[0])), total_norm._data
         share = kernels.div_forward(float(max_norm), kernels.add_forward(norm, 1e-6))
-        kernels.scale_arrays(_parts([g._data for g in grads]), kernels.minimum_forward(share, 1.0))
+        kernels.scale_arrays(_parts([_stored(g) for g in grads]), kernels.minimum_forward(share, 1.0))
         for g in grads:
             g._bump_version()
         return
@@ -79,7 +92,8 @@ def clip_grads_with_norm_(
         return
     floats = [g for g in grads if not is_half(g._data.dtype)]
     if floats:
-        select(floats[0]._data).scale_arrays(_parts([g._data for g in floats]), factor)
+        arrays = _parts([_stored(g) for g in floats])
+        select(arrays[0]).scale_arrays(arrays, factor)
     for g in grads:
         if is_half(g._data.dtype):
             assign(g._data, select(g._data).mul_forward(g._data, factor))
@@ -120,6 +134,8 @@ def clip_grad_value_(
     """Clip every element of the gradients to [-clip_value, clip_value]."""
     limit = float(clip_value)
     grads = _gradients(parameters)
+    if any([is_sparse(g) for g in grads]):
+        raise not_for_sparse("clip_grad_value_")
     if any([g.is_complex() for g in grads]):
         raise not_for_complex("clip_grad_value_", "clip_grad_norm_ limits them")
     if limit >= 0 and grads and all([on_device(g._data) for g in grads]):
