@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from fastdl import profiler
 from fastdl.profiler import EventList, FunctionEvent, FunctionEventAvg, ProfilerActivity, record_function
 
-__all__ = ["EventList", "FunctionEvent", "FunctionEventAvg", "profile", "record_function"]
+__all__ = [
+    "EventList",
+    "FunctionEvent",
+    "FunctionEventAvg",
+    "emit_nvtx",
+    "format_time",
+    "profile",
+    "record_function",
+]
+
+
+def format_time(time_us: float) -> str:
+    """Microseconds as text: ``"1.500ms"``.
+
+    Example:
+        >>> from fastdl.autograd.profiler import format_time
+        >>> format_time(1500.0)
+        '1.500ms'
+    """
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if time_us >= size:
+            return f"{time_us / size:.3f}{unit}"
+    return f"{time_us:.3f}us"
+
+
+class emit_nvtx:
+    """A block whose operations the vendor's profiler would see by name. Accepted: nothing is told it."""
+
+    def __init__(self, enabled: bool = True, record_shapes: bool = False) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
 
 
 class profile(profiler.profile):
