@@ -29,8 +29,6 @@ _LEFT_OUT = [
     "broadcast",
     "broadcast_object_list",
     "destroy_process_group",
-    "distribute_module",
-    "distribute_tensor",
     "gather",
     "gather_object",
     "get_backend",

@@ -12,24 +12,10 @@ __all__ = [
     "FunctionEvent",
     "FunctionEventAvg",
     "emit_nvtx",
-    "format_time",
+   
     "profile",
     "record_function",
 ]
-
-
-def format_time(time_us: float) -> str:
-    """Microseconds as text: ``"1.500ms"``.
-
-    Example:
-        >>> from fastdl.autograd.profiler import format_time
-        >>> format_time(1500.0)
-        '1.500ms'
-    """
-    for unit, size in (("s", 1e6), ("ms", 1e3)):
-        if time_us >= size:
-            return f"{time_us / size:.3f}{unit}"
-    return f"{time_us:.3f}us"
 
 
 class emit_nvtx:
