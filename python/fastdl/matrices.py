@@ -82,7 +82,7 @@ def lu(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
         >>> import fastdl
         >>> factors, pivots = fastdl.lu(fastdl.tensor([[1.0, 2.0], [3.0, 4.0]]))
         >>> pivots
-        tensor([2, 2], dtype=int32)
+        tensor([2, 2], dtype=fastdl.int32)
     """
     packed, pivots, info = lu_factor_ex(A, pivot=pivot, check_errors=not get_infos)
     return LuWithInfo(packed, pivots, info) if get_infos else (packed, pivots)

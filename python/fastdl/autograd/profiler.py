@@ -12,7 +12,6 @@ __all__ = [
     "FunctionEvent",
     "FunctionEventAvg",
     "emit_nvtx",
-   
     "profile",
     "record_function",
 ]
