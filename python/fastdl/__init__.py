@@ -442,6 +442,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_foreach_"):
         found = import_module("fastdl.foreach").named(name)
         if found is not None:
+            globals()[name] = found
             return found
     if name in _SELDOM:
         return getattr(import_module("fastdl.seldom"), name)

@@ -16,7 +16,6 @@ _WHY = {
     _COMPLEX: "complex32 chalf",
     _STORAGE: "storage set_ resize_ resize_as_ is_shared apply_ map_ map2_",
     "models run as they are; fastdl.compile returns its argument": "export",
-    "save the state_dict (safetensors) and load it where the export is to be made": "onnx",
     "pass padded tensors and masks": "nested masked",
     "axes go by number": "names rename rename_ refine_names align_to",
 }

@@ -16,6 +16,7 @@ import numpy as np
 
 import fastdl
 from fastdl import printing
+from fastdl.devices import device_of
 from fastdl.ops.cast import parse_to
 from fastdl.tensor import Tensor
 
@@ -43,14 +44,17 @@ def _unflatten_dense_tensors(flat: Tensor, tensors: Any) -> tuple[Tensor, ...]:
 
 def _group_tensors_by_device_and_dtype(lists: Any, with_indices: bool = False) -> dict[Any, Any]:
     """Lists of as many tensors each, cut up by the first one's: (device, dtype) -> (lists, positions)."""
-    groups: dict[Any, Any] = {}
-    for i, row in enumerate(zip(*lists, strict=True)):
-        columns, positions = groups.setdefault((row[0].device, row[0].dtype), ([[] for _ in lists], []))
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-        if with_indices:
-            positions.append(i)
-    return groups
+    places: dict[Any, list[int]] = {}
+    for i, tensor in enumerate(lists[0]):
+        array = tensor._data
+        places.setdefault((device_of(array), array.dtype), []).append(i)
+    return {
+        (lists[0][at[0]].device, lists[0][at[0]].dtype): (
+            [list(values) if len(places) == 1 else [values[i] for i in at] for values in lists],
+            at if with_indices else [],
+        )
+        for at in places.values()
+    }
 
 
 class _Operation:
