@@ -537,8 +537,9 @@ class Module(State):
 
 def _no_attribute(self: Module, name: str) -> Any:
     """What PyTorch's ``Module.__getattr__`` answers; here parameters and submodules are attributes like any."""
-    if name in self.__dict__:
-        return self.__dict__[name]
+    own = object.__getattribute__(self, "__dict__")  # not by _attribute below
+    if name in own:
+        return own[name]
     raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
 
@@ -546,9 +547,13 @@ def _attribute(self: Module, name: str) -> Any:
     """``__getattribute__`` of classes with a ``__getattr__``, which PyTorch asks for parameters and submodules, too."""
     own = object.__getattribute__(self, "__dict__")
     if name in own:
-        for kind in ("_parameter_names", "_buffer_names", "_module_names"):
-            if kind in own and name in own[kind]:
-                return type(self).__getattr__(self, name)  # type: ignore[attr-defined]
+        nothing = ()  # before Module.__init__
+        if (
+            name in own.get("_parameter_names", nothing)
+            or name in own.get("_module_names", nothing)
+            or name in own.get("_buffer_names", nothing)
+        ):
+            return type(self).__getattr__(self, name)  # type: ignore[attr-defined]
     return object.__getattribute__(self, name)
 
 
