@@ -197,7 +197,7 @@ def test_map_location_leads_to_a_device(tmp_path):
 def test_names_that_are_not_there_say_why():
     x = fastdl.ones(2)
     for call, text in (
-        (lambda: fastdl.fx, "fastdl.compile"),
+        (lambda: fastdl.export, "fastdl.compile"),
         (lambda: fastdl.complex32, "complex64"),
         (lambda: x.to_sparse_bsr(), "sparse layouts are"),
         (lambda: x.storage(), r"x\.numpy\(\)"),

@@ -14,8 +14,7 @@ _WHY = {
         q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
     _COMPLEX: "complex32 chalf",
     _STORAGE: "storage set_ resize_ resize_as_ is_shared apply_ map_ map2_",
-    "models run as they are; fastdl.compile returns its argument": "fx export",
-    "save the state_dict (safetensors) and load it where the export is to be made": "onnx",
+    "models run as they are; fastdl.compile returns its argument": "export",
     "pass padded tensors and masks": "nested masked",
     "axes go by number": "names rename rename_ refine_names align_to",
 }

@@ -21,20 +21,19 @@ from __future__ import annotations
 import functools
 import runpy
 import sys
-import typing
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 import fastdl
+from fastdl import torch_private
 from fastdl.dtypes import FLOATING, complex_dtype, known_dtype, real_dtype
 
 __all__ = ["TORCH_VERSION", "install", "main"]
@@ -77,6 +76,7 @@ class Dtype:
 
 
 _dtypes: dict[Any, Dtype] = {}
+_private: dict[str, ModuleType] = {}
 
 
 def _named(dtype: Any) -> Dtype:
@@ -91,7 +91,6 @@ class _Torch(ModuleType):
     """The top of the package: fastdl's names and a version of its own, since packages ask for 2.0 or later."""
 
     __version__ = TORCH_VERSION
-    _C = SimpleNamespace(_log_api_usage_once=lambda *event: None)  # packages count their uses by it
 
     dtype = Dtype
 
@@ -101,13 +100,15 @@ class _Torch(ModuleType):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_dynamo":
-            return sys.modules["torch._dynamo"]
-        value = None if name in _FLOAT8 else getattr(fastdl, name)
+        if name in _private:
+            return _private[name]
+        value = None if name in _FLOAT8 or name in _COMPLEX32 else getattr(fastdl, name)
         if isinstance(value, np.dtype):
             return _named(value)
         if name in _FLOAT8:
             value = Dtype(np.dtype(getattr(import_module("ml_dtypes"), name)))
+        elif name in _COMPLEX32:
+            value = _complex32
         elif name in _GIVE_DTYPES:
             value = _naming(value)
         setattr(self, name, value)
@@ -119,6 +120,17 @@ class _Torch(ModuleType):
 
 # Packages compare dtypes with ml_dtypes' float8. No tensor has one, and what is asked to make one says so.
 _FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+# Nor one of 2 x 16 bits, which NumPy does not have; packages ask whether a tensor's dtype is that.
+_COMPLEX32 = ("complex32", "chalf")
+
+
+class _Complex32(Dtype):
+    def __repr__(self) -> str:
+        return "torch.complex32"
+
+
+_complex32 = _Complex32(np.dtype([("real", np.float16), ("imag", np.float16)]))
+_complex32.is_complex = True
 _GIVE_DTYPES = ("get_default_dtype", "get_autocast_dtype", "promote_types", "result_type")
 
 
@@ -177,34 +189,6 @@ def _counterpart(name: str) -> ModuleType | None:
         return None
 
 
-def _private() -> None:
-    """What packages find without an import, or take from PyTorch's private modules."""
-    compiler = fastdl.compiler
-    dynamo = ModuleType("torch._dynamo", "Remarks to a compiler, of which there is none.")
-    vars(dynamo).update(
-        {name: getattr(compiler, name) for name in ("allow_in_graph", "disable", "is_compiling", "reset")}
-    )
-    vars(dynamo).update(
-        __path__=[],
-        assume_constant_result=compiler.allow_in_graph,
-        eval_frame=SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {})),  # no module is one
-        mark_static_address=lambda tensor, guard=False: None,
-    )
-    operations = ModuleType("torch._dynamo._trace_wrapped_higher_order_op")
-    # PyTorch's vmap does not take x[i] for a tensor i of one number, which this mends. Here it is a usual index.
-    vars(operations).update(TransformGetItemToIndex=nullcontext)
-    for module in (dynamo, operations):
-        module.__spec__ = ModuleSpec(module.__name__, None)
-        sys.modules[module.__name__] = module
-    sys.modules["torch._higher_order_ops.associative_scan"] = import_module("fastdl.higher_order")
-    sys.modules["torch._higher_order_ops"] = sys.modules["torch._higher_order_ops.associative_scan"]
-    # As PyTorch's own imports leave them: programs that exchange functions look for the modules they are in.
-    import_module("fastdl.distributed")
-    for name, loaded in list(sys.modules.items()):
-        if name.startswith(("fastdl.distributed", "fastdl.nn", "fastdl.optim", "fastdl.utils")):
-            sys.modules["torch" + name.removeprefix("fastdl")] = loaded
-
-
 def install() -> None:
     """Make ``import torch`` give fastdl in this process.
 
@@ -219,8 +203,7 @@ def install() -> None:
     type.__setattr__(
         fastdl.Tensor, "dtype", property(lambda t: _named(t._data.dtype), doc="The element type.")
     )
-    _private()
-    sys.modules["torch.jit.annotations"] = typing  # where old programs find the types of their annotations
+    _private.update(torch_private.install())
 
 
 def main(arguments: Sequence[str]) -> None:

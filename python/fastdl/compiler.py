@@ -6,10 +6,12 @@ from typing import Any
 
 __all__ = [
     "allow_in_graph",
+    "assume_constant_result",
     "cudagraph_mark_step_begin",
     "disable",
     "is_compiling",
     "is_dynamo_compiling",
+    "is_exporting",
     "reset",
 ]
 
@@ -29,7 +31,8 @@ def is_compiling() -> bool:
     return False
 
 
-is_dynamo_compiling = is_compiling
+is_dynamo_compiling = is_exporting = is_compiling
+assume_constant_result = allow_in_graph
 
 
 def reset() -> None:

@@ -30,6 +30,11 @@ def get_dir() -> str:
     return os.path.join(os.path.expanduser(home), "hub")
 
 
+def _get_torch_home() -> str:
+    """The directory in which that of :func:`get_dir` is."""
+    return os.path.dirname(get_dir())
+
+
 def set_dir(d: str | os.PathLike[str]) -> None:
     """Keep files in the directory ``d``."""
     global _directory

@@ -11,34 +11,55 @@ Example:
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from types import UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
 from fastdl.nn.modules.module import Module
 
 __all__ = [
+    "Attribute",
+    "Error",
     "Final",
     "ScriptFunction",
     "ScriptModule",
+    "TracerWarning",
     "annotate",
     "export",
     "freeze",
     "ignore",
+    "interface",
     "is_scripting",
     "is_tracing",
+    "isinstance",
     "optimize_for_inference",
     "script",
     "script_if_tracing",
     "script_method",
     "trace",
+    "trace_module",
     "unused",
 ]
 
 T = TypeVar("T")
+Error = RuntimeError  # what a compiled function would raise
 
 
 class ScriptModule(Module):
     """A module written to be compiled, with its methods under :func:`script_method`: one like all others."""
+
+
+class TracerWarning(UserWarning):
+    """What tracing would warn of, for filters."""
+
+
+class Attribute:
+    """A value and its type, for the compiler. See ``torch.jit.Attribute``."""
+
+    def __new__(cls, value: Any, type: Any) -> Any:
+        """The value itself, as PyTorch gives outside of scripts."""
+        return value
 
 
 class ScriptFunction:
@@ -67,7 +88,37 @@ def export(fn: T) -> T:
     return fn
 
 
-unused = script_method = script_if_tracing = optimize_for_inference = export
+unused = script_method = script_if_tracing = optimize_for_inference = interface = export
+_overload = _overload_method = _script_if_tracing = export
+
+
+def trace_module(mod: T, inputs: Any = None, **options: Any) -> T:
+    """The module itself."""
+    return mod
+
+
+def isinstance(obj: Any, target_type: Any) -> bool:
+    """Is ``obj`` of the type: one like ``list[int]`` or ``Optional[Tensor]``, whose elements are looked at, too?
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.jit.isinstance([1, 2], list[int]), fastdl.jit.isinstance([1, "a"], list[int])
+        (True, False)
+    """
+    if builtins.isinstance(target_type, tuple):
+        return any(isinstance(obj, kind) for kind in target_type)
+    kind, of = get_origin(target_type), get_args(target_type)
+    if kind is None:
+        return builtins.isinstance(obj, type(None) if target_type is None else target_type)
+    if kind in (Union, UnionType):
+        return any(isinstance(obj, one) for one in of)
+    if not builtins.isinstance(obj, kind):
+        return False
+    if kind is dict:
+        return all(isinstance(key, of[0]) and isinstance(value, of[1]) for key, value in obj.items())
+    if kind is tuple:
+        return len(obj) == len(of) and all(isinstance(part, one) for part, one in zip(obj, of, strict=True))
+    return all(isinstance(part, of[0]) for part in obj)
 
 
 def ignore(drop: Any = False, **options: Any) -> Any:

@@ -16,7 +16,7 @@ from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.lu import lu_unpack
+from fastdl.ops.lu import lu_factor_ex, lu_unpack
 from fastdl.ops.matrix import TriangularSolve, check_matrix
 from fastdl.ops.reduce import vector_norm
 from fastdl.printing import named_lines
@@ -30,6 +30,7 @@ __all__ = [
     "det",
     "inverse",
     "logdet",
+    "lu",
     "lu_solve",
     "lu_unpack",
     "matrix_exp",
@@ -40,6 +41,7 @@ __all__ = [
     "qr",
     "slogdet",
     "svd",
+    "triangular_solve",
 ]
 
 
@@ -60,6 +62,58 @@ def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SvdColumns
     if not compute_uv:
         u, vh = u.detach() * 0, vh.detach() * 0
     return SvdColumns(u, s, vh.mH)
+
+
+class LuWithInfo(NamedTuple):
+    """The factors in one matrix, the exchanges of rows, and where a pivot is 0."""
+
+    LU: Tensor
+    pivots: Tensor
+    info: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
+
+
+def lu(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
+    """The older form of ``linalg.lu_factor`` and, with ``get_infos``, ``linalg.lu_factor_ex``. See ``torch.lu``.
+
+    Example:
+        >>> import fastdl
+        >>> factors, pivots = fastdl.lu(fastdl.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> pivots
+        tensor([2, 2], dtype=fastdl.int32)
+    """
+    packed, pivots, info = lu_factor_ex(A, pivot=pivot, check_errors=not get_infos)
+    return LuWithInfo(packed, pivots, info) if get_infos else (packed, pivots)
+
+
+class TriangularSolution(NamedTuple):
+    """x of A x = b, and a copy of A."""
+
+    solution: Tensor
+    cloned_coefficient: Tensor
+
+    def __repr__(self) -> str:
+        return named_lines(self)
+
+
+def triangular_solve(
+    input: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+) -> TriangularSolution:
+    """The older form of ``linalg.solve_triangular``, which PyTorch warns of. See ``torch.triangular_solve``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.triangular_solve(fastdl.tensor([[4.0]]), fastdl.tensor([[2.0]])).solution
+        tensor([[2.]])
+    """
+    if transpose:
+        matrix, upper = A.mT, not upper
+    else:
+        matrix = A
+    solution = linalg.solve_triangular(matrix, input, upper=upper, unitriangular=unitriangular)
+    return TriangularSolution(solution, A.clone())
 
 
 def logdet(input: Tensor) -> Tensor:

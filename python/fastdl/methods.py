@@ -99,7 +99,7 @@ _METHODS: dict[Any, str] = {
     placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter
         diagonal_scatter fill_diagonal_""",
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
-        slogdet svd lu_solve orgqr""",
+        slogdet svd lu lu_solve orgqr triangular_solve""",
     complex_numbers: "angle conj conj_physical resolve_conj resolve_neg sgn",
     conversion: conversion.METHODS,
     query: """is_conj is_inference is_neg is_nonzero is_same_size is_signed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,17 @@ def set_printoptions(
     given = {"precision": precision, "threshold": threshold, "edgeitems": edgeitems, "linewidth": linewidth}
     _options.update({k: v for k, v in given.items() if v is not None})
     _options["sci_mode"] = sci_mode
+
+
+@contextmanager
+def printoptions(**options: Any) -> Iterator[None]:
+    """A block in which tensors print as :func:`set_printoptions` says."""
+    before = dict(_options)
+    set_printoptions(**options)
+    try:
+        yield
+    finally:
+        _options.update(before)
 
 
 def named_lines(value: Any) -> str:
@@ -164,8 +177,7 @@ def tensor_repr(tensor: Any, prefix: str = "tensor(", plain: bool = False) -> st
         if dtype != get_default_dtype():
             notes.append(f"dtype={_dtype_name(dtype)}")
     else:
-        summarise = array.size > _options["threshold"]
-        body = _rows(array, indent, summarise, _formatter(_edges(array) if summarise else array))
+        body = _body(array, indent)
         notes += dtype_note(dtype)
     if plain:
         notes = [note for note in notes if note.startswith("size")]
@@ -175,10 +187,26 @@ def tensor_repr(tensor: Any, prefix: str = "tensor(", plain: bool = False) -> st
         notes.append(f"grad_fn=<{tensor._node.name()}>")
     elif tensor._requires_grad:
         notes.append("requires_grad=True")
-    text = prefix + body
+    return with_notes(prefix + body, notes, indent)
+
+
+def _body(array: Any, indent: int) -> str:
+    summarise = array.size > _options["threshold"]
+    return _rows(array, indent, summarise, _formatter(_edges(array) if summarise else array))
+
+
+def contents(tensor: Any, indent: int) -> str:
+    """The elements between their brackets, as they print after ``indent`` characters."""
+    array = to_host(tensor._data)
+    return "[]" if array.size == 0 else _body(array, indent)
+
+
+def with_notes(text: str, notes: list[str], indent: int, force_newline: bool = False) -> str:
+    """``text`` and the notes, in lines that are not too long, and a closing parenthesis."""
     line = len(text) - text.rfind("\n")
     for note in notes:
-        if line + len(note) + 2 > _options["linewidth"]:
+        if force_newline or line + len(note) + 2 > _options["linewidth"]:
+            force_newline = False
             text += ",\n" + " " * indent + note
             line = indent + len(note)
         else:

@@ -28,6 +28,10 @@ from fastdl.tensor import Tensor
 
 __all__ = ["load", "save"]
 
+# Names of ``torch.serialization`` that packages import.
+DEFAULT_PROTOCOL = 2
+MAP_LOCATION = Any
+
 Array = np.ndarray[Any, Any]
 Path = str | os.PathLike[str]
 
@@ -441,3 +445,26 @@ def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:
         if kind == "$dtype":
             return as_dtype("load", content)
     return {k: _restore(v, tensors, where) for k, v in value.items()}
+
+
+class safe_globals:
+    """A block in which ``load`` would trust classes. Accepted: a file holds values, and no class is ever called."""
+
+    def __init__(self, safe_globals: Any) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def add_safe_globals(safe_globals: Any) -> None:
+    """Accepted, see :class:`safe_globals`."""
+
+
+def get_safe_globals() -> list[Any]:
+    """None are trusted: the empty list."""
+    return []
+
+
+def clear_safe_globals() -> None:
+    """Nothing to do, see :class:`safe_globals`."""

@@ -243,6 +243,7 @@ class TensorMethods:
     logsumexp = _reduce.logsumexp
     long = _cast.long
     lt = _elementwise.lt
+    lu = _matrices.lu
     lu_solve = _matrices.lu_solve
     masked_fill = _masks.masked_fill
     masked_scatter = _masks.masked_scatter
@@ -368,6 +369,7 @@ class TensorMethods:
     topk = _order.topk
     trace = _statistics.trace
     transpose = _views.transpose
+    triangular_solve = _matrices.triangular_solve
     tril = _shape.tril
     triu = _shape.triu
     true_divide = _elementwise.true_divide

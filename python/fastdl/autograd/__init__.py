@@ -43,9 +43,9 @@ lead_to(__name__, "grad_mode")
 
 
 def __getattr__(name: str) -> Any:
-    """``autograd.profiler`` knows all operations and comes when it is asked for."""
-    if name == "profiler":
+    """``autograd.profiler`` knows all operations and comes when it is asked for; few ask for ``forward_ad``."""
+    if name in ("forward_ad", "profiler"):
         from importlib import import_module
 
-        return import_module("fastdl.autograd.profiler")
+        return import_module(f"fastdl.autograd.{name}")
     raise AttributeError(f"module 'fastdl.autograd' has no attribute {name!r}")

@@ -7,6 +7,7 @@ code that mixes fastdl with CuPy needs no synchronisation. Nothing is imported b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,6 +87,7 @@ __all__ = [
     "seed",
     "set_device",
     "set_rng_state",
+    "set_rng_state_all",
     "stream",
     "synchronize",
     "unavailable_reason",
@@ -211,6 +213,12 @@ def get_rng_state(device: Any = "cuda") -> Tensor:
 def get_rng_state_all() -> list[Tensor]:
     """The generator's state, once for each GPU."""
     return [default_generator.get_state() for _ in range(device_count())]
+
+
+def set_rng_state_all(new_states: Iterable[Tensor]) -> None:
+    """Put the generator into the state of a list that :func:`get_rng_state_all` returned; nothing if it is empty."""
+    for state in new_states:
+        default_generator.set_state(state)
 
 
 def set_rng_state(new_state: Tensor, device: Any = "cuda") -> None:

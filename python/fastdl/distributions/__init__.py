@@ -16,6 +16,7 @@ from fastdl.distributions.categorical import *
 from fastdl.distributions.constraint_registry import *
 from fastdl.distributions.count import *
 from fastdl.distributions.distribution import *
+from fastdl.distributions.exponential_family import *
 from fastdl.distributions.gamma import *
 from fastdl.distributions.independent import *
 from fastdl.distributions.kl import *

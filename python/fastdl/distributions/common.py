@@ -34,10 +34,15 @@ def one_of(name: str, probs: Any, logits: Any) -> None:
         raise ValueError(f"{name}: Either `probs` or `logits` must be specified, but not both.")
 
 
+def clamp_probs(probs: Tensor) -> Tensor:
+    """Probabilities kept off 0 and 1 by the dtype's epsilon."""
+    eps = float(np.finfo(probs.dtype).eps)
+    return clamp(probs, eps, 1 - eps)
+
+
 def logits_of(probs: Tensor, is_binary: bool = False) -> Tensor:
     """log p, or log p - log(1 - p), with p kept off 0 and 1 by the dtype's epsilon."""
-    eps = float(np.finfo(probs.dtype).eps)
-    p = clamp(probs, eps, 1 - eps)
+    p = clamp_probs(probs)
     return log(p) - log1p(-p) if is_binary else log(p)
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from fastdl.autograd.mode import no_grad
-from fastdl.distributions.constraints import Constraint
+from fastdl.distributions.constraints import Constraint, is_dependent
 from fastdl.dtypes import Size, get_default_dtype
 from fastdl.kernels import array as as_array
 from fastdl.ops.unary import exp, sqrt
@@ -43,13 +43,14 @@ class Distribution:
     def __init__(
         self, batch_shape: Any = (), event_shape: Any = (), validate_args: bool | None = None
     ) -> None:
+        super().__init__()  # a class may be a module, too
         self._batch_shape, self._event_shape = Size(batch_shape), Size(event_shape)
         if validate_args is not None:
             self._validate_args = validate_args
         if self._validate_args:
             for name, constraint in self.arg_constraints.items():
                 value = self.__dict__.get(name)
-                if isinstance(value, Tensor):
+                if isinstance(value, Tensor) and not is_dependent(constraint):
                     self._require(constraint, value, f"parameter {name}")
 
     def _require(self, constraint: Constraint, value: Tensor, what: str) -> None:
@@ -152,7 +153,7 @@ class Distribution:
         """The same distribution with its parameters expanded to ``batch_shape``."""
         shape = tuple(batch_shape)
         old = len(self._batch_shape)
-        new: Self = object.__new__(type(self))
+        new: Self = self._get_checked_instance(type(self), _instance)
         new.__dict__.update(self.__dict__)
         for name in self._fields:
             value = self.__dict__.get(name)
@@ -160,6 +161,14 @@ class Distribution:
                 setattr(new, name, value.expand((*shape, *value.shape[old:])))
         new._batch_shape = Size(shape)
         return new
+
+    def _get_checked_instance(self, cls: type, _instance: Any = None) -> Any:
+        """An object to expand into: the one given, or a new one whose attributes are not set yet."""
+        if _instance is None and type(self).__init__ is not cls.__init__:  # type: ignore[misc]
+            raise NotImplementedError(
+                f"{type(self).__name__} has an __init__ of its own beside {cls.__name__}'s, and must have an expand()"
+            )
+        return object.__new__(type(self)) if _instance is None else _instance
 
     def _extended_shape(self, sample_shape: Any = ()) -> tuple[int, ...]:
         return (*sample_shape, *self._batch_shape, *self._event_shape)

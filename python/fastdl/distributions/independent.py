@@ -83,9 +83,10 @@ class Independent(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         shape = tuple(batch_shape)
         own = tuple(self._event_shape)[: self.reinterpreted_batch_ndims]
-        return type(self)(
-            self.base_dist.expand(shape + own), self.reinterpreted_batch_ndims, self._validate_args
-        )
+        new = super().expand(batch_shape, _instance)  # a subclass's constructor may take other arguments
+        base = self.base_dist.expand(shape + own)
+        Independent.__init__(new, base, self.reinterpreted_batch_ndims, self._validate_args)
+        return new
 
     def __repr__(self) -> str:
         return f"Independent({self.base_dist}, {self.reinterpreted_batch_ndims})"

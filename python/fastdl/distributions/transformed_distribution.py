@@ -111,7 +111,7 @@ class TransformedDistribution(Distribution):
         chain = ComposeTransform(self.transforms)
         shape = tuple(chain.inverse_shape((*batch_shape, *self._event_shape)))
         base = self.base_dist.expand(shape[: len(shape) - len(self.base_dist.event_shape)])
-        new = super().expand(batch_shape)  # a subclass's constructor may take other arguments
+        new = super().expand(batch_shape, _instance)  # a subclass's constructor may take other arguments
         TransformedDistribution.__init__(new, base, self.transforms, self._validate_args)
         return new
 

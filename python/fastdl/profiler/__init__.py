@@ -35,6 +35,7 @@ __all__ = [
     "FunctionEventAvg",
     "ProfilerAction",
     "ProfilerActivity",
+    "kineto_available",
     "profile",
     "record_function",
     "schedule",
@@ -64,6 +65,11 @@ class ProfilerAction(Enum):
 
 
 _RECORDS = (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
+
+
+def kineto_available() -> bool:
+    """True: :class:`profile` is there."""
+    return True
 
 
 def supported_activities() -> set[ProfilerActivity]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
+    "LeafSpec",
     "MappingKey",
+    "SequenceKey",
     "TreeSpec",
     "register_pytree_node",
     "tree_flatten",
@@ -18,7 +20,19 @@ __all__ = [
     "tree_unflatten",
 ]
 
-_registered: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {}
+PyTree = Any
+Context = Any
+
+
+class NodeDef(NamedTuple):
+    """A kind of container: how it is taken apart, into (children, context), and put together."""
+
+    type: Any
+    flatten_fn: Callable[[Any], tuple[list[Any], Any]]
+    unflatten_fn: Callable[[Any, Any], Any]
+
+
+SUPPORTED_NODES: dict[Any, NodeDef] = {}
 
 
 def register_pytree_node(
@@ -47,11 +61,21 @@ def register_pytree_node(
         >>> tree_map(lambda x: 10 * x, Pair(1, 2)).b
         20
     """
-    if cls in _registered:
+    if cls in SUPPORTED_NODES:
         raise ValueError(
             f"{cls} is already registered as pytree node. Overwriting the previous registration."
         )
-    _registered[cls] = flatten_fn, unflatten_fn
+    SUPPORTED_NODES[cls] = NodeDef(cls, flatten_fn, unflatten_fn)
+
+
+_register_pytree_node = register_pytree_node  # the older name
+
+
+@dataclass(frozen=True)
+class SequenceKey:
+    """A step on the way to a leaf: the position in a list or tuple."""
+
+    idx: int
 
 
 @dataclass(frozen=True)
@@ -73,40 +97,50 @@ def _dict_flatten_with_keys(d: dict[Any, Any]) -> tuple[list[tuple[MappingKey, A
     return [(MappingKey(key), value) for key, value in d.items()], list(d)
 
 
+register_pytree_node(list, lambda nest: (nest, None), lambda parts, _: list(parts))
+register_pytree_node(tuple, lambda nest: (list(nest), None), lambda parts, _: tuple(parts))
+register_pytree_node(namedtuple, lambda nest: (list(nest), type(nest)), lambda parts, cls: cls(*parts))  # type: ignore[arg-type]
+register_pytree_node(dict, _dict_flatten, _dict_unflatten)
+register_pytree_node(
+    OrderedDict, _dict_flatten, lambda parts, keys: OrderedDict(zip(keys, parts, strict=True))
+)
+register_pytree_node(
+    defaultdict,
+    lambda nest: (list(nest.values()), [nest.default_factory, list(nest)]),
+    lambda parts, context: defaultdict(context[0], zip(context[1], parts, strict=True)),
+)
+
+
+def _get_node_type(tree: Any) -> Any:
+    """The type by which the kind of container is known; every named tuple is a ``namedtuple``."""
+    kind = type(tree)
+    return (
+        namedtuple
+        if kind not in SUPPORTED_NODES and isinstance(tree, tuple) and hasattr(tree, "_fields")
+        else kind
+    )
+
+
 @dataclass(frozen=True)
 class TreeSpec:
     """The shape of a nest: what kind of container, what it needs beside its children, and these."""
 
     type: Any  # None for a leaf
     context: Any
-    children: tuple[TreeSpec, ...]
+    children: Sequence[TreeSpec]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "children", tuple(self.children))
 
     @property
     def num_leaves(self) -> int:
         """How many leaves a nest of this shape has."""
         return 1 if self.type is None else sum(child.num_leaves for child in self.children)
 
-    def make(self, parts: list[Any]) -> Any:
-        """A container of this kind."""
-        if self.type in _registered:
-            return _registered[self.type][1](parts, self.context)
-        if issubclass(self.type, dict):
-            pairs = zip(self.context[0], parts, strict=True)
-            return defaultdict(self.context[1], pairs) if self.type is defaultdict else self.type(pairs)
-        return self.type(*parts) if hasattr(self.type, "_fields") else self.type(parts)
 
-
-def _parts(tree: Any) -> tuple[list[Any], Any] | None:
-    """The children of a container and what it needs to be made again; None for a leaf."""
-    kind = type(tree)
-    if kind in _registered:
-        parts, context = _registered[kind][0](tree)
-        return list(parts), context
-    if kind in (dict, OrderedDict, defaultdict):
-        return list(tree.values()), (tuple(tree), getattr(tree, "default_factory", None))
-    if kind in (list, tuple) or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
-        return list(tree), None
-    return None
+def LeafSpec() -> TreeSpec:
+    """The shape of a leaf."""
+    return TreeSpec(None, None, ())
 
 
 def tree_flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], TreeSpec]:
@@ -117,16 +151,18 @@ def tree_flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tup
         >>> tree_flatten({"a": [1, 2], "b": (3,)})[0]
         [1, 2, 3]
     """
-    found = None if is_leaf is not None and is_leaf(tree) else _parts(tree)
+    kind = _get_node_type(tree)
+    found = None if is_leaf is not None and is_leaf(tree) else SUPPORTED_NODES.get(kind)
     if found is None:
-        return [tree], TreeSpec(None, None, ())
+        return [tree], LeafSpec()
+    parts, context = found.flatten_fn(tree)
     leaves: list[Any] = []
     specs = []
-    for part in found[0]:
+    for part in parts:
         below, spec = tree_flatten(part, is_leaf)
         leaves += below
         specs.append(spec)
-    return leaves, TreeSpec(type(tree), found[1], tuple(specs))
+    return leaves, TreeSpec(kind, context, specs)
 
 
 def tree_unflatten(leaves: Any, treespec: TreeSpec) -> Any:
@@ -144,7 +180,7 @@ def tree_unflatten(leaves: Any, treespec: TreeSpec) -> Any:
     for child in treespec.children:
         parts.append(tree_unflatten(leaves[at : at + child.num_leaves], child))
         at += child.num_leaves
-    return treespec.make(parts)
+    return SUPPORTED_NODES[treespec.type].unflatten_fn(parts, treespec.context)
 
 
 def tree_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:

@@ -134,6 +134,8 @@ class Module(State):
         if "__getattr__" in vars(cls):
             # It will call super().__getattr__. Not before: a __getattr__ makes every attribute of all modules slow.
             Module.__getattr__ = _no_attribute  # type: ignore[attr-defined]
+            if "__getattribute__" not in vars(cls):
+                cls.__getattribute__ = _attribute  # type: ignore[method-assign,assignment]
 
     @property
     def _parameters(self) -> MutableMapping[str, Parameter | None]:
@@ -539,9 +541,24 @@ class Module(State):
 
 def _no_attribute(self: Module, name: str) -> Any:
     """What PyTorch's ``Module.__getattr__`` answers; here parameters and submodules are attributes like any."""
-    if name in self.__dict__:
-        return self.__dict__[name]
+    own = object.__getattribute__(self, "__dict__")  # not by _attribute below
+    if name in own:
+        return own[name]
     raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+
+def _attribute(self: Module, name: str) -> Any:
+    """``__getattribute__`` of classes with a ``__getattr__``, which PyTorch asks for parameters and submodules, too."""
+    own = object.__getattribute__(self, "__dict__")
+    if name in own:
+        nothing = ()  # before Module.__init__
+        if (
+            name in own.get("_parameter_names", nothing)
+            or name in own.get("_module_names", nothing)
+            or name in own.get("_buffer_names", nothing)
+        ):
+            return type(self).__getattr__(self, name)  # type: ignore[attr-defined]
+    return object.__getattribute__(self, name)
 
 
 def _type_name(value: Any) -> str:

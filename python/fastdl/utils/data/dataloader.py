@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from fastdl.random import default_generator
 from fastdl.utils.data.collate import default_collate, default_convert
@@ -171,7 +171,7 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         if self.num_workers == 0:
-            return self._iterate_here()
+            return _OwnIterator(self)
         return _WorkerIterator(self)
 
     def _iterate_here(self) -> Iterator[Any]:
@@ -210,7 +210,37 @@ class DataLoader:
         return len(self.sampler if self.batch_sampler is None else self.batch_sampler)  # type: ignore[arg-type]
 
 
-class _WorkerIterator:
+class _DatasetKind:
+    """PyTorch's numbers of the two kinds of datasets."""
+
+    Map = 0
+    Iterable = 1
+
+
+class _Iterator:
+    """One epoch."""
+
+    _loader: DataLoader
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+class _OwnIterator(_Iterator):
+    """One epoch without workers."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+        self._batches = loader._iterate_here()
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+
+class _WorkerIterator(_Iterator):
     """One epoch with workers. They end with the iterator, or, if persistent, with the loader."""
 
     def __init__(self, loader: DataLoader) -> None:
@@ -228,9 +258,6 @@ class _WorkerIterator:
         base = (seed + 0x9E3779B97F4A7C15 * (offset + 1)) % 2**63  # one base per epoch; worker i adds i
         self._results = pool.run(loader._requests(), base)
 
-    def __iter__(self) -> _WorkerIterator:
-        return self
-
     def __next__(self) -> Any:
         try:
             return next(self._results)
@@ -243,5 +270,10 @@ class _WorkerIterator:
             self._loader._pool = None
             raise
 
-    def __len__(self) -> int:
-        return len(self._loader)
+
+# PyTorch's names of these: packages ask which of them an iterator is.
+_BaseDataLoaderIter, _SingleProcessDataLoaderIter, _MultiProcessingDataLoaderIter = (
+    _Iterator,
+    _OwnIterator,
+    _WorkerIterator,
+)

@@ -1,0 +1,284 @@
+"""``Tracer``: runs a program with proxies in the place of its inputs and writes down what it does.
+
+There is nothing in a call of a function that would ask its arguments' classes first. While a program is traced, the
+public functions stand behind others that do: in the public modules, in those that imported one by its name, in the
+attributes of the traced modules, and as methods of tensors.
+"""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from types import FunctionType
+from typing import Any
+
+import fastdl
+from fastdl import seldom
+from fastdl.fx.graph import Graph
+from fastdl.fx.node import Node, map_aggregate
+from fastdl.fx.proxy import Proxy, TraceError
+from fastdl.nn.modules.calls import Calls
+from fastdl.nn.modules.container import Sequential
+from fastdl.nn.modules.global_hooks import register_module_forward_pre_hook
+from fastdl.nn.modules.module import Module
+from fastdl.tensor import Tensor
+
+__all__ = ["Tracer", "is_fx_tracing", "wrap"]
+
+_wrapped: list[tuple[dict[str, Any], str]] = []  # by wrap: namespaces and names
+_active: list[Tracer] = []
+
+
+def is_fx_tracing() -> bool:
+    """Is a program being traced?"""
+    return bool(_active)
+
+
+def wrap(fn_or_name: Any) -> Any:
+    """Calls of this function of the calling module are recorded, not followed. See ``torch.fx.wrap``.
+
+    Args:
+        fn_or_name: the name, or the function itself, as a decorator.
+    """
+    caller = sys._getframe(1)
+    name = fn_or_name if isinstance(fn_or_name, str) else fn_or_name.__name__
+    if caller.f_code.co_name != "<module>":
+        raise NotImplementedError("wrap must be called at the top level of a module")
+    _wrapped.append((caller.f_globals, name))
+    return fn_or_name
+
+
+def _proxy_in(values: Any) -> Proxy | None:
+    for value in values:
+        if isinstance(value, Proxy):
+            return value
+        if isinstance(value, (tuple, list)):
+            found = _proxy_in(value)
+            if found is not None:
+                return found
+    return None
+
+
+def _asking(function: Callable[..., Any], op: str, target: Any) -> Any:
+    """``function``, recorded where an argument is a proxy."""
+
+    @wraps(function)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        proxy = _proxy_in((*args, *kwargs.values()))
+        if proxy is None:
+            return function(*args, **kwargs)
+        return proxy.tracer.create_proxy(op, target, args, kwargs)
+
+    return asked
+
+
+def _public() -> dict[int, Any]:
+    """id -> function, of what the public modules have."""
+    modules = (fastdl, fastdl.nn.functional, fastdl.linalg, fastdl.special, fastdl.fft)
+    found = {}
+    for module in modules:
+        for name in module.__all__:
+            value = getattr(module, name)
+            if callable(value) and not isinstance(value, type):
+                found[id(value)] = value
+    found[id(seldom._assert)] = seldom._assert
+    return {**found, **{id(f): f for f in vars(math).values() if callable(f)}}
+
+
+@contextmanager
+def _asked_first(root: Any) -> Iterator[None]:
+    """A block in which functions, methods of tensors and what :func:`wrap` names look for proxies first."""
+    public = _public()
+    doors = {key: _asking(function, "call_function", function) for key, function in public.items()}
+    behind = {id(door): public[key] for key, door in doors.items()}
+    namespaces = [vars(m) for name, m in list(sys.modules.items()) if m is not None and _outside(name)]
+    if isinstance(root, Module):
+        namespaces += [vars(m) for m in root.modules() if not m.__module__.startswith("fastdl.nn")]
+    methods = {
+        name: value
+        for name, value in vars(Tensor).items()
+        if (isinstance(value, FunctionType) or type(value).__name__ == "ViewCall")
+        and (name[0] != "_" or name == "__getitem__")
+    }
+    wrapped = [(space, name, _named(space, name)) for space, name in _wrapped]
+    try:
+        _exchange(namespaces, public, doors)
+        for name, value in methods.items():
+            setattr(Tensor, name, _asking(value, "call_method", name))
+        for space, name, value in wrapped:
+            space[name] = _asking(value, "call_function", value)
+        yield
+    finally:
+        _exchange(namespaces, {id(door): door for door in doors.values()}, behind)
+        for name, value in methods.items():
+            setattr(Tensor, name, value)
+        for space, name, value in wrapped:
+            space[name] = value
+
+
+def _named(space: dict[str, Any], name: str) -> Any:
+    return space[name] if name in space else getattr(builtins, name)
+
+
+def _exchange(namespaces: list[dict[str, Any]], old: dict[int, Any], new: dict[int, Any]) -> None:
+    """Put ``new[id(f)]`` in the place of every function f of ``old``."""
+    for space in namespaces:
+        for name, value in list(space.items()):
+            if id(value) in old and old[id(value)] is value:
+                space[name] = new[id(value)]
+
+
+def _outside(name: str) -> bool:
+    """Is it a public module of functions, or none of fastdl's?"""
+    inner = name.startswith(("fastdl.", "math")) and name != "fastdl.nn.functional"
+    return not inner or name in ("fastdl.linalg", "fastdl.seldom", "fastdl.special", "fastdl.fft", "math")
+
+
+class Tracer:
+    """Writes programs down. Subclasses say which modules are single steps. See ``torch.fx.Tracer``.
+
+    Example:
+        >>> from fastdl import fx, nn
+        >>> class All(fx.Tracer):
+        ...     def is_leaf_module(self, m, module_qualified_name):
+        ...         return True
+        >>> model = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Tanh())
+        >>> [node.target for node in All().trace(model).nodes]
+        ['input', '0', '1', 'output']
+    """
+
+    def __init__(
+        self,
+        autowrap_modules: Any = (math,),
+        autowrap_functions: Any = (),
+        param_shapes_constant: bool = False,
+    ) -> None:
+        self.autowrap_functions = tuple(autowrap_functions)
+        self.root: Any = None
+        self.graph = Graph()
+
+    def is_leaf_module(self, m: Module, module_qualified_name: str) -> bool:
+        """Is a call of ``m`` one step? Here: fastdl's own modules, but Sequential."""
+        return m.__module__.startswith("fastdl.nn") and not isinstance(m, Sequential)
+
+    def path_of_module(self, mod: Module) -> str:
+        """The name of a module below the root."""
+        for name, module in self.root.named_modules(remove_duplicate=False):
+            if module is mod:
+                return name  # type: ignore[no-any-return]
+        raise NameError("module is not installed as a submodule")
+
+    def call_module(self, m: Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A call of ``m``: recorded, or followed by ``forward(*args, **kwargs)``."""
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return self.create_proxy("call_module", path, args, kwargs)
+        return forward(*args, **kwargs)
+
+    def create_arg(self, a: Any) -> Any:
+        """``a`` as a node's argument: proxies as their nodes, tensors as attributes of the root."""
+        return map_aggregate(a, self._argument)
+
+    def _argument(self, a: Any) -> Any:
+        if isinstance(a, Proxy):
+            return a.node
+        if isinstance(a, Tensor):
+            for name, tensor in (*self.root.named_parameters(), *self.root.named_buffers()):
+                if tensor is a:
+                    return self.create_node("get_attr", name, (), {})
+            i = 0
+            while hasattr(self.root, f"_tensor_constant{i}"):
+                i += 1
+            setattr(self.root, f"_tensor_constant{i}", a)
+            return self.create_node("get_attr", f"_tensor_constant{i}", (), {})
+        if isinstance(a, range):
+            return range(*[self._argument(v) for v in (a.start, a.stop, a.step)])
+        return a
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> Node:
+        """A node of the graph."""
+        return self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+
+    def proxy(self, node: Node) -> Proxy:
+        """What stands for a node's value."""
+        return Proxy(node, self)
+
+    def create_proxy(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> Proxy:
+        """Record a step; returns what stands for its value."""
+        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr)
+        return self.proxy(node)
+
+    def iter(self, obj: Proxy) -> Any:
+        """Walking over a proxy: an error, as how far is not known."""
+        raise TraceError(
+            "Proxy object cannot be iterated. This can be attempted when the Proxy is used in a loop or as a *args or "
+            "**kwargs function argument."
+        )
+
+    def to_bool(self, obj: Proxy) -> bool:
+        """A decision by a proxy: an error."""
+        raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
+
+    def keys(self, obj: Proxy) -> Any:
+        """``x.keys()``."""
+        return obj.tracer.create_proxy("call_method", "keys", (obj,), {})
+
+    def _inputs(self, function: Any, concrete: dict[str, Any], skip: int) -> tuple[list[Any], dict[str, Any]]:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for parameter in list(inspect.signature(function).parameters.values())[skip:]:
+            name, default = parameter.name, parameter.default
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                star = self.create_proxy("placeholder", f"*{name}", (), {})
+                args.append(star)
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kwargs[name] = self.create_proxy("placeholder", f"**{name}", (), {})
+            else:
+                given = () if default is parameter.empty else (default,)
+                value = (
+                    concrete[name] if name in concrete else self.create_proxy("placeholder", name, given, {})
+                )
+                if parameter.kind is parameter.KEYWORD_ONLY:
+                    kwargs[name] = value
+                else:
+                    args.append(value)
+        return args, kwargs
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> Graph:
+        """The graph of a module's ``forward``, or of a function.
+
+        Args:
+            concrete_args: values of inputs that are known now, by name.
+        """
+        concrete = concrete_args or {}
+        function = type(root).forward if isinstance(root, Module) else root
+        self.root = root if isinstance(root, Module) else Module()
+        self.graph = Graph(tracer_cls=type(self))
+        original = Calls.__call__
+
+        def called(module: Module, *args: Any, **kwargs: Any) -> Any:
+            return self.call_module(module, lambda *a, **k: original(module, *a, **k), args, kwargs)
+
+        with ExitStack() as stack:
+            args, kwargs = self._inputs(function, concrete, int(isinstance(root, Module)))
+            stack.enter_context(_asked_first(root))
+            stack.callback(setattr, Calls, "__call__", original)
+            stack.callback(_active.pop)
+            _active.append(self)
+            Calls.__call__ = called  # type: ignore[method-assign,assignment]
+            # With a hook on every module no layer is fused into another without a call of it.
+            stack.callback(register_module_forward_pre_hook(lambda module, args: None).remove)
+            result = (
+                function(root, *args, **kwargs) if isinstance(root, Module) else function(*args, **kwargs)
+            )
+            self.create_node("output", "output", (self.create_arg(result),), {})
+        return self.graph
