@@ -449,7 +449,10 @@ def test_hooks_on_what_is_kept_nest():
     np.testing.assert_allclose(x.grad.numpy(), np.exp([1.0, 1.0]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("function", [fastdl.flatten, fastdl.Tensor.view, fastdl.ops.views.permute])
+@pytest.mark.parametrize(
+    "function",
+    [fastdl.flatten, fastdl.Tensor.view, fastdl.ops.views.permute, fastdl.cat, fastdl.nn.functional.glu],
+)
 def test_calls_in_front_of_functions_are_functions(function):
     assert isinstance(function, _graph.FunctionCall)
     module = fastdl.nn.Module()
