@@ -73,7 +73,8 @@ bare = [type("Bare", (base,), {})() for base in (_graph.TensorFields, _graph.Nod
 values = [*JUNK, x, (x,), Op, Op(), *bare, fastdl.Tensor.__new__(fastdl.Tensor)]
 functions = [getattr(_graph, n) for n in ("wrap", "register_view", "share", "parts", "plainly_writable")]
 functions += [Op.apply, Op.attach, Op().record, Op().keep_tensor, _graph.NodeFields.apply]
-functions += [lambda *args: _graph.ViewCall("getitem", *args)(x, 0), lambda *args: _graph.ViewCall(*args)]
+functions += [lambda a, *args: _graph.FunctionCall(a, "getitem", *args)(x, 0), lambda *args: _graph.FunctionCall(*args)]
+functions += [lambda a, *args: _graph.FunctionCall(a).published(*args)(x, out=x)]
 for function in functions:
     for a in values:
         attempt(function, a)
@@ -448,9 +449,12 @@ def test_hooks_on_what_is_kept_nest():
     np.testing.assert_allclose(x.grad.numpy(), np.exp([1.0, 1.0]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("function", [fastdl.flatten, fastdl.Tensor.view, fastdl.ops.views.permute])
+@pytest.mark.parametrize(
+    "function",
+    [fastdl.flatten, fastdl.Tensor.view, fastdl.ops.views.permute, fastdl.cat, fastdl.nn.functional.glu],
+)
 def test_calls_in_front_of_functions_are_functions(function):
-    assert isinstance(function, _graph.ViewCall)
+    assert isinstance(function, _graph.FunctionCall)
     module = fastdl.nn.Module()
     module.function = function
     for same in (copy.copy(module), copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
@@ -458,4 +462,4 @@ def test_calls_in_front_of_functions_are_functions(function):
     assert weakref.ref(function)() is function
     assert repr(function).startswith(f"<function {function.__qualname__} at ")
     with pytest.raises(AttributeError, match="__qualname__"):
-        pickle.dumps(_graph.ViewCall("reshape", len, View))
+        pickle.dumps(_graph.FunctionCall(len, "reshape", View))

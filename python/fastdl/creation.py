@@ -379,8 +379,8 @@ def full(
     return _filled("full", shape_of("full", (size,)), fill_value, d, device, requires_grad)
 
 
-def _like(op: str, input: Tensor, dtype: Any, device: Any) -> Any:
-    """The dtype and the device."""
+def dtype_and_device(op: str, input: Tensor, dtype: Any, device: Any) -> Any:
+    """Those given, else those of the tensor ``input``."""
     if not isinstance(input, Tensor):
         raise not_a_tensor(op, "input", input)
     if SparseArray.made and is_sparse(input):
@@ -408,7 +408,7 @@ def empty_like(
 ) -> Tensor:
     """Uninitialised, with the shape and dtype of ``input``; see ``torch.empty_like``."""
     try:
-        d, where = _like("empty_like", input, dtype, device)
+        d, where = dtype_and_device("empty_like", input, dtype, device)
     except SparseOperand:
         return sparse_like(input, dtype, device, requires_grad)
     return finish("empty_like", make(where, "empty", input._data.shape, d), where, requires_grad)
@@ -424,7 +424,7 @@ def zeros_like(
 ) -> Tensor:
     """Zeros, with the shape and dtype of ``input``; see ``torch.zeros_like``."""
     try:
-        d, where = _like("zeros_like", input, dtype, device)
+        d, where = dtype_and_device("zeros_like", input, dtype, device)
     except SparseOperand:
         return sparse_like(input, dtype, device, requires_grad)
     return _filled("zeros_like", input._data.shape, 0, d, where, requires_grad)
@@ -439,7 +439,7 @@ def ones_like(
     memory_format: Any = None,
 ) -> Tensor:
     """Ones, with the shape and dtype of ``input``; see ``torch.ones_like``."""
-    d, where = _like("ones_like", input, dtype, device)
+    d, where = dtype_and_device("ones_like", input, dtype, device)
     return _filled("ones_like", input._data.shape, 1, d, where, requires_grad)
 
 
@@ -453,7 +453,7 @@ def full_like(
     memory_format: Any = None,
 ) -> Tensor:
     """One value, with the shape and dtype of ``input``; see ``torch.full_like``."""
-    d, where = _like("full_like", input, dtype, device)
+    d, where = dtype_and_device("full_like", input, dtype, device)
     value = fill_value.item() if isinstance(fill_value, Tensor) else fill_value
     return _filled("full_like", input._data.shape, value, d, where, requires_grad)
 

@@ -172,5 +172,6 @@ def norm(
 publish(
     globals(),
     __all__,
-    "cholesky cholesky_inverse cholesky_solve inverse lu_solve lu_unpack matrix_power norm orgqr qr slogdet svd",
+    "cholesky cholesky_inverse cholesky_solve inverse lu_solve lu_unpack matrix_power norm orgqr qr slogdet svd "
+    "triangular_solve",
 )

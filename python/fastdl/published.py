@@ -1,20 +1,21 @@
 """What all public functions share: an explanation where something came that is no tensor or number, and ``out=``.
 
-Looking at every argument's type would cost every call. So :func:`publish` puts a function into a namespace that runs it
-and looks only when it raised: where an argument that should be a tensor is none, that is the error. Functions that
-look themselves, the elementwise ones, stay as they are, and so does what operations and modules call among each other.
+Looking at every argument's type would cost every call. So :func:`publish` puts an object into a namespace that runs the
+function (csrc/bindings/graph/view.cpp) and looks only when it raised: where an argument that should be a tensor is
+none, that is the error. Functions that look themselves, the elementwise ones, stay as they are, and so does what
+operations and modules call among each other.
 
-``out=`` is the same wrapper's: the result is computed and stored there. (Elementwise functions write to it directly.)
+``out=`` is the same object's: the result is computed and stored there. (Elementwise functions write to it directly.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import update_wrapper, wraps
+from functools import update_wrapper
 from inspect import Parameter, signature, unwrap
 from typing import Any
 
-from fastdl._graph import ViewCall
+from fastdl._graph import FunctionCall, set_explain
 from fastdl.errors import DtypeError, not_a_tensor
 from fastdl.kernels.sparse import SparseArray
 from fastdl.tensor import Tensor
@@ -70,24 +71,15 @@ def explaining(function: Function, name: str = "", module: str = "") -> Function
     if function in _done:
         return _named(_done[function], name, module)
 
-    fast: Any = function if isinstance(function, ViewCall) else None
-    inner = function if fast is None else fast.general
-
-    @wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
-        try:
-            return inner(*args, **options)
-        except _REFUSED as error:
-            if SparseArray.made and _has_sparse(args, options):
-                return _of_sparse(call.__name__, call.__module__, args, options, error)
-            explain(call.__name__, function, args, options, error)
-            raise
-
-    if fast is not None:  # in front of the explanation, too
-        call = update_wrapper(fast.before(call), call)
-    _done[function] = call
-    _wrapped[call] = function
+    _done[function] = call = _published(function, None)
     return _named(call, name, module)
+
+
+def _published(function: Function, into: Function | None) -> Any:
+    own: Any = function if isinstance(function, FunctionCall) else FunctionCall(function)
+    call = update_wrapper(own.published(into), function)
+    _wrapped[call] = function
+    return call
 
 
 def with_out(function: Function, name: str, module: str) -> Function:
@@ -95,26 +87,19 @@ def with_out(function: Function, name: str, module: str) -> Function:
     if function in _done_out:
         return _done_out[function]
 
-    @wraps(function)
-    def call(*args: Any, out: Any = None, **options: Any) -> Any:
-        try:
-            if out is None:
-                return function(*args, **options)
-            return call_into(call.__name__, function, args, options, out)
-        except _REFUSED as error:
-            if SparseArray.made and out is None and _has_sparse(args, options):
-                return _of_sparse(call.__name__, call.__module__, args, options, error)
-            explain(call.__name__, function, args, options, error)
-            raise
+    def into(*args: Any, out: Any, **options: Any) -> Any:
+        if out is None:
+            return function(*args, **options)
+        return call_into(call.__name__, function, args, options, out)
 
+    call = _published(function, into)
     own = signature(function)
     parameters = list(own.parameters.values())
     at = len(parameters) - (bool(parameters) and parameters[-1].kind is Parameter.VAR_KEYWORD)
     kind = _OUT.get(str(own.return_annotation), "Sequence[Tensor] | None")
     out = Parameter("out", Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-    call.__signature__ = own.replace(parameters=[*parameters[:at], out, *parameters[at:]])  # type: ignore[attr-defined]
+    call.__signature__ = own.replace(parameters=[*parameters[:at], out, *parameters[at:]])
     _done_out[function] = call
-    _wrapped[call] = function
     return _named(call, name, module)
 
 
@@ -179,6 +164,19 @@ def explain(
     kernel, _, rest = text.partition("_forward: ")
     if isinstance(error, DtypeError) and rest and kernel.isidentifier():
         raise DtypeError(f"{op}: {rest}") from None
+
+
+def _answer(call: Any, args: Any, options: dict[str, Any], error: Exception) -> Any:
+    """What a call that raised ``error`` gives after all, with sparse tensors among its arguments; else None."""
+    if SparseArray.made and options.get("out") is None:
+        rest = {name: value for name, value in options.items() if name != "out"}
+        if _has_sparse(args, rest):
+            return _of_sparse(call.__name__, call.__module__, args, rest, error)
+    explain(call.__name__, _wrapped[call], args, options, error)
+    return None
+
+
+set_explain(_answer, _REFUSED)
 
 
 def was_taken_for_tensor(value: Any, error: Exception) -> bool:

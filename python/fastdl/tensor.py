@@ -144,8 +144,9 @@ class Tensor(Differentiable):
 
     def storage_offset(self) -> int:
         """Elements between the start of the base's memory and this view's first element."""
-        base = self._data if self._base is None else self._base._data
-        return (_address(self._data) - _address(base)) // self._data.itemsize  # type: ignore[no-any-return]
+        if self._base is None:
+            return 0
+        return (_address(self._data) - _address(self._base._data)) // self._data.itemsize  # type: ignore[no-any-return]
 
     def data_ptr(self) -> int:
         """The address of the first element; 0 on the device ``meta``."""

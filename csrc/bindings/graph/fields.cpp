@@ -160,7 +160,7 @@ bool add_types(PyObject* module) {
   zero = PyLong_FromLong(0);
   one = PyLong_FromLong(1);
   if (!zero || !one) return false;
-  for (PyTypeObject* type : {&TensorFields, &NodeFields, &GradMode, &ViewCall})
+  for (PyTypeObject* type : {&TensorFields, &NodeFields, &GradMode, &FunctionCall})
     if (PyModule_AddType(module, type) != 0) return false;
   return true;
 }

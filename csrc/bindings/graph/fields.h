@@ -52,7 +52,7 @@ struct Node {
   PyObject *needs, *order, *edges, *versions, *shapes, *hooks, *shape, *options, *outputs;
 };
 
-extern PyTypeObject TensorFields, NodeFields, GradMode, ViewCall;
+extern PyTypeObject TensorFields, NodeFields, GradMode, FunctionCall;
 extern PyMethodDef node_methods[];
 bool add_types(PyObject* module);
 
@@ -86,6 +86,10 @@ bool recording();
 // A new Tensor around `array`.
 Ref wrap(PyObject* array);
 
+// function(first, inputs, options, why), of a call's arguments
+Ref call_instead(PyObject* function, PyObject* first, PyObject* const* args, Py_ssize_t count, PyObject* keys,
+                 PyObject* why);
+
 // An instance of the class, which must be one of nodes; its number: later ones compare lower.
 Ref new_node(PyObject* cls);
 Ref next_order();
@@ -103,6 +107,10 @@ bool load_attach();
 // The view `array` of `input`, which is what op.of(input, **options) gives, and its place in the graph. `op`
 // is a class of views; the options are those from which the view can be made again.
 Ref attach(PyObject* op, Tensor* input, PyObject* array, PyObject* options);
+
+// -------------------------------------------------------------------------------------------- view.cpp
+
+bool load_calls();
 
 // ------------------------------------------------------------------------------------------- numpy.cpp
 
@@ -148,6 +156,7 @@ PyObject* bound_set_sparse(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_set_recorded(PyObject*, PyObject* function);
 PyObject* bound_set_otherwise(PyObject*, PyObject* function);
 PyObject* bound_set_in_float32(PyObject*, PyObject* function);
+PyObject* bound_set_explain(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_attach(PyObject* cls, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_register_view(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_share(PyObject*, PyObject* const* args, Py_ssize_t count);

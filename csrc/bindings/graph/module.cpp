@@ -33,6 +33,10 @@ PyMethodDef functions[] = {
     {"set_otherwise", bound_set_otherwise, METH_O,
      "set_otherwise(function: object) -> None\n\nWhat becomes of an operation whose forward refused its "
      "arrays."},
+    {"set_explain", entry(bound_set_explain), METH_FASTCALL,
+     "set_explain(function: object, refused: tuple) -> None\n\nWhat may raise a better error for one of "
+     "these that a "
+     "public function raised."},
     {"set_in_float32", bound_set_in_float32, METH_O,
      "set_in_float32(function: object) -> None\n\nHow operations that know floats only compute on half "
      "precision."},
@@ -63,8 +67,8 @@ int execute(PyObject* module) {
     PyErr_SetString(PyExc_ImportError, "fastdl: runs in the main interpreter only");
     return -1;
   }
-  const bool loaded =
-      load_names() && load_numpy() && load_op() && load_attach() && load_plans() && add_types(module);
+  const bool loaded = load_names() && load_numpy() && load_op() && load_attach() && load_plans() &&
+                      load_calls() && add_types(module);
   return loaded ? 0 : -1;
 }
 

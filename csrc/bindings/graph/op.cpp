@@ -158,20 +158,6 @@ struct Held {
   }
 };
 
-// function(cls, inputs, options, why)
-Ref call_instead(PyObject* function, PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys,
-                 PyObject* why) {
-  const Ref inputs(PyTuple_New(count)), options(PyDict_New());
-  if (!inputs || !options) return {};
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    Py_INCREF(args[i]);
-    PyTuple_SET_ITEM(inputs.get(), i, args[i]);
-  }
-  for (Py_ssize_t i = 0; keys && i < PyTuple_GET_SIZE(keys); ++i)
-    if (PyDict_SetItem(options.get(), PyTuple_GET_ITEM(keys, i), args[count + i]) != 0) return {};
-  return Ref(PyObject_CallFunctionObjArgs(function, cls, inputs.get(), options.get(), why, nullptr));
-}
-
 // A forward that raised what kernels, NumPy and CuPy say to arrays they cannot take: computed in another way.
 Ref try_otherwise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObject* keys) {
   if (!otherwise ||
@@ -317,6 +303,19 @@ PyMethodDef node_methods[] = {
     {"attach", entry(bound_attach), METH_CLASS | METH_FASTCALL,
      "attach(input, array, options): the tensor of ``array``, which is what ``of(input, **options)`` gives."},
     {nullptr, nullptr, 0, nullptr}};
+
+Ref call_instead(PyObject* function, PyObject* first, PyObject* const* args, Py_ssize_t count, PyObject* keys,
+                 PyObject* why) {
+  const Ref inputs(PyTuple_New(count)), options(PyDict_New());
+  if (!inputs || !options) return {};
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    Py_INCREF(args[i]);
+    PyTuple_SET_ITEM(inputs.get(), i, args[i]);
+  }
+  for (Py_ssize_t i = 0; keys && i < PyTuple_GET_SIZE(keys); ++i)
+    if (PyDict_SetItem(options.get(), PyTuple_GET_ITEM(keys, i), args[count + i]) != 0) return {};
+  return Ref(PyObject_CallFunctionObjArgs(function, first, inputs.get(), options.get(), why, nullptr));
+}
 
 Ref wrap(PyObject* array) {
   if (!tensor_type) {

@@ -1,28 +1,53 @@
-// Views in one call: x.view(2, 3), x[1:3], x.transpose(0, 1).
+// What stands in front of Python functions: public ones, and views in one call (x.view(2, 3), x[1:3]).
 //
-// A ViewCall stands in front of a Python function. For a tensor of the CPU and plain arguments (integers,
-// slices with integers) it works out extents, strides and start itself and attaches the view; for all else,
-// errors included, it calls the function, which has the last word: nothing is refused here.
+// A Call of a view works out extents, strides and start itself, for a tensor of the CPU and plain arguments
+// (integers, slices with integers), and attaches the view; for all else, errors included, it calls the
+// function, which has the last word: nothing is refused here. A public one passes everything on, a call with
+// out= to another function, and has errors explained: without a frame of Python's around every call.
 #include "bindings/graph/plan.h"
 
 namespace fastdl::graph {
 namespace {
 
+// explain(call, args, options, error) may raise a better error, or give a result after all (else None); which
+// errors it sees.
+PyObject *explain, *refused;
+PyObject* out_name;
+
 struct Call {
   PyObject ob_base;
   vectorcallfunc vectorcall;
-  Planner plan;
-  PyObject *general, *ops[2], *dict, *weak_references;
+  Planner plan;  // null: no view
+  PyObject *general, *ops[2], *into, *dict, *weak_references;
 };
+
+// The call of `function`, whose error is explained.
+PyObject* explained(PyObject* self, PyObject* function, PyObject* const* args, size_t flags,
+                    PyObject* names) {
+  const Ref alive = Ref::to(function);
+  PyObject* result = PyObject_Vectorcall(function, args, flags, names);
+  if (result || !explain || !PyErr_ExceptionMatches(refused)) return result;
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  PyErr_NormalizeException(&type, &value, &trace);
+  if (trace) PyException_SetTraceback(value, trace);
+  Ref owned_type(type), error(value), owned_trace(trace);
+  Ref answer = call_instead(explain, self, args, PyVectorcall_NARGS(flags), names, value);
+  if (answer && answer.get() == Py_None) {
+    PyErr_Restore(owned_type.release(), error.release(), owned_trace.release());
+    return nullptr;
+  }
+  return answer.release();
+}
 
 PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* names) {
   const Call* c = reinterpret_cast<Call*>(self);
   if (!c->general) {  // the collector was here
-    PyErr_SetString(PyExc_RuntimeError, "ViewCall: called while it is taken apart");
+    PyErr_SetString(PyExc_RuntimeError, "FunctionCall: called while it is taken apart");
     return nullptr;
   }
   const Py_ssize_t count = PyVectorcall_NARGS(flags);
-  Tensor* input = count > 0 && !names ? as_tensor(args[0]) : nullptr;
+  Tensor* input = c->plan && count > 0 && !names ? as_tensor(args[0]) : nullptr;
   const Array* array = input ? as_array(input->data) : nullptr;
   if (array && array->ndim <= kMaxAxes) {
     const Ref alive = Ref::to(input->data);
@@ -39,7 +64,13 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* na
     }
     if (PyErr_Occurred()) return nullptr;
   }
-  return PyObject_Vectorcall(c->general, args, flags, names);
+  if (!c->into) return PyObject_Vectorcall(c->general, args, flags, names);
+  if (c->into != Py_None && names) {
+    const int has_out = PySequence_Contains(names, out_name);
+    if (has_out < 0) return nullptr;
+    if (has_out) return explained(self, c->into, args, flags, names);
+  }
+  return explained(self, c->general, args, flags, names);
 }
 
 PyObject* get(PyObject* self, PyObject* object, PyObject*) {
@@ -52,6 +83,7 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(c->general);
   Py_VISIT(c->ops[0]);
   Py_VISIT(c->ops[1]);
+  Py_VISIT(c->into);
   Py_VISIT(c->dict);
   return 0;
 }
@@ -60,6 +92,7 @@ int clear(PyObject* self) {
   Py_CLEAR(c->general);
   Py_CLEAR(c->ops[0]);
   Py_CLEAR(c->ops[1]);
+  Py_CLEAR(c->into);
   Py_CLEAR(c->dict);
   return 0;
 }
@@ -70,8 +103,8 @@ void deallocate(PyObject* self) {
   PyObject_GC_Del(self);
 }
 
-PyObject* new_call(Planner plan, PyObject* general, PyObject* op, PyObject* second) {
-  PyObject* self = ViewCall.tp_alloc(&ViewCall, 0);
+PyObject* new_call(Planner plan, PyObject* general, PyObject* op, PyObject* second, PyObject* into) {
+  PyObject* self = FunctionCall.tp_alloc(&FunctionCall, 0);
   if (!self) return nullptr;
   Call* c = reinterpret_cast<Call*>(self);
   c->vectorcall = call;
@@ -79,22 +112,24 @@ PyObject* new_call(Planner plan, PyObject* general, PyObject* op, PyObject* seco
   set(c->general, general);
   set(c->ops[0], op);
   set(c->ops[1], second);
+  set(c->into, into);
   return self;
 }
 
 PyObject* make(PyTypeObject*, PyObject* args, PyObject*) {
-  const char* kind;
-  PyObject *general, *op, *second = nullptr;
-  if (!PyArg_ParseTuple(args, "sOO|O:ViewCall", &kind, &general, &op, &second)) return nullptr;
-  if (const Planner plan = planner_of(kind)) return new_call(plan, general, op, second ? second : op);
-  PyErr_Format(PyExc_ValueError, "ViewCall: no kind %s", kind);
+  const char* kind = nullptr;
+  PyObject *general, *op = nullptr, *second = nullptr;
+  if (!PyArg_ParseTuple(args, "O|sOO:FunctionCall", &general, &kind, &op, &second)) return nullptr;
+  const Planner plan = kind ? planner_of(kind) : nullptr;
+  if (!kind || (plan && op)) return new_call(plan, general, op, second ? second : op, nullptr);
+  PyErr_Format(PyExc_ValueError, "FunctionCall: no kind %s, or no class of its views", kind);
   return nullptr;
 }
 
-// The same call in front of another function.
-PyObject* before(PyObject* self, PyObject* general) {
+// The same call as a public one.
+PyObject* published(PyObject* self, PyObject* into) {
   const Call* c = reinterpret_cast<Call*>(self);
-  return new_call(c->plan, general, c->ops[0], c->ops[1]);
+  return new_call(c->plan, c->general, c->ops[0], c->ops[1], into);
 }
 
 // As a function: pickled by its name, copied as itself.
@@ -107,7 +142,8 @@ PyObject* represent(PyObject* self) {
 
 PyMethodDef methods[] = {
     {"__reduce__", reduce, METH_NOARGS, "Its name, as of a function."},
-    {"before", before, METH_O, "before(function): the same in front of another function."},
+    {"published", published, METH_O,
+     "published(into): the same with errors explained, calls with out= passed to into (None: they are not)."},
     {nullptr, nullptr, 0, nullptr}};
 PyMemberDef members[] = {{"general", T_OBJECT_EX, offsetof(Call, general), READONLY, "the function"},
                          {nullptr, 0, 0, 0, nullptr}};
@@ -116,10 +152,24 @@ PyGetSetDef dict_field[] = {{"__dict__", PyObject_GenericGetDict, PyObject_Gener
 
 }  // namespace
 
-PyTypeObject ViewCall = [] {
-  PyTypeObject type =
-      type_of("fastdl._graph.ViewCall", sizeof(Call),
-              "ViewCall(kind, function, op, second_op): the function, with its plain cases in one call.");
+PyObject* bound_set_explain(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (count != 2 || !PyTuple_Check(args[1])) {
+    PyErr_SetString(PyExc_TypeError, "set_explain: takes a function and a tuple of exceptions");
+    return nullptr;
+  }
+  set(explain, args[0]);
+  set(refused, args[1]);
+  Py_RETURN_NONE;
+}
+
+bool load_calls() {
+  return (out_name = PyUnicode_InternFromString("out")) != nullptr;
+}
+
+PyTypeObject FunctionCall = [] {
+  PyTypeObject type = type_of(
+      "fastdl._graph.FunctionCall", sizeof(Call),
+      "FunctionCall(function, kind, op, second_op): the function, with plain cases of views in one call.");
   type.tp_flags |= Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR;
   type.tp_dealloc = deallocate;
   type.tp_vectorcall_offset = offsetof(Call, vectorcall);

@@ -167,7 +167,7 @@ def _run(
         handed = None
         if node.hands_on and needed is None and node.hooks is None and node in owned:
             handed = grad
-        if needed is None:
+        if needed is None or asked == node.needs:
             result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
         else:
             with node.narrowed(asked):

@@ -17,8 +17,12 @@ from fastdl.tensor import Tensor
 
 def _sequence(value: Any) -> list[Any]:
     """One tensor or edge, or any iterable of them (also ``model.parameters()`` and a dictionary's values)."""
-    single = isinstance(value, (Tensor, GradientEdge)) or is_array(value) or not isinstance(value, Iterable)
-    return [tensor_at(value)] if single else [tensor_at(each) for each in value]
+    if value.__class__ not in (list, tuple):
+        single = (
+            isinstance(value, (Tensor, GradientEdge)) or is_array(value) or not isinstance(value, Iterable)
+        )
+        value = (value,) if single else value
+    return [each if each.__class__ is Tensor else tensor_at(each) for each in value]
 
 
 def _seed(op: str, tensor: Tensor, gradient: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 import fastdl
 from fastdl import seldom
+from fastdl._graph import FunctionCall
 from fastdl.fx.graph import Graph
 from fastdl.fx.node import Node, map_aggregate
 from fastdl.fx.proxy import Proxy, TraceError
@@ -99,11 +100,10 @@ def _asked_first(root: Any) -> Iterator[None]:
     namespaces = [vars(m) for name, m in list(sys.modules.items()) if m is not None and _outside(name)]
     if isinstance(root, Module):
         namespaces += [vars(m) for m in root.modules() if not m.__module__.startswith("fastdl.nn")]
-    methods = {
+    methods: dict[str, Any] = {
         name: value
         for name, value in vars(Tensor).items()
-        if (isinstance(value, FunctionType) or type(value).__name__ == "ViewCall")
-        and (name[0] != "_" or name == "__getitem__")
+        if isinstance(value, (FunctionType, FunctionCall)) and (name[0] != "_" or name == "__getitem__")
     }
     wrapped = [(space, name, _named(space, name)) for space, name in _wrapped]
     try:

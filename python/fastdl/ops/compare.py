@@ -281,7 +281,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
     x, y = input._data, other._data
     if x.shape != y.shape:
         return False
-    if x.size < 2 * _FIRST or on_device(x) or on_device(y):
+    if x.size < 16 * _FIRST or on_device(x) or on_device(y):
         return bool((x == y).all())
     # Tensors that differ mostly do so at once: pieces along the first axis that is one, each larger than the last.
     axis = next(i for i, extent in enumerate(x.shape) if extent > 1)

@@ -84,30 +84,23 @@ def grid_sample(
     Returns:
         ``(N, C, H_out, W_out)`` or ``(N, C, D_out, H_out, W_out)``. See ``torch.nn.functional.grid_sample``.
     """
-    rank = input._data.ndim - 2
+    shape, places = input._data.shape, grid._data.shape
+    rank = len(shape) - 2
     if mode not in _MODES or padding_mode not in _PADDINGS:
         raise ValueError(
             f"grid_sample: mode must be one of {', '.join(_MODES)} and padding_mode one of {', '.join(_PADDINGS)}, got "
             f"{mode!r} and {padding_mode!r}"
         )
-    if (
-        rank not in (2, 3)
-        or grid._data.ndim != rank + 2
-        or grid.shape[-1] != rank
-        or grid.shape[0] != input.shape[0]
-    ):
+    if rank not in (2, 3) or len(places) != rank + 2 or places[-1] != rank or places[0] != shape[0]:
         raise ArgumentError(
             "grid_sample: expects input (N, C, H, W) with grid (N, H_out, W_out, 2), or (N, C, D, H, W) with "
-            f"(N, D_out, H_out, W_out, 3), got {input.shape} and {grid.shape}"
+            f"(N, D_out, H_out, W_out, 3), got {shape} and {places}"
         )
     same_dtype("grid_sample", "grid", grid, input)
     if mode == "bicubic" and rank == 3:
         raise ArgumentError("grid_sample: mode 'bicubic' needs a 4-D input")
-    extents = input.shape[2:]
-    if 0 in extents:
-        raise ArgumentError(
-            f"grid_sample: only batch and channels of the input may be empty, got {input.shape}"
-        )
+    if 0 in shape[2:]:
+        raise ArgumentError(f"grid_sample: only batch and channels of the input may be empty, got {shape}")
     align_corners = bool(align_corners)
     if on_device(input._data) or on_device(grid._data):
         return _composed(input, grid, mode, padding_mode, align_corners)

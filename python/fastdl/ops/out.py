@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from fastdl.arrays import assign
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, needing
 from fastdl.errors import ArgumentError, not_a_tensor
@@ -20,8 +19,7 @@ def into(op: str, out: Any, result: Any) -> Any:
         raise ArgumentError(
             f"{op}: the result has shape {result.shape}, but the tensor changed in place has {out.shape}"
         )
-    with np.errstate(all="ignore"):
-        np.copyto(out, result, casting="unsafe")
+    assign(out, result)
     return out
 
 

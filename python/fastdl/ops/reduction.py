@@ -42,8 +42,7 @@ def reduce_losses(losses: Any, reduction: str) -> Any:
         return losses
     total = losses.sum(dtype=np.float64)
     if reduction == "mean":
-        with np.errstate(invalid="ignore", divide="ignore"):  # the mean of nothing is NaN
-            total = total / np.float64(losses.size)
+        total = total / losses.size if losses.size else np.float64(np.nan)
     return array(total, losses, losses.dtype)
 
 

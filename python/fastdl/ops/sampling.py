@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
-from fastdl.creation import finish, same, shape_of
+from fastdl.creation import dtype_and_device, finish, same, shape_of
 from fastdl.devices import device_of, make, resolve, to_device, to_host
 from fastdl.dtypes import (
     CPU,
@@ -174,6 +174,11 @@ def randperm(
     )
 
 
+def _random_like(op: str, draw: Any, input: Tensor, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+    d, where = dtype_and_device(op, input, dtype, device)
+    return finish(op, draw(input._data.shape, _floating(op, d), 0.0, 1.0, None, where), where, requires_grad)
+
+
 def rand_like(
     input: Tensor,
     *,
@@ -183,10 +188,7 @@ def rand_like(
     memory_format: Any = None,
 ) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
-    check_tensors("rand_like", input=input)
-    if is_sparse(input):
-        raise not_for_sparse("rand_like")
-    return rand(input.shape, **same(input, dtype, device), requires_grad=requires_grad)
+    return _random_like("rand_like", _uniform, input, dtype, device, requires_grad)
 
 
 def randn_like(
@@ -198,10 +200,7 @@ def randn_like(
     memory_format: Any = None,
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
-    check_tensors("randn_like", input=input)
-    if is_sparse(input):
-        raise not_for_sparse("randn_like")
-    return randn(input.shape, **same(input, dtype, device), requires_grad=requires_grad)
+    return _random_like("randn_like", _normal, input, dtype, device, requires_grad)
 
 
 def randint_like(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from fastdl._graph import ViewCall
+from fastdl._graph import FunctionCall
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
@@ -91,7 +91,7 @@ def in_one_call(kind: str, *ops: type[View]) -> Callable[[F], F]:
     """Decorator: plain cases of a function that returns views are made in C (csrc/bindings/graph/view.cpp)."""
 
     def decorate(function: F) -> F:
-        call: Any = ViewCall(kind, function, *ops)
+        call: Any = FunctionCall(function, kind, *ops)
         update_wrapper(call, function)
         return cast(F, call)
 

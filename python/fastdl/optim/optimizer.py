@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
-from fastdl.dtypes import CPU, float32, is_half
+from fastdl.dtypes import CPU, float32, float64, is_half
 from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, select
 from fastdl.kernels import array as as_array
 from fastdl.kernels.sparse import SparseArray, is_sparse
@@ -266,11 +266,13 @@ class Optimizer:
                 self._cache[index] = cached = self._fill_cache(group, list(params), names)
             state = [[t._data for t in column] for column in cached.columns]
             arrays = [p._data for p in params]
-            if "c" in [array.dtype.kind for array in arrays]:  # steps see real and imaginary parts
+            other = [a for a in arrays if a.dtype is not float32 and a.dtype is not float64]
+            if "c" in [array.dtype.kind for array in other]:  # steps see real and imaginary parts
                 arrays, grads, *state = [[as_real(a) for a in column] for column in (arrays, grads, *state)]
-            if on_device(arrays[0]):
+            there = on_device(arrays[0])
+            if there:
                 arrays = cached.remembered(arrays)
-            if 2 in [array.itemsize for array in arrays] and not on_device(arrays[0]):
+            if 2 in [array.itemsize for array in other] and not there:
                 self._update_in_float32(group, arrays, grads, state, cached)
             else:
                 self._update(select(grads[0]), group, arrays, grads, state, cached)

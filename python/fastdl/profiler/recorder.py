@@ -16,7 +16,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from fastdl import cuda, functions
-from fastdl._graph import ViewCall
+from fastdl._graph import FunctionCall
 from fastdl.autograd import engine
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
@@ -246,7 +246,9 @@ def _is_operation(name: str, value: Any) -> Any:
         return False
     known = name in vars(functions) or (name[-1] == "_" and name[:-1] in vars(functions))
     code = getattr(value, "__code__", None)  # published functions call "fastdl" their module
-    return isinstance(value, ViewCall) or known or (code and _SOURCES.search(code.co_filename) is not None)
+    return (
+        isinstance(value, FunctionCall) or known or (code and _SOURCES.search(code.co_filename) is not None)
+    )
 
 
 def _entrances() -> list[tuple[Any, str, Any]]:
