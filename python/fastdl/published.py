@@ -103,21 +103,6 @@ def with_out(function: Function, name: str, module: str) -> Function:
     return _named(call, name, module)
 
 
-def _has_sparse(args: Any, options: dict[str, Any]) -> bool:
-    from fastdl.sparse import has_sparse
-
-    return has_sparse((*args, *options.values()))
-
-
-def _of_sparse(op: str, module: str, args: Any, options: dict[str, Any], error: Exception) -> Any:
-    """A function of dense tensors that raised ``error`` had sparse ones among its arguments."""
-    from fastdl.sparse import called
-
-    if module in ("fastdl.linalg", "fastdl.fft", "fastdl.special"):  # their norm is another one
-        op = f"{module.removeprefix('fastdl.')}.{op}"
-    return called(op, args, dict(options), error)
-
-
 def _named(call: Function, name: str, module: str) -> Function:
     """A wrapper by the name under which it is public first: pickle finds a function there."""
     if name and call.__module__ == _wrapped[call].__module__:
@@ -169,9 +154,14 @@ def explain(
 def _answer(call: Any, args: Any, options: dict[str, Any], error: Exception) -> Any:
     """What a call that raised ``error`` gives after all, with sparse tensors among its arguments; else None."""
     if SparseArray.made and options.get("out") is None:
+        from fastdl.sparse import called, has_sparse
+
         rest = {name: value for name, value in options.items() if name != "out"}
-        if _has_sparse(args, rest):
-            return _of_sparse(call.__name__, call.__module__, args, rest, error)
+        if has_sparse((*args, *rest.values())):
+            op, module = call.__name__, call.__module__
+            if module in ("fastdl.linalg", "fastdl.fft", "fastdl.special"):  # their norm is another one
+                op = f"{module.removeprefix('fastdl.')}.{op}"
+            return called(op, args, rest, error)
     explain(call.__name__, _wrapped[call], args, options, error)
     return None
 

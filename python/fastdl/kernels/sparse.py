@@ -128,6 +128,17 @@ class Pattern:
             self._linear = _like(linear_index(_host(self.indices), self.shape), self.indices)
         return self._linear
 
+    def flat(self, dense: Any) -> Any:
+        """A dense array with its sparse axes as one: a view, or where there is none a copy, see :meth:`store`."""
+        return dense.reshape(prod(self.shape), *dense.shape[len(self.shape) :])
+
+    def store(self, flat: Any, dense: Any) -> None:
+        """What was written to :meth:`flat` of a dense array is in that array after this."""
+        from fastdl.arrays import assign
+
+        if len(self.shape) > 1 and not dense.flags.c_contiguous:
+            assign(dense, flat.reshape(dense.shape))
+
     def merged(self) -> tuple[Pattern, Any, Any]:
         """The coalesced pattern; which of the values it has, in its order; and to which of them each value goes.
 
@@ -269,10 +280,10 @@ class SparseArray:
         """Add the values to a dense array in place; returns it."""
         from fastdl.ops.gather import IndexAdd
 
-        wrap = type(self.values)._wrap
-        flat = dense.reshape(prod(self.pattern.shape), *dense.shape[len(self.pattern.shape) :])
+        wrap, flat = type(self.values)._wrap, self.pattern.flat(dense)
         values = self.values.detach()
         IndexAdd.apply(wrap(flat), values, dim=0, index=self.pattern.linear(), alpha=1, out=flat)
+        self.pattern.store(flat, dense)
         return dense
 
     def joined(self, other: SparseArray) -> SparseArray:

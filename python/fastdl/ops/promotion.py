@@ -29,6 +29,7 @@ from fastdl.dtypes import (
 )
 from fastdl.errors import DtypeError
 from fastdl.kernels import is_array
+from fastdl.kernels.sparse import SparseArray
 
 _KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
@@ -82,7 +83,7 @@ def common_dtype(*operands: Any) -> Any:
     """The dtype of a result of arrays and Python numbers."""
     with_dims = without = numbers = None
     for operand in operands:
-        if is_array(operand):
+        if is_array(operand) or operand.__class__ is SparseArray:
             dtype = operand.dtype
             if operand.ndim:
                 with_dims = dtype if with_dims is None else _common(with_dims, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import prod, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,13 @@ __all__ = ["SparseAdam"]
 def step_rows(grad: Tensor, tensors: list[Tensor], update: Callable[..., Any]) -> None:
     """``update(kernels, gradient, *arrays)`` in place on those rows of each tensor that a sparse gradient names."""
     whole = grad.coalesce()._data
-    axes, index = len(whole.pattern.shape), whole.pattern.linear()
-    kernels = select(whole.values._data)
-    flat = [t._data.reshape(prod(whole.pattern.shape), *t._data.shape[axes:]) for t in tensors]
+    pattern, kernels = whole.pattern, select(whole.values._data)
+    index, flat = pattern.linear(), [pattern.flat(t._data) for t in tensors]
     rows = [kernels.index_select_forward(array, 0, index) for array in flat]
     update(kernels, whole.values._data, *rows)
     for t, array, part in zip(tensors, flat, rows, strict=True):
         IndexCopy.apply(Tensor._wrap(array), Tensor._wrap(part), dim=0, index=index, out=array)
+        pattern.store(array, t._data)
         t._bump_version()
 
 

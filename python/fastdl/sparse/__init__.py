@@ -109,13 +109,14 @@ def has_sparse(values: Any) -> bool:
 def called(op: str, args: Any, options: dict[str, Any], error: Exception | None = None) -> Any:
     """What the function ``op`` gives of arguments among which are sparse tensors, or the error that it does not.
 
-    ``error`` is what it said when it took them for dense ones.
+    ``error`` is what it said when it took them for dense ones. None: that is to be raised. (Raised here it would be
+    held by its own traceback, and hold all arguments until the collector comes.)
     """
     function = _FUNCTIONS.get(op)
     if function is None:
         if error is None or isinstance(error, (AttributeError, TypeError)):
-            error = not_for_sparse(op)
-        raise error from None
+            raise not_for_sparse(op)
+        return None
     out = options.pop("out", None)
     result = function(*args, **options)
     return result if out is None else arithmetic.into(out, result)

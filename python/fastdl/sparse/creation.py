@@ -35,6 +35,13 @@ def _indices(op: str, name: str, value: Any) -> Any:
     return pooled_copy(array, int64)
 
 
+def _extents(op: str, size: Any) -> tuple[int, ...]:
+    shape = ints((size,))
+    if min(shape, default=0) < 0:
+        raise ArgumentError(f"{op}: extents must not be negative, got {shape}")
+    return shape
+
+
 def _finished(op: str, pattern: Pattern, values: Tensor, requires_grad: bool) -> Tensor:
     where = device_of(values._data)
     result: Tensor = made(pattern if where is CPU else pattern.moved(where), values)
@@ -85,7 +92,7 @@ def sparse_coo_tensor(
         size = indices if size is None else size
         if size is None:
             raise TypeError(f"{op}: give indices and values, or a size")
-        shape = ints((size,))
+        shape = _extents(op, size)
         d = get_default_dtype() if dtype is None else as_dtype(op, dtype)
         where = resolve(op, device)
         array = to_device(np.zeros(0, d), where)
@@ -107,7 +114,7 @@ def sparse_coo_tensor(
             raise ArgumentError(f"{op}: without entries the size must be given")
         shape = (*(places.max(1) + 1).tolist(), *kept.shape[1:])
     else:
-        shape = ints((size,))
+        shape = _extents(op, size)
         if len(shape) != axes + kept.ndim - 1:
             raise ArgumentError(
                 f"'len(size) == sparse_dim + dense_dim' is not satisfied: len(size) = {len(shape)}, sparse_dim = "
@@ -157,7 +164,7 @@ def _compressed(
     if size is None:
         widest = int(inner.max()) + 1 if inner.size else 0
         size = (outer, widest) if layout == "sparse_csr" else (widest, outer)
-    shape = ints((size,))
+    shape = _extents(op, size)
     if len(shape) != 2:
         raise ArgumentError(f"{op}: size must have two extents, got {shape}")
     major, minor = shape if layout == "sparse_csr" else shape[::-1]

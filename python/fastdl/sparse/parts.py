@@ -211,6 +211,11 @@ def chosen_along(values: Tensor, dim: int, index: Tensor) -> Tensor:
 
 def narrow_copy(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """The slices from ``start`` on, ``length`` of them."""
+    d = axis("narrow_copy", dim, input.ndim)
+    if not 0 <= start <= start + length <= input.shape[d]:
+        raise RuntimeError(
+            f"narrow_copy: start ({start}) + length ({length}) exceeds dim {dim}, which has extent {input.shape[d]}"
+        )
     where = _moved(np.arange(start, start + length), input._data.values)
     return index_select(input, dim, Tensor._wrap(where))
 

@@ -66,7 +66,7 @@ class Summed(Op):
 def summed(values: Tensor, goes_to: Any, count: int) -> Tensor:
     """The sums of the values that go to each of ``count`` places."""
     if values._data.dtype.kind == "b":
-        return summed(values.byte(), goes_to, count).bool()
+        return summed(values.int(), goes_to, count).bool()
     return Summed.apply(values, goes_to=goes_to, count=count)  # type: ignore[no-any-return]
 
 
@@ -84,6 +84,8 @@ class SparseTensor(Tensor):
     """
 
     _data: SparseArray
+    __array_ufunc__: Any = None
+    """NumPy's numbers and arrays leave operators to this class."""
 
     def __init__(self, *data: Any) -> None:
         raise TypeError("SparseTensor: is made by sparse_coo_tensor(indices, values, size)")
@@ -249,7 +251,8 @@ class SparseTensor(Tensor):
 
         pattern = self._data.pattern
         places = [Tensor._wrap(a) for a in places_of(pattern)]
-        return restored, (pattern.layout, places, self._data.values, pattern.shape, pattern.coalesced)
+        values = self._data.values.detach()
+        return restored, (pattern.layout, places, values, pattern.shape, pattern.coalesced)
 
     def __repr__(self) -> str:
         array, name = self._data, self._data.pattern.layout
@@ -290,7 +293,7 @@ _KEPT = """cpu cuda detach_ dim dtype element_size get_device grad grad_fn is_co
     double float half bfloat16 int long short char byte bool cfloat cdouble type_as"""
 _PROTOCOLS = """eq ne lt le gt ge and or xor invert lshift rshift mod pos rand ror rxor rlshift rrshift rmod rfloordiv
     rpow iand ior ixor ilshift irshift imod int float complex index contains reversed setitem array
-    array_ufunc dlpack dlpack_device cuda_array_interface"""
+    dlpack dlpack_device cuda_array_interface"""
 
 
 def refuse_others(cls: Any, inherited: Any) -> None:
