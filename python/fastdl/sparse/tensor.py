@@ -84,8 +84,6 @@ class SparseTensor(Tensor):
     """
 
     _data: SparseArray
-    __array_ufunc__: Any = None
-    """NumPy's numbers and arrays leave operators to this class."""
 
     def __init__(self, *data: Any) -> None:
         raise TypeError("SparseTensor: is made by sparse_coo_tensor(indices, values, size)")
@@ -223,6 +221,15 @@ class SparseTensor(Tensor):
         return self.to_dense().item()
 
     # ---------------------------------------------------------------------------------------------- protocols
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's functions, and operators with its numbers and arrays on the left, by fastdl's functions."""
+        from fastdl.methods import on_ufunc
+
+        result = on_ufunc(ufunc, inputs) if method == "__call__" and not options else None
+        if result is None:
+            raise not_for_sparse(f"numpy.{ufunc.__name__}")
+        return result
 
     def __len__(self) -> int:
         return self._data.shape[0] if self._data.ndim else super().__len__()
