@@ -135,3 +135,22 @@ def test_numbers_of_numpy_on_the_left():
         with pytest.raises(TypeError, match="to_dense"):
             call(x)
     assert (np.ones((2, 2)) + x).tolist() == [[2, 1], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("layout", "other"),
+    [
+        ("sparse_coo", "sparse_csr"),
+        ("sparse_coo", "sparse_xyz"),
+        ("sparse_csr", "sparse_coo"),
+        ("sparse_csr", "spars_csc"),
+    ],
+)
+def test_files_with_another_layout_are_damaged(tmp_path, layout, other):
+    path = tmp_path / "x"
+    fastdl.save([fastdl.eye(2).to_sparse(layout=getattr(fastdl, layout))], path)
+    content = path.read_bytes()
+    assert layout.encode() in content
+    path.write_bytes(content.replace(layout.encode(), other.encode().ljust(len(layout), b"x")))
+    with pytest.raises(ValueError, match="damaged"):
+        fastdl.load(path)

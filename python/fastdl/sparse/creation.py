@@ -324,6 +324,8 @@ def spdiags(diagonals: Tensor, offsets: Tensor, shape: Any, layout: Any = None) 
 def restored(layout: str, places: Any, values: Any, shape: Any, coalesced: bool) -> Any:
     """A sparse tensor from its parts, as files and pickles hold them; checked."""
     size = (*shape, *values.shape[1:])
+    if {"sparse_coo": 1, "sparse_csr": 2, "sparse_csc": 2}.get(layout) != len(places):
+        raise ArgumentError(f"no sparse tensor of layout {layout!r} has {len(places)} arrays of indices")
     if layout == "sparse_coo":
         return sparse_coo_tensor(places[0], values, size, is_coalesced=coalesced)
     make = sparse_csr_tensor if layout == "sparse_csr" else sparse_csc_tensor
