@@ -154,3 +154,43 @@ def test_files_with_another_layout_are_damaged(tmp_path, layout, other):
     path.write_bytes(content.replace(layout.encode(), other.encode().ljust(len(layout), b"x")))
     with pytest.raises(ValueError, match="damaged"):
         fastdl.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda g: g.zero_(), lambda g: g.mul_(2), lambda g: g.copy_(g.clone()), lambda g: g.detach().neg_()],
+)
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr"])
+def test_gradients_of_sparse_tensors_are_not_changed_in_place(layout, change):
+    x = fastdl.eye(3).to_sparse(layout=getattr(fastdl, layout)).requires_grad_()
+    (x @ fastdl.ones(3, 1)).sum().backward()
+    with pytest.raises(RuntimeError, match="not changed in place"):
+        change(x.grad)
+    assert x.grad.clone().mul_(2).values().tolist() == [2, 2, 2]
+    x.grad = None
+    assert x.grad is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.eye(3).to_sparse().index_select(0, m.ones(2, 2, dtype=m.int64)),
+        lambda m: m.sparse.softmax(m.eye(3, dtype=m.int64).to_sparse(), 0),
+        lambda m: m.sparse.log_softmax(m.eye(3, dtype=m.bool).to_sparse(), 1),
+    ],
+)
+def test_arguments_that_pytorch_refuses(call):
+    for m in LIBRARIES:
+        with pytest.raises((IndexError, RuntimeError)):
+            call(m)
+
+
+def test_exponents_of_any_kind():
+    x = fastdl.eye(2).to_sparse() * 2
+    assert (x ** fastdl.tensor(2.0)).values().tolist() == [4, 4]
+    assert (x**1j).dtype is fastdl.complex64
+    with pytest.raises(TypeError):
+        x ** "a"
+    for zero in (0, 0.0, 0j, fastdl.tensor(0)):
+        with pytest.raises(RuntimeError, match="zeroth"):
+            x**zero

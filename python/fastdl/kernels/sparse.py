@@ -227,15 +227,18 @@ class _Flags:
 
 
 class SparseArray:
-    """A pattern and the tensor of its values, (entries, *dense axes)."""
+    """A pattern and the tensor of its values, (entries, *dense axes).
 
-    __slots__ = ("pattern", "values")
+    ``fixed``: no operation in place may give it others.
+    """
+
+    __slots__ = ("fixed", "pattern", "values")
     made = False
     """Has this process any? Who would have to look for them everywhere looks here first."""
     flags: Any = _Flags()
 
-    def __init__(self, pattern: Pattern, values: Any) -> None:
-        self.pattern, self.values = pattern, values
+    def __init__(self, pattern: Pattern, values: Any, fixed: bool = False) -> None:
+        self.pattern, self.values, self.fixed = pattern, values, fixed
         SparseArray.made = True
 
     @property
@@ -263,14 +266,23 @@ class SparseArray:
         """Bytes of one value."""
         return self.values._data.itemsize  # type: ignore[no-any-return]
 
+    def become(self, pattern: Pattern, values: Any) -> None:
+        """Take over other entries, for operations in place."""
+        if self.fixed:
+            raise RuntimeError(
+                "a sparse tensor's gradient is made of that of its values, and is not changed in place; use a copy or "
+                "x.grad = None"
+            )
+        self.pattern, self.values = pattern, values
+
     def fill(self, value: Any) -> None:
         """Zero is no entry at all."""
         if value != 0:
             raise not_for_sparse("fill_")
         values, shape = self.values._data, self.pattern.shape
         indices = np.zeros((len(shape), 0), np.int64, like=self.pattern.indices)
-        self.pattern = Pattern("sparse_coo", shape, indices)
-        self.values = type(self.values)._wrap(np.zeros((0, *values.shape[1:]), values.dtype, like=values))
+        none = type(self.values)._wrap(np.zeros((0, *values.shape[1:]), values.dtype, like=values))
+        self.become(Pattern("sparse_coo", shape, indices), none)
 
     def copied(self) -> SparseArray:
         """The same entries, in memory of their own and without history."""

@@ -163,7 +163,7 @@ def pow(input: Any, exponent: Any) -> Tensor:
     """The elements raised to a number."""
     if not is_sparse(input) or not _is_number(exponent):
         raise not_for_sparse("pow, but to a number,")
-    if float(exponent) == 0:
+    if exponent == 0:
         raise ArgumentError(
             "pow: cannot raise to zeroth power on sparse tensor; it would make the result tensor dense"
         )
@@ -221,7 +221,7 @@ def in_place(name: str) -> Any:
             raise RuntimeError(
                 f"result type {result.dtype} can't be cast to the desired output type {self.dtype}"
             )
-        self._data.pattern, self._data.values = result._data.pattern, result._data.values
+        self._data.become(result._data.pattern, result._data.values)
         self._bump_version()
         return self
 
@@ -235,7 +235,7 @@ def copy_(self: Any, src: Tensor, non_blocking: bool = False) -> Any:
     if self.shape != src.shape or self.layout is not src.layout:
         raise ArgumentError(f"copy_: both must have one shape and layout, got {self.shape} and {src.shape}")
     moved = src.detach().to(self.device, self.dtype, copy=True)
-    self._data.pattern, self._data.values = moved._data.pattern, moved._data.values
+    self._data.become(moved._data.pattern, moved._data.values)
     self._bump_version()
     return self
 

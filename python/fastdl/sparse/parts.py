@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.devices import device_of, to_device, to_host
-from fastdl.dtypes import as_dtype
+from fastdl.dtypes import DIFFERENTIABLE, as_dtype
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.sparse import Pattern, grouped, linear_index, not_for_sparse
 from fastdl.ops.axes import normal_axes, numpy_names
@@ -186,6 +186,8 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices that ``index`` names along an axis."""
     pattern, values, sparse = _coo(input)
     d, extent = axis("index_select", dim, input.ndim), input.shape[axis("index_select", dim, input.ndim)]
+    if index.ndim > 1:
+        raise IndexError(f"index_select: index must have one dimension, got shape {tuple(index.shape)}")
     wanted = to_host(index._data).reshape(-1)
     if wanted.dtype.kind not in "iu":
         raise DtypeError(f"index_select: index must be integers, got {index.dtype}")
@@ -275,6 +277,8 @@ def _groups(op: str, input: Tensor, dim: int, dtype: Any) -> tuple[Pattern, Tens
         raise ArgumentError(f"{op}: takes a sparse tensor, got a dense one; use {op.rpartition('.')[2]}")
     x = coalesce(to_sparse(input))._data
     values = x.values if dtype is None else x.values.to(as_dtype(op, dtype))
+    if values._data.dtype.kind not in DIFFERENTIABLE:
+        raise DtypeError(f"{op}: input must be floating-point or complex, got {values.dtype}; give dtype=")
     sparse, d = len(x.pattern.shape), axis(op, dim, x.ndim)
     if d >= sparse:
         return x.pattern, values, None, d - sparse + 1

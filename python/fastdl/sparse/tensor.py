@@ -114,9 +114,9 @@ class SparseTensor(Tensor):
             return None
         pattern = self._data.pattern
         if pattern.layout != "sparse_coo":
-            return made(pattern, grad)
+            return _graph.wrap(SparseArray(pattern, grad, fixed=True))
         merged, first, _ = pattern.merged()
-        return made(merged, chosen(grad, first))
+        return _graph.wrap(SparseArray(merged, chosen(grad, first), fixed=True))
 
     @_grad.setter
     def _grad(self, value: Any) -> None:
