@@ -114,7 +114,7 @@ def test_no_gradient_of_other_values(name):
     except opinfo.Absent:
         pytest.skip("not in fastdl")
     wrong = []
-    for sample in opinfo.samples(op, torch.float32, 2):
+    for sample in opinfo.samples(op, torch.float32, 1):
         try:
             theirs, unchanged, count = _both(op, ours, sample, "nothing", 0)
         except (
