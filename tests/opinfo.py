@@ -154,6 +154,8 @@ def _difference(theirs: Any, ours: Any, values: bool) -> list[str]:
         return [f"{ours.dtype} {tuple(ours.shape)} instead of {kind}"]
     if not values:
         return []
+    if theirs.layout != torch.strided:
+        theirs, ours = theirs.to_dense(), ours.to_dense()
     if dtype == "bfloat16":
         theirs, ours = theirs.float(), ours.float()
     want, got = theirs.numpy(force=True), ours.detach().numpy()

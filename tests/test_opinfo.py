@@ -32,16 +32,16 @@ RANDOM = set(
 ABSENT = set(
     """__rdiv__ _batch_norm_with_update _chunk_cat _native_batch_norm_legit _softmax_backward_data
     _unsafe_masked_index _unsafe_masked_index_put_accumulate _upsample_bilinear2d_aa alias_copy as_strided_copy
-    as_strided_scatter constant_pad_nd diagonal_copy empty_permuted expand_copy fill geqrf grid_sampler_2d
+    as_strided_scatter constant_pad_nd diagonal_copy empty_permuted expand_copy geqrf grid_sampler_2d
     grid_sampler_3d hash_tensor jiterator_2inputs_2outputs jiterator_4inputs_with_extra_args jiterator_binary
-    jiterator_binary_return_by_ref jiterator_unary linalg.ldl_factor linalg.ldl_factor_ex linalg.ldl_solve lu
+    jiterator_binary_return_by_ref jiterator_unary linalg.ldl_factor linalg.ldl_factor_ex linalg.ldl_solve
     narrow_copy native_batch_norm native_dropout_backward native_group_norm native_layer_norm ormqr permute_copy
-    slice sparse.mm.reduce sparse.sampled_addmm special.airy_ai special.bessel_j0 special.bessel_j1
+    slice special.airy_ai special.bessel_j0 special.bessel_j1
     special.bessel_y0 special.bessel_y1 special.modified_bessel_i0 special.modified_bessel_i1
     special.modified_bessel_k0 special.modified_bessel_k1 special.scaled_modified_bessel_k0
     special.scaled_modified_bessel_k1 special.spherical_bessel_j0 split_with_sizes_copy squeeze_copy t_copy
     torch._scaled_mm torch._scaled_mm_v2 torch.ops.aten._efficient_attention_forward
-    torch.ops.aten._flash_attention_forward torch.ops.aten._safe_softmax.default transpose_copy triangular_solve
+    torch.ops.aten._flash_attention_forward torch.ops.aten._safe_softmax.default transpose_copy
     unbind_copy unfold_copy unsqueeze_copy view_copy""".split()
 ) | {name for name in OPERATIONS if name.startswith("masked.") or "_polynomial_" in name}
 
@@ -54,7 +54,6 @@ DIFFERENT = {
     "chalf": "no complex numbers of half precision",
     "cholesky_inverse": "the factor's gradient is triangular here",
     "cholesky_solve": "the factor's gradient is triangular here",
-    "gather": "an empty index of other dimensions",
     "histogramdd": "edges that fall",
     "kthvalue int64": "which of equal elements",
     "linalg.eig": "eigenvectors' phases",
@@ -73,7 +72,6 @@ DIFFERENT = {
     "sort bool": "the order of equal elements is stable here",
     "sum_to_size bool": "the sum of one bool stays a bool here",
     "svd_lowrank complex64": "not for complex numbers",
-    "to_sparse": "no sparse tensors",
     "topk int64": "which of equal elements",
     "zero_": "a method only",
 }

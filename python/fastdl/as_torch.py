@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 import fastdl
-from fastdl import torch_private
+from fastdl import private_names
 from fastdl.dtypes import FLOATING, complex_dtype, known_dtype, real_dtype
 
 __all__ = ["TORCH_VERSION", "install", "main"]
@@ -203,7 +203,7 @@ def install() -> None:
     type.__setattr__(
         fastdl.Tensor, "dtype", property(lambda t: _named(t._data.dtype), doc="The element type.")
     )
-    _private.update(torch_private.install())
+    _private.update(private_names.install())
 
 
 def main(arguments: Sequence[str]) -> None:

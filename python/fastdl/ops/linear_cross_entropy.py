@@ -17,7 +17,7 @@ import numpy as np
 
 from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad, is_grad_enabled
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import Op, needing
 from fastdl.dtypes import float32, is_half
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array
@@ -294,7 +294,7 @@ def _in_pieces(
     rows = options.rows(input.shape[0], input.shape[1], linear_weight.shape[0])
     operands = (input, linear_weight, linear_bias)
     wanted = [is_grad_enabled() and t is not None and t.requires_grad for t in operands]
-    return _Pieces.apply(  # type: ignore[no-any-return]
+    losses = _Pieces.apply(
         *operands,
         target=target._data,
         loss=loss,
@@ -302,3 +302,4 @@ def _in_pieces(
         wanted=wanted,
         retained=options.allow_retain_graph,
     )
+    return needing(losses, target, *[t for t in (loss["weight"],) if t is not None])
