@@ -145,8 +145,9 @@ def _run(
             asked = leading_to(needed, edges)
             if True not in asked:
                 continue
-        if node.versions is not None:
-            node.check_versions()
+        for cell, version in node.versions or ():
+            if cell[0] != version:
+                node.check_versions()  # says so
         if node.adds_into is not None and not check_nan:
             # One of several parts of a tensor (x[:, t] of every step): into the gradient of the whole, if it has begun.
             edge, whole = edges[0], None
