@@ -230,8 +230,9 @@ def test_code_and_graph_read_like_torch_s():
                 self.Conv2d_1a = library.nn.Linear(3, 3)
                 self.scale = library.ones(3)
 
-            def forward(self, x, *rest, power=2.0, **more):
+            def forward(self, x, input=1, *rest, power=2.0, **more):
                 y = library.exp(self.Conv2d_1a(x)) + self.scale
+                y = y + input
                 y = (-y[..., 1:]) ** power - 2 // library.relu(x).T
                 y, _ = library.max(y, dim=-1)
                 return {
@@ -244,6 +245,27 @@ def test_code_and_graph_read_like_torch_s():
 
     for ours, theirs in zip(written(fastdl), written(torch), strict=True):
         assert str(ours).replace("fastdl", "torch") == str(theirs)
+
+
+def test_inputs_are_passed_by_their_names():
+    traced = fastdl.fx.symbolic_trace(nn.Sequential(nn.ReLU()))  # whose input has a name of Python's
+    assert traced(input=fastdl.ones(1)).item() == 1
+    graph = fastdl.fx.Graph()
+    inputs = [graph.placeholder("x"), graph.placeholder("x")]
+    graph.output(graph.call_function(operator.sub, tuple(inputs)))
+    assert fastdl.fx.GraphModule(nn.Module(), graph)(3, 1) == 2
+
+
+def test_where_new_nodes_go():
+    graph = fastdl.fx.Graph()
+    x = graph.placeholder("x")
+    y = graph.call_function(fastdl.exp, (x,))
+    graph.inserting_before(y)  # without a block: from now on
+    graph.call_function(fastdl.sin, (x,))
+    with graph.inserting_after(y):
+        graph.call_function(fastdl.cos, (y,))
+    graph.call_function(fastdl.tan, (x,))
+    assert [n.name for n in graph.nodes] == ["x", "sin", "tan", "exp", "cos"]
 
 
 def test_code_means_what_the_graph_says():
@@ -360,11 +382,14 @@ def test_threads_trace_one_after_the_other():
 def test_a_trace_within_a_trace(tmp_path, monkeypatch):
     (tmp_path / "imported_while_tracing.py").write_text("from fastdl import exp\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "leaf_late.py").write_text("late = None\n")
+    importlib.import_module("leaf_late")
     exp = fastdl.exp
     inner = []
 
     def program(x):
         importlib.import_module("imported_while_tracing")
+        importlib.import_module("leaf_late").late = fastdl.exp
         inner.append(fastdl.fx.symbolic_trace(lambda y: fastdl.exp(y)).graph)
         return fastdl.exp(x)
 
@@ -372,6 +397,7 @@ def test_a_trace_within_a_trace(tmp_path, monkeypatch):
     assert [n.target for n in graph.nodes] == ["x", exp, "output"]
     assert [n.target for n in inner[0].nodes] == ["y", exp, "output"]
     assert sys.modules["imported_while_tracing"].exp is exp
+    assert sys.modules["leaf_late"].late is exp
     assert fastdl.exp is exp
 
 

@@ -126,6 +126,10 @@ def test_distributions_of_a_program_s_own(library):
 
 
 def test_the_entropy_of_an_exponential_family():
+    from fastdl.distributions.exp_family import ExponentialFamily  # by PyTorch's path
+
+    assert ExponentialFamily is distributions.ExponentialFamily
+
     def entropy(library):
         class Wait(library.distributions.ExponentialFamily):
             def __init__(self, rate):
@@ -151,8 +155,9 @@ def test_the_entropy_of_an_exponential_family():
 
 
 def test_utilities_of_distributions():
-    from fastdl.distributions.utils import _standard_normal, _sum_rightmost, clamp_probs
-
+    utils = distributions.utils  # there without an import of its own
+    _standard_normal, _sum_rightmost = utils._standard_normal, utils._sum_rightmost
+    clamp_probs = utils.clamp_probs
     x = fastdl.arange(24.0).reshape(2, 3, 4)
     assert _sum_rightmost(x, 2).tolist() == [66.0, 210.0]
     assert _sum_rightmost(x, 0) is x

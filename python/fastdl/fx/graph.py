@@ -6,8 +6,7 @@ import builtins
 import keyword
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -178,24 +177,14 @@ class Graph:
         """The nodes of a kind, and of a target if one is given."""
         return [n for n in self._nodes if n.op == op and (target is None or n.target == target)]
 
-    @contextmanager
-    def inserting_before(self, n: Node | None = None) -> Iterator[None]:
-        """A block in which new nodes go in front of ``n``, or of all."""
-        before, self._at = self._at, n or (self._nodes[0] if self._nodes else None)
-        try:
-            yield
-        finally:
-            self._at = before
+    def inserting_before(self, n: Node | None = None) -> _InsertPoint:
+        """New nodes go in front of ``n``, or of all: from now on, or in a ``with`` block."""
+        return _InsertPoint(self, n or (self._nodes[0] if self._nodes else None))
 
-    @contextmanager
-    def inserting_after(self, n: Node | None = None) -> Iterator[None]:
-        """A block in which new nodes go behind ``n``, or to the end."""
+    def inserting_after(self, n: Node | None = None) -> _InsertPoint:
+        """New nodes go behind ``n``, or to the end: from now on, or in a ``with`` block."""
         at = len(self._nodes) if n is None else self._nodes.index(n) + 1
-        before, self._at = self._at, self._nodes[at] if at < len(self._nodes) else None
-        try:
-            yield
-        finally:
-            self._at = before
+        return _InsertPoint(self, self._nodes[at] if at < len(self._nodes) else None)
 
     def erase_node(self, to_erase: Node) -> None:
         """Take a node out that is not used: a RuntimeError if it is."""
@@ -269,12 +258,15 @@ class Graph:
     def python_code(self, root: str = "self") -> tuple[str, dict[str, Any]]:
         """The function ``forward`` as text, and the names that it uses beside ``root``'s attributes."""
         writer = _Writer(self._names)
-        inputs, first, lines = [root], [], []
+        inputs, first, lines, taken = [root], [], [], {root}
         freed = last_uses(self._nodes)
         for node in self._nodes:
             if node.op == "placeholder":
-                star = "*" * (len(node.target) - len(node.target.lstrip("*")))
-                name = node.target.lstrip("*") if star else node.name
+                name = node.target.lstrip("*")
+                star = node.target.removesuffix(name)
+                if name in taken:
+                    name = node.name
+                taken.add(name)
                 default = f" = {writer.written(node.args[0])}" if node.args and not star else ""
                 inputs.append(f"{star}{name}{default}")
                 if name != node.name:
@@ -287,6 +279,19 @@ class Graph:
                     lines[-1] += f";  {' = '.join([n.name for n in freed[node]])} = None"
         head = f"def forward({', '.join(inputs)}):"
         return "\n\n\n" + "\n".join([head, *first, *lines, "    "]), writer.names
+
+
+class _InsertPoint:
+    """Where new nodes go; at the end of a block, where they went before."""
+
+    def __init__(self, graph: Graph, at: Node | None) -> None:
+        self._graph, self._before = graph, graph._at
+        graph._at = at
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None:
+        self._graph._at = self._before
 
 
 class _Writer:

@@ -109,9 +109,8 @@ def _asked_first(root: Any) -> Iterator[None]:
         undo.callback(setattr, _here, "tracers", _here.tracers)
         doors = _doors()
         if not _here.tracers:  # else it is done already
-            imported = dict(sys.modules)
-            undo.callback(_restore_imported, imported)
-            spaces += [vars(m) for name, m in imported.items() if m is not None and _outside(name)]
+            undo.callback(_restore_late)
+            spaces += _outside()
             for name, value in list(vars(Tensor).items()):
                 if isinstance(value, (FunctionType, FunctionCall)) and (
                     name[0] != "_" or name == "__getitem__"
@@ -139,22 +138,32 @@ def _exchange(space: dict[str, Any], doors: dict[int, tuple[Any, Any]], undo: Ex
             space[name] = door
 
 
-def _restore_imported(before: dict[str, Any]) -> None:
-    """Functions in the place of the doors that modules imported while a program was traced."""
+def _restore_late() -> None:
+    """Functions in the place of the doors that modules took while a program was traced."""
     behind = {id(door): (door, function) for function, door in _doors().values()}
-    for name, module in list(sys.modules.items()):
-        if name not in before and module is not None:
-            _exchange(vars(module), behind, ExitStack())
+    for space in _outside():
+        _exchange(space, behind, ExitStack())
 
 
 def _named(space: dict[str, Any], name: str) -> Any:
     return space[name] if name in space else getattr(builtins, name)
 
 
-def _outside(name: str) -> bool:
-    """Is it a public module of functions, or none of fastdl's?"""
-    inner = name.startswith(("fastdl.", "math")) and name != "fastdl.nn.functional"
-    return not inner or name in ("fastdl.linalg", "fastdl.seldom", "fastdl.special", "fastdl.fft", "math")
+def _outside() -> list[dict[str, Any]]:
+    """The namespaces of the public modules of functions, and of all that are none of fastdl's."""
+    public_ones = (
+        "fastdl.linalg",
+        "fastdl.seldom",
+        "fastdl.special",
+        "fastdl.fft",
+        "fastdl.nn.functional",
+        "math",
+    )
+    return [
+        vars(module)
+        for name, module in list(sys.modules.items())
+        if module is not None and (name in public_ones or not name.startswith(("fastdl.", "math")))
+    ]
 
 
 class Tracer:
