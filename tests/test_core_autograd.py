@@ -468,3 +468,29 @@ def test_what_keeps_no_tensor_may_be_walked_through_again(name, function):
         return x.grad.tolist()
 
     assert walks(fastdl) == walks(torch)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_what_was_freed_is_needed_behind_it_only(create_graph):
+    """The gradient of a value whose own node an earlier backward freed."""
+    grad = fastdl.autograd.grad
+    x = leaf([1.0, 2.0])
+    y = x.exp()
+    grad(y.sum(), x)
+    (slope,) = grad((y * y).sum(), y, create_graph=create_graph)
+    np.testing.assert_allclose(slope.tolist(), 2 * np.exp([1.0, 2.0]), rtol=1e-6)
+    first, second = (leaf([1.0]) * 2).split(1)[0], leaf([2.0])
+    assert grad(first * second, [first, second], create_graph=create_graph)[0].tolist() == [2.0]
+    for wanted in ([x], [x, y]):
+        with pytest.raises(RuntimeError, match="second time"):
+            grad((y * y).sum(), wanted, create_graph=create_graph)
+
+
+def test_what_grad_is_asked_for():
+    x = leaf([1.0])
+    with pytest.raises(RuntimeError, match="must not be empty"):
+        fastdl.autograd.grad((x * x).sum(), [])
+    with pytest.raises(ValueError, match="materialize_grads"):
+        fastdl.autograd.grad((x * x).sum(), x, allow_unused=False, materialize_grads=True)
+    with pytest.raises(TypeError, match=r"inputs\[1\] must be a Tensor, got str"):
+        fastdl.autograd.grad((x * x).sum(), [x, "x"])

@@ -305,3 +305,39 @@ def test_out_must_be_a_tensor(name):
     arguments = {"clamp": (x, 0.0), "cumsum": (x, 0), "sign": (x,), "logical_not": (x,)}.get(name, (x, x))
     with pytest.raises(TypeError, match=f"{name}: out must be a Tensor"):
         getattr(fastdl, name)(*arguments, out=3)
+
+
+INTO_LEAVES = {
+    "exp": (U,),
+    "add": (U, U),
+    "sub": (U, 1.0),
+    "mul": (U, 2.0),
+    "pow": (U, 2),
+    "hypot": (U, U),
+    "clamp": (U, 0.2, 0.4),
+    "lerp": (U, U, 0.5),
+    "addcmul": (U, U, U),
+    "sum": (U, 0),
+    "matmul": (S, S),
+}
+
+
+@pytest.mark.parametrize("library", [fastdl, torch])
+@pytest.mark.parametrize("name", INTO_LEAVES)
+@pytest.mark.parametrize("empty", [True, False])
+def test_out_may_not_require_a_gradient(library, name, empty):
+    arguments = [library.tensor(a) if isinstance(a, np.ndarray) else a for a in INTO_LEAVES[name]]
+    function = getattr(library, name)
+    made = function(*arguments)
+    out = (library.zeros(0, dtype=made.dtype) if empty else library.zeros_like(made)).requires_grad_()
+    with pytest.raises(RuntimeError):
+        function(*arguments, out=out)
+    with library.no_grad():
+        assert function(*arguments, out=out) is out
+
+
+def test_a_sum_with_a_factor_is_not_written_to_a_leaf():
+    out = fastdl.zeros(2, requires_grad=True)
+    with pytest.raises(RuntimeError, match="out="):
+        fastdl.add(fastdl.ones(2), fastdl.ones(2), alpha=2, out=out)
+    assert out.tolist() == [0.0, 0.0]

@@ -1,5 +1,6 @@
 """What packages of third parties ran into: names they import, and what they do with modules and distributions."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -47,6 +48,29 @@ def test_a_module_s_own_getattr_is_asked_for_what_is_registered():
     assert seen == ["weight", "layer", "steps"] * 2
     with pytest.raises(AttributeError, match="nothing"):
         _ = module.nothing
+
+
+@pytest.mark.parametrize("library", [fastdl, torch])
+def test_a_module_that_asks_another_one_is_copied(library):
+    made = wrapper(library)
+    for copied in (copy.copy(made), copy.deepcopy(made)):
+        assert copied.in_features == 2
+        assert copied.weight.shape == (3, 2)
+
+
+def wrapper(library):
+    class Wrapper(library.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(self.module, name)
+
+    return Wrapper(library.nn.Linear(2, 3))
 
 
 def test_a_transform_or_distribution_may_be_a_module():
@@ -102,6 +126,10 @@ def test_distributions_of_a_program_s_own(library):
 
 
 def test_the_entropy_of_an_exponential_family():
+    from fastdl.distributions.exp_family import ExponentialFamily  # by PyTorch's path
+
+    assert ExponentialFamily is distributions.ExponentialFamily
+
     def entropy(library):
         class Wait(library.distributions.ExponentialFamily):
             def __init__(self, rate):
@@ -127,8 +155,9 @@ def test_the_entropy_of_an_exponential_family():
 
 
 def test_utilities_of_distributions():
-    from fastdl.distributions.utils import _standard_normal, _sum_rightmost, clamp_probs
-
+    utils = distributions.utils  # there without an import of its own
+    _standard_normal, _sum_rightmost = utils._standard_normal, utils._sum_rightmost
+    clamp_probs = utils.clamp_probs
     x = fastdl.arange(24.0).reshape(2, 3, 4)
     assert _sum_rightmost(x, 2).tolist() == [66.0, 210.0]
     assert _sum_rightmost(x, 0) is x
@@ -186,6 +215,26 @@ def test_functions_for_each_tensor_with_factors():
         fastdl._foreach_mul(lists[0], [1.0])
     with pytest.raises(AttributeError):
         _ = fastdl._foreach_nothing
+
+
+@pytest.mark.parametrize("library", [fastdl, torch])
+def test_what_functions_for_each_tensor_refuse(library):
+    x = [library.ones(2), library.ones(3)]
+    for kind in (list, tuple):
+        assert type(library._foreach_add(kind(x), 1)) is tuple
+        assert type(library._foreach_add_(kind(x), 1)) is kind
+    for name, arguments in (
+        ("add", ([], 1)),
+        ("zero_", ([],)),
+        ("mul", (x, library.ones(1))),
+        ("addcdiv", (x, x, x, library.tensor(2.0))),
+        ("zero_", ([library.ones(1, requires_grad=True)],)),
+    ):
+        with pytest.raises(RuntimeError):
+            getattr(library, f"_foreach_{name}")(*arguments)
+    for wrong in (library.ones(2), iter(x), [1.0]):
+        with pytest.raises(TypeError):
+            library._foreach_add(wrong, 1)
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch warns of these forms
@@ -254,6 +303,15 @@ def test_values_that_come_later():
     assert futures.wait_all([later, chained]) == [1, 2]
     assert futures.collect_all([]).wait() == []
     assert fastdl.Future is futures.Future
+
+
+def test_a_value_that_comes_is_set_once():
+    later = futures.Future()
+    later.set_result(1)
+    later._future.done = lambda: False  # as a thread sees it that comes at the same time
+    for again in (lambda: later.set_result(2), lambda: later.set_exception(ValueError())):
+        with pytest.raises(RuntimeError, match="set already"):
+            again()
 
 
 def test_nests_have_kinds_that_packages_may_read():

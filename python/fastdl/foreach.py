@@ -1,7 +1,7 @@
 """``torch._foreach_*``, by which optimizers of other packages step: a function for every tensor of a list.
 
-Names that end with ``_`` write into the tensors and return them. What stands beside the list is one number or tensor
-for all, or a list with one for each.
+Names that end with ``_`` write into the tensors and return their list, others a tuple. What stands beside the list is
+one number or tensor for all, or a list with one for each.
 
 Example:
     >>> import fastdl
@@ -17,7 +17,7 @@ from itertools import repeat
 from typing import Any
 
 from fastdl import linalg
-from fastdl.autograd import no_grad
+from fastdl.errors import not_a_tensor
 from fastdl.functions import pow as power
 from fastdl.tensor import Tensor
 
@@ -68,6 +68,24 @@ def _each(value: Any) -> Iterable[Any]:
     return value if isinstance(value, (list, tuple)) else repeat(value)
 
 
+def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, of a list of tensors that is not empty (or, ``pow`` alone, of a number and such a list)."""
+
+    def checked(self: Any, *others: Any, **options: Any) -> Any:
+        tensors = others[0] if others and isinstance(self, (int, float, complex)) else self
+        if not isinstance(tensors, (list, tuple)):
+            raise TypeError(f"{name}: expects a list or tuple of Tensors, got {type(tensors).__name__}")
+        if not tensors:
+            raise RuntimeError(f"{name}: Tensor list must have at least one tensor.")
+        for i, tensor in enumerate(tensors):
+            if not isinstance(tensor, Tensor):
+                raise not_a_tensor(name, f"self[{i}]", tensor)
+        results = function(self, *others, **options)
+        return self if name.endswith("_") else tuple(results)
+
+    return checked
+
+
 def _same_length(name: str, tensors: Any, *others: Any) -> None:
     for other in others:
         if isinstance(other, (list, tuple)) and len(other) != len(tensors):
@@ -102,6 +120,10 @@ def _beside(name: str, method: str, into: bool) -> Callable[..., list[Tensor]]:
     def function(self: Any, other: Any, **options: Any) -> list[Tensor]:
         if method == "pow" and not isinstance(self, (list, tuple)):  # a number to the power of each
             return [power(self, exponent) for exponent in other]
+        if isinstance(other, Tensor) and other.ndim:
+            raise RuntimeError(
+                f"{name}: a tensor for all must have 0 dimensions, got shape {tuple(other.shape)}"
+            )
         _same_length(name, self, other)
         return [call(tensor, beside, **options) for tensor, beside in zip(self, _each(other), strict=False)]
 
@@ -114,6 +136,8 @@ def _with_products(name: str, method: str) -> Callable[..., list[Tensor]]:
     def function(self: Any, tensor1: Any, tensor2: Any, value: Any = 1, scalars: Any = None) -> list[Tensor]:
         value = value if scalars is None else scalars
         if isinstance(value, Tensor):
+            if value.ndim != 1:
+                raise RuntimeError(f"{name}: a tensor of factors must have 1 dimension, got {value.ndim}")
             value = value.tolist()
         _same_length(name, self, tensor1, tensor2, value)
         parts = zip(self, tensor1, tensor2, _each(value), strict=False)
@@ -141,15 +165,10 @@ def _norm(self: Any, ord: Any = 2, dtype: Any = None) -> list[Tensor]:
     return [linalg.vector_norm(tensor, ord, dtype=dtype) for tensor in self]
 
 
-def _zero_(self: Any) -> list[Tensor]:
-    with no_grad():
-        return [tensor.zero_() for tensor in self]
-
-
 _SINGLE: dict[str, Callable[..., list[Tensor]]] = {
     "copy_": _copy_,
     "norm": _norm,
-    "zero_": _zero_,
+    "zero_": lambda self: [tensor.zero_() for tensor in self],
     "clone": lambda self: [tensor.clone() for tensor in self],
     "max": lambda self: [tensor.max() for tensor in self],
 }
@@ -171,5 +190,6 @@ def named(name: str) -> Callable[..., list[Tensor]] | None:
         function = _lerp(name, short)
     else:
         return None
+    function = _checked(name, function)
     function.__name__ = function.__qualname__ = name
     return function

@@ -47,8 +47,10 @@ class Future(Generic[T]):
 
     def set_result(self, result: T) -> None:
         """Give the value. A second one is a RuntimeError."""
-        self._once("set_result")
-        self._future.set_result(result)
+        try:
+            self._future.set_result(result)
+        except futures.InvalidStateError:
+            raise RuntimeError("Future.set_result: the value was set already") from None
 
     def set_exception(self, result: BaseException) -> None:
         """Give an error, which :meth:`wait` raises."""
@@ -56,12 +58,10 @@ class Future(Generic[T]):
             raise ArgumentError(
                 f"Future.set_exception: result must be an Exception, got {type(result).__name__}"
             )
-        self._once("set_exception")
-        self._future.set_exception(result)
-
-    def _once(self, name: str) -> None:
-        if self.done():
-            raise RuntimeError(f"Future.{name}: the value was set already")
+        try:
+            self._future.set_exception(result)
+        except futures.InvalidStateError:
+            raise RuntimeError("Future.set_exception: the value was set already") from None
 
     def then(self, callback: Callable[[Future[T]], Any]) -> Future[Any]:
         """A future of ``callback(self)``, which is called when the value is there: at once, if it is already."""

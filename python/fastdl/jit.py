@@ -58,7 +58,7 @@ class Attribute:
     """A value and its type, for the compiler. See ``torch.jit.Attribute``."""
 
     def __new__(cls, value: Any, type: Any) -> Any:
-        """The value itself, as PyTorch gives outside of scripts."""
+        """The value itself, as which a compiled module has it."""
         return value
 
 

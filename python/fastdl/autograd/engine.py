@@ -85,6 +85,7 @@ def _run(
     wanted_at: dict[tuple[Any, int], list[int]] = {}
     results: list[Any] = []
     needed: set[Any] | None = None
+    released: Op | None = None
     if wanted is not None:
         results = [None] * len(wanted)
         for i, t in enumerate(wanted):
@@ -135,13 +136,16 @@ def _run(
         grad = pending.pop(node)
         edges = node.edges
         if edges is None:
-            edges = check_released(node)
+            edges = () if needed is not None and is_wanted(node, wanted_at) else check_released(node)
         if node.hooks is not None:
             grad = _call_hooks(node.hooks, grad) if node.outputs > 1 else _call_hooks(node.hooks, [grad])[0]
         if needed is not None:
             for index in range(node.outputs):
                 for i in wanted_at.get((node, index), ()):
                     results[i] = grad if node.outputs == 1 else grad[index]
+            if node.edges is None:  # what an earlier backward freed is not needed: its own gradient is
+                released = node
+                continue
             asked = leading_to(needed, edges)
             if True not in asked:
                 continue
@@ -219,7 +223,14 @@ def _run(
             if leaf._post_hooks is not None:
                 for hook in list(leaf._post_hooks):
                     hook(leaf)
+    if released is not None and any([result is None for result in results]):
+        check_released(released)
     return results
+
+
+def is_wanted(node: Op, wanted_at: Any) -> bool:
+    """Is the gradient of one of the node's outputs asked for?"""
+    return any([(node, index) in wanted_at for index in range(node.outputs)])
 
 
 def adds_at_once(leaf: Tensor) -> bool:

@@ -10,6 +10,7 @@ from fastdl.autograd.edges import GradientEdge, tensor_at
 from fastdl.autograd.engine import run
 from fastdl.autograd.graph import run_graph, zeros
 from fastdl.autograd.mode import enable_grad
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select
 from fastdl.tensor import Tensor
@@ -170,7 +171,15 @@ def grad(
         (tensor([ 6., 12.]),)
     """
     roots, wanted = _sequence(outputs), _sequence(inputs)
+    if not wanted:
+        raise RuntimeError("grad: inputs must not be empty")
+    if materialize_grads and allow_unused is False:
+        raise ValueError(
+            "grad: materialize_grads=True needs allow_unused=True, or none, got allow_unused=False"
+        )
     for i, t in enumerate(wanted):
+        if not isinstance(t, Tensor):
+            raise not_a_tensor("grad", f"inputs[{i}]", t)
         if not t._requires_grad:
             raise RuntimeError(
                 f"grad: inputs[{i}] does not require a gradient (set requires_grad=True before using it)"

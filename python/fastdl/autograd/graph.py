@@ -27,6 +27,7 @@ from fastdl.autograd.edges import GradientEdge as GradientEdge
 from fastdl.autograd.edges import get_gradient_edge as get_gradient_edge
 from fastdl.autograd.engine import (
     check_released,
+    is_wanted,
     leading_to,
     on_the_way,
     replaced_by_hooks,
@@ -75,6 +76,7 @@ def _run_graph(
     places: dict[tuple[Any, int], list[int]] = {}
     results: list[Tensor | None] = []
     needed: set[Any] | None = None
+    released: Op | None = None
     if wanted is not None:
         results = [None] * len(wanted)
         for i, t in enumerate(wanted):
@@ -104,13 +106,17 @@ def _run_graph(
     while heap:
         node = heappop(heap)[1]
         grads = pending.pop(node)
-        edges = check_released(node)
+        freed = node.edges is None and is_wanted(node, places)
+        edges = () if freed else check_released(node)
         if node.hooks is not None:
             grads = replaced_by_hooks(node.hooks, grads)
         if needed is not None:
             for index, grad_or_none in enumerate(grads):
                 for i in places.get((node, index), ()):
                     results[i] = grad_or_none
+        if freed:  # what an earlier backward freed is not needed: its own gradient is
+            released = node
+            continue
         asked = node.needs if needed is None else leading_to(needed, edges)
         if True not in asked:
             continue
@@ -139,6 +145,8 @@ def _run_graph(
             leaf._accumulate_graph(total)
             for hook in list(leaf._post_hooks or ()):
                 hook(leaf)
+    if released is not None and any([result is None for result in results]):
+        check_released(released)
     return results
 
 

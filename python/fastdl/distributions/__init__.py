@@ -11,6 +11,7 @@ Example:
 from fastdl.distributions import constraints as constraints
 from fastdl.distributions import kl_pairs as kl_pairs
 from fastdl.distributions import transforms as transforms
+from fastdl.distributions import utils as utils
 from fastdl.distributions.binary import *
 from fastdl.distributions.categorical import *
 from fastdl.distributions.constraint_registry import *
@@ -33,8 +34,8 @@ from fastdl.paths import lead_to
 
 lead_to(
     __name__,
-    """bernoulli beta binomial cauchy chi2 continuous_bernoulli dirichlet exponential fishersnedecor generalized_pareto
-    geometric gumbel half_cauchy half_normal inverse_gamma kumaraswamy laplace lkj_cholesky log_normal logistic_normal
-    lowrank_multivariate_normal mixture_same_family multinomial negative_binomial one_hot_categorical pareto
-    poisson relaxed_bernoulli relaxed_categorical studentT uniform weibull wishart""",
+    """bernoulli beta binomial cauchy chi2 continuous_bernoulli dirichlet exp_family exponential fishersnedecor
+    generalized_pareto geometric gumbel half_cauchy half_normal inverse_gamma kumaraswamy laplace lkj_cholesky
+    log_normal logistic_normal lowrank_multivariate_normal mixture_same_family multinomial negative_binomial
+    one_hot_categorical pareto poisson relaxed_bernoulli relaxed_categorical studentT uniform weibull wishart""",
 )

@@ -6,15 +6,72 @@ import builtins
 import keyword
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastdl.fx.node import Node, map_aggregate, map_arg
+import numpy as np
+
+import fastdl
+from fastdl.fx.names import name_of
+from fastdl.fx.node import OPERATIONS, Node, map_aggregate, map_arg
 
 __all__ = ["Graph"]
 
-_RESERVED = {*keyword.kwlist, *dir(builtins), "self"}
+_RESERVED = {
+    *keyword.kwlist,
+    *dir(builtins),
+    "self",
+    "fastdl",
+    "torch",
+    "math",
+    "operator",
+    "device",
+    "inf",
+    "nan",
+}
+_ONE = {"neg": "-", "pos": "+", "invert": "~"}
+_TWO = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "floordiv": "//",
+    "truediv": "/",
+    "mod": "%",
+    "pow": "**",
+    "matmul": "@",
+    "lshift": "<<",
+    "rshift": ">>",
+    "and_": "&",
+    "or_": "|",
+    "xor": "^",
+    "eq": "==",
+    "ne": "!=",
+    "lt": "<",
+    "gt": ">",
+    "le": "<=",
+    "ge": ">=",
+}
+
+
+class _At:
+    """A node in a pickle: its place."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+
+def last_uses(nodes: Sequence[Node]) -> dict[Node, list[Node]]:
+    """Node -> those whose values nothing after it needs, itself as well if nothing needs it."""
+    last: dict[Node, list[Node]] = {node: [] for node in nodes}
+    seen: set[Node] = set()
+    for node in reversed(nodes):
+        for used in node.all_input_nodes:
+            if used not in seen:
+                seen.add(used)
+                last[node].append(used)
+        if node not in seen and node.op not in ("placeholder", "output"):
+            last[node].append(node)
+    return last
 
 
 class Graph:
@@ -34,6 +91,7 @@ class Graph:
         self.owning_module = owning_module
         self._nodes: list[Node] = []
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}
         self._at: Node | None = None  # new nodes go in front of it
 
     @property
@@ -45,13 +103,20 @@ class Graph:
         return self._nodes[(self._nodes.index(node) + step) % len(self._nodes)]
 
     def _name(self, wish: str) -> str:
-        base = re.sub(r"\W", "_", wish).lstrip("_") or "_node"
+        """A name that no node has: with a number, if need be."""
+        base = re.sub(r"\W+", "_", wish) or "_unnamed"
         base = f"_{base}" if base[0].isdigit() else base
         name, i = base, 0
+        numbered = re.fullmatch(r"(.*)_(\d+)", base)
+        if numbered:
+            base, i = numbered[1], int(numbered[2])
+            name = f"{base}_{i}"
+        i = i or self._counts.get(base, 0)
         while name in self._names or name in _RESERVED:
             i += 1
             name = f"{base}_{i}"
         self._names.add(name)
+        self._counts[base] = i
         return name
 
     def create_node(
@@ -64,8 +129,15 @@ class Graph:
         type_expr: Any = None,
     ) -> Node:
         """Add a node at the end, or where :meth:`inserting_before` says."""
+        if op not in OPERATIONS:
+            raise ValueError(f"create_node: op must be one of {', '.join(OPERATIONS)}, got {op!r}")
+        if callable(target) != (op == "call_function"):
+            kind = "a function" if op == "call_function" else "a name"
+            raise ValueError(f"create_node: the target of {op} must be {kind}, got {target!r}")
         if name is None:
             name = target if isinstance(target, str) else getattr(target, "__name__", "call")
+            dunder = name[:2] == name[-2:] == "__"
+            name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[2:-2] if dunder else name).lower()
         node = Node(self, self._name(name), op, target, tuple(args or ()), dict(kwargs or {}))
         node.type = type_expr
         at = len(self._nodes) if self._at is None else self._nodes.index(self._at)
@@ -105,24 +177,14 @@ class Graph:
         """The nodes of a kind, and of a target if one is given."""
         return [n for n in self._nodes if n.op == op and (target is None or n.target == target)]
 
-    @contextmanager
-    def inserting_before(self, n: Node | None = None) -> Iterator[None]:
-        """A block in which new nodes go in front of ``n``, or of all."""
-        before, self._at = self._at, n or (self._nodes[0] if self._nodes else None)
-        try:
-            yield
-        finally:
-            self._at = before
+    def inserting_before(self, n: Node | None = None) -> _InsertPoint:
+        """New nodes go in front of ``n``, or of all: from now on, or in a ``with`` block."""
+        return _InsertPoint(self, n or (self._nodes[0] if self._nodes else None))
 
-    @contextmanager
-    def inserting_after(self, n: Node | None = None) -> Iterator[None]:
-        """A block in which new nodes go behind ``n``, or to the end."""
+    def inserting_after(self, n: Node | None = None) -> _InsertPoint:
+        """New nodes go behind ``n``, or to the end: from now on, or in a ``with`` block."""
         at = len(self._nodes) if n is None else self._nodes.index(n) + 1
-        before, self._at = self._at, self._nodes[at] if at < len(self._nodes) else None
-        try:
-            yield
-        finally:
-            self._at = before
+        return _InsertPoint(self, self._nodes[at] if at < len(self._nodes) else None)
 
     def erase_node(self, to_erase: Node) -> None:
         """Take a node out that is not used: a RuntimeError if it is."""
@@ -158,12 +220,19 @@ class Graph:
             made[node] = copied.node_copy(node, lambda n: made[n])
         return copied
 
+    def __reduce__(self) -> Any:
+        places = {node: _At(i) for i, node in enumerate(self._nodes)}
+        rows = [
+            (n.op, n.target, *map_arg((n.args, n.kwargs), lambda used: places[used]), n.name, n.type)
+            for n in self._nodes
+        ]
+        return _from_rows, (rows,)
+
     def eliminate_dead_code(self, is_impure_node: Callable[[Node], bool] | None = None) -> bool:
-        """Take out what is not used, but inputs and calls of modules in training. Were there such nodes?"""
+        """Take out what is not used, but inputs and checks (:meth:`Node.is_impure`). Were there such nodes?"""
         before = len(self._nodes)
         for node in reversed(self.nodes):
-            impure = node.op in ("placeholder", "output") or (is_impure_node and is_impure_node(node))
-            if not node.users and not impure:
+            if not node.users and not (is_impure_node or Node.is_impure)(node):
                 self.erase_node(node)
         return len(self._nodes) < before
 
@@ -184,69 +253,136 @@ class Graph:
             print(f"{node.op:<14} {node.name:<20} {node.target!s:<30} {node.args} {node.kwargs}")
 
     def __str__(self) -> str:
-        inputs = ", ".join(f"%{n.name}" for n in self._nodes if n.op == "placeholder")
-        lines = [f"    {n.format_node()}" for n in self._nodes if n.op != "placeholder"]
-        return "\n".join([f"graph({inputs}):", *lines])
+        return "\n".join(["graph():", *(f"    {n.format_node()}" for n in self._nodes)])
 
     def python_code(self, root: str = "self") -> tuple[str, dict[str, Any]]:
         """The function ``forward`` as text, and the names that it uses beside ``root``'s attributes."""
-        names: dict[str, Any] = {}
-
-        def known(value: Any, name: str) -> str:
-            name, i = "_" + re.sub(r"\W", "_", name), 0
-            while names.setdefault(name, value) is not value:
-                i += 1
-                name = f"{name.rstrip('0123456789')}{i}"
-            return name
-
-        def text(value: Any) -> Any:
-            if isinstance(value, Node):
-                return _Text(value.name)
-            if value is None or value is Ellipsis or type(value) in (bool, int, str):
-                return value
-            if type(value) is float and math.isfinite(value):
-                return value
-            return _Text(known(value, getattr(value, "__name__", "value")))
-
-        def written(value: Any) -> str:
-            if isinstance(value, tuple) and hasattr(value, "_fields"):
-                return f"{known(type(value), type(value).__name__)}({', '.join(map(written, value))})"
-            return repr(map_aggregate(value, text))
-
-        def call(function: str, args: Any, kwargs: Any) -> str:
-            given = [*map(written, args), *(f"{key}={written(value)}" for key, value in kwargs.items())]
-            return f"{function}({', '.join(given)})"
-
-        inputs, lines = [root], []
+        writer = _Writer(self._names)
+        inputs, first, lines, taken = [root], [], [], {root}
+        freed = last_uses(self._nodes)
         for node in self._nodes:
             if node.op == "placeholder":
-                star = "*" * (len(node.target) - len(node.target.lstrip("*")))
-                default = f"={written(node.args[0])}" if node.args and not star else ""
-                inputs.append(f"{star}{node.name}{default}")
-                continue
-            if node.op == "output":
-                lines.append(f"    return {written(node.args[0])}")
-                continue
-            if node.op == "get_attr":
-                value = _attribute(root, node.target)
-            elif node.op == "call_module":
-                value = call(_attribute(root, node.target), node.args, node.kwargs)
-            elif node.op == "call_method":
-                value = call(f"{written(node.args[0])}.{node.target}", node.args[1:], node.kwargs)
+                name = node.target.lstrip("*")
+                star = node.target.removesuffix(name)
+                if name in taken:
+                    name = node.name
+                taken.add(name)
+                default = f" = {writer.written(node.args[0])}" if node.args and not star else ""
+                inputs.append(f"{star}{name}{default}")
+                if name != node.name:
+                    first.append(f"    {node.name} = {name}")
+            elif node.op == "output":
+                lines.append(f"    return {writer.written(node.args[0])}")
             else:
-                function = known(node.target, getattr(node.target, "__name__", "function"))
-                value = call(function, node.args, node.kwargs)
-            lines.append(f"    {node.name} = {value}")
-        return "\n".join([f"def forward({', '.join(inputs)}):", *lines, ""]), names
+                lines.append(f"    {node.name} = {writer.value(node, root)}")
+                if freed[node]:
+                    lines[-1] += f";  {' = '.join([n.name for n in freed[node]])} = None"
+        head = f"def forward({', '.join(inputs)}):"
+        return "\n\n\n" + "\n".join([head, *first, *lines, "    "]), writer.names
+
+
+class _InsertPoint:
+    """Where new nodes go; at the end of a block, where they went before."""
+
+    def __init__(self, graph: Graph, at: Node | None) -> None:
+        self._graph, self._before = graph, graph._at
+        graph._at = at
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None:
+        self._graph._at = self._before
+
+
+class _Writer:
+    """Values as text, and the names that the text needs."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self.taken = taken
+        self.names: dict[str, Any] = {"fastdl": fastdl, "inf": math.inf, "nan": math.nan}
+
+    def known(self, value: Any, name: str) -> str:
+        """A name for a value that has none."""
+        base, i = "_" + re.sub(r"\W", "_", name), 0
+        name = base
+        while name in self.taken or self.names.setdefault(name, value) is not value:
+            i += 1
+            name = f"{base}_{i}"
+        return name
+
+    def _text(self, value: Any) -> Any:
+        if isinstance(value, Node):
+            return _Text(value.name)
+        if value is None or value is Ellipsis or type(value) in (bool, int, float, str):
+            return value
+        if isinstance(value, np.dtype) and getattr(fastdl, str(value), None) is value:
+            return _Text(f"fastdl.{value}")
+        return _Text(self.function(value) if callable(value) else self.known(value, "value"))
+
+    def function(self, function: Any) -> str:
+        """The name of a function: where the program looks it up, if it is a public one."""
+        name = name_of(function) or str(getattr(function, "__name__", "value"))
+        if name_of(function) is None or name.startswith(("operator.", "math.")):
+            return self.known(function, name.replace(".", "_"))
+        return name
+
+    def written(self, value: Any) -> str:
+        """A nest with nodes in it."""
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return f"{self.known(type(value), type(value).__name__)}({', '.join(map(self.written, value))})"
+        return repr(map_aggregate(value, self._text))
+
+    def _call(self, function: str, args: Any, kwargs: Any) -> str:
+        given = [
+            *map(self.written, args),
+            *(f"{key} = {self.written(value)}" for key, value in kwargs.items()),
+        ]
+        return f"{function}({', '.join(given)})"
+
+    def value(self, node: Node, root: str) -> str:
+        """What a node computes."""
+        args, kwargs, target = node.args, node.kwargs, node.target
+        if node.op == "get_attr":
+            return _attribute(root, target)
+        if node.op == "call_module":
+            return self._call(_attribute(root, target), args, kwargs)
+        if node.op == "call_method":
+            return self._call(f"{self.written(args[0])}.{target}", args[1:], kwargs)
+        own = (name_of(target) or "").removeprefix("operator.")
+        if not kwargs and not all(type(a) in (int, float) for a in args):  # -1 ** x is another power
+            operands = [self.written(a) for a in args]
+            operands = [f"({a})" if a.startswith("-") else a for a in operands]
+            if own in _ONE and len(args) == 1:
+                return f"{_ONE[own]}{operands[0]}"
+            if own in _TWO and len(args) == 2:
+                return f"{operands[0]} {_TWO[own]} {operands[1]}"
+            if own == "getitem" and len(args) == 2:
+                return f"{operands[0]}[{operands[1]}]"
+            if target is getattr and len(args) == 2 and isinstance(args[0], Node) and args[1].isidentifier():
+                return f"{operands[0]}.{args[1]}"
+        return self._call(self.function(target), args, kwargs)
 
 
 class _Text(str):
     __repr__ = str.__str__
 
 
+def _from_rows(rows: Any) -> Graph:
+    graph = Graph()
+    made: list[Node] = []
+
+    def node_at(value: Any) -> Any:
+        return made[value.place] if isinstance(value, _At) else value
+
+    for op, target, args, kwargs, name, kind in rows:
+        args, kwargs = map_aggregate((args, kwargs), node_at)
+        made.append(graph.create_node(op, target, args, kwargs, name, kind))
+    return graph
+
+
 def _attribute(root: str, path: str) -> str:
     """``self.layers[0].weight`` needs getattr for names that are numbers."""
     text = root
     for part in path.split("."):
-        text = f"{text}.{part}" if part.isidentifier() else f"getattr({text}, {part!r})"
+        text = f"{text}.{part}" if part.isidentifier() else f'getattr({text}, "{part}")'
     return text

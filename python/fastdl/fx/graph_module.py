@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from fastdl.fx.graph import Graph
+from fastdl.fx.graph import Graph, last_uses
 from fastdl.fx.node import Node, map_arg
-from fastdl.fx.tracer import Tracer
+from fastdl.fx.tracer import CODE, Tracer
 from fastdl.nn.modules.module import Module
+from fastdl.nn.parameter import Parameter
+from fastdl.tensor import Tensor
 
 __all__ = ["GraphModule", "Interpreter", "symbolic_trace"]
 
@@ -54,15 +56,14 @@ class GraphModule(Module):
             if not hasattr(home, part):
                 setattr(home, part, Module())
             home = getattr(home, part)
-        buffers: Any = {}
-        if isinstance(root, Module):
-            value = _fetch(root, path)
-            buffers = getattr(_fetch(root, ".".join(above)) if above else root, "_buffers", {})
+        of = (_fetch(root, ".".join(above)) if above else root) if isinstance(root, Module) else None
+        value = root[path] if of is None else getattr(of, name)
+        if hasattr(home, name) and getattr(home, name) is value:
+            return
+        if isinstance(value, Tensor) and not isinstance(value, Parameter):  # to move along with the module
+            passing = name in getattr(of, "_non_persistent_buffers_set", ())
+            home.register_buffer(name, value, persistent=not passing)
         else:
-            value = root[path]
-        if name in buffers and not hasattr(home, name):
-            home.register_buffer(name, value)
-        elif not hasattr(home, name) or getattr(home, name) is not value:
             setattr(home, name, value)
 
     @property
@@ -79,12 +80,26 @@ class GraphModule(Module):
     def recompile(self) -> None:
         """Make ``forward`` of the graph as it is now."""
         self.code, names = self._graph.python_code()
-        exec(compile(self.code, "<fastdl.fx>", "exec"), names)
+        exec(compile(self.code, CODE, "exec"), names)
         type(self).forward = names["forward"]  # type: ignore[method-assign]
 
     def add_submodule(self, target: str, m: Module) -> bool:
-        """Put a module under a path."""
+        """Put a module under a path. False: what is above it is no module."""
+        home: Any = self
+        for part in target.split(".")[:-1]:
+            home = getattr(home, part, self)  # or there will be one
+            if not isinstance(home, Module):
+                return False
         self._take({target: m}, target)
+        return True
+
+    def delete_submodule(self, target: str) -> bool:
+        """Take the module under a path out. False: there is none."""
+        above, _, name = target.rpartition(".")
+        home = dict(self.named_modules(remove_duplicate=False)).get(above)
+        if home is None or not isinstance(getattr(home, name, None), Module):
+            return False
+        delattr(home, name)
         return True
 
     def delete_all_unused_submodules(self) -> None:
@@ -105,14 +120,23 @@ class GraphModule(Module):
             print(self.code)
         return self.code
 
-    def __deepcopy__(self, memo: Any) -> GraphModule:
-        own = Module()
-        for key, value in self.__dict__.items():
-            if key not in ("_graph", "code"):
-                own.__dict__[key] = copy.deepcopy(value, memo)
-        made = GraphModule(own, copy.deepcopy(self._graph), type(self).__name__)
-        made.training = self.training
-        return made
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.code}"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state = {key: value for key, value in self.__dict__.items() if key not in ("_graph", "code")}
+        return _made, (state, self._graph, type(self).__name__)
+
+    def __copy__(self) -> GraphModule:
+        return GraphModule(self, copy.deepcopy(self._graph), type(self).__name__)
+
+
+def _made(state: dict[str, Any], graph: Graph, name: str) -> GraphModule:
+    own = Module()
+    own.__setstate__(state)
+    made = GraphModule(own, graph, name)
+    made.__setstate__(state)  # what no node uses, and hooks
+    return made
 
 
 def symbolic_trace(root: Any, concrete_args: dict[str, Any] | None = None) -> GraphModule:
@@ -121,10 +145,10 @@ def symbolic_trace(root: Any, concrete_args: dict[str, Any] | None = None) -> Gr
     Example:
         >>> import fastdl
         >>> traced = fastdl.fx.symbolic_trace(lambda x: fastdl.relu(x) + 1)
-        >>> print(traced.code.rstrip())
+        >>> print(traced.code.strip())
         def forward(self, x):
-            relu = _relu(x)
-            add = _add(relu, 1)
+            relu = fastdl.relu(x);  x = None
+            add = relu + 1;  relu = None
             return add
         >>> traced(fastdl.tensor([-1.0, 2.0]))
         tensor([1., 3.])
@@ -152,6 +176,7 @@ class Interpreter:
     def __init__(self, module: Any, garbage_collect_values: bool = True, graph: Graph | None = None) -> None:
         self.module = module
         self.graph = graph or module.graph
+        self.garbage_collect_values = garbage_collect_values
         self.env: dict[Node, Any] = {}
         self.args_iter: Any = iter(())
 
@@ -159,12 +184,16 @@ class Interpreter:
         """What the graph returns for these inputs."""
         self.env = dict(initial_env or {})
         self.args_iter = iter(args)
-        for node in self.graph.nodes:
+        nodes = self.graph.nodes
+        freed = last_uses(nodes) if self.garbage_collect_values else {}
+        for node in nodes:
             if node in self.env:
                 continue
             self.env[node] = self.run_node(node)
             if node.op == "output":
                 return self.env[node]
+            for used in freed.get(node, ()):
+                self.env.pop(used, None)
         return None
 
     def run_node(self, n: Node) -> Any:
@@ -184,7 +213,12 @@ class Interpreter:
         """The next input."""
         if target.startswith("*"):
             return list(self.args_iter)
-        return next(self.args_iter, *args[:1])
+        try:
+            return next(self.args_iter, *args[:1])
+        except StopIteration:
+            raise RuntimeError(
+                f"Expected positional argument for parameter {target}, but one was not passed in!"
+            ) from None
 
     def get_attr(self, target: str, args: Any, kwargs: Any) -> Any:
         """An attribute."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from fastdl import seldom
+from fastdl.fx.names import BUILTINS, name_of
+
 if TYPE_CHECKING:
     from fastdl.fx.graph import Graph
 
 __all__ = ["Argument", "Node", "map_aggregate", "map_arg"]
 
 Argument = Any
+OPERATIONS = ("placeholder", "get_attr", "call_function", "call_module", "call_method", "output")
 
 
 def map_aggregate(a: Any, fn: Callable[[Any], Any]) -> Any:
@@ -95,6 +101,24 @@ class Node:
         """The node before this one."""
         return self.graph._neighbour(self, -1)
 
+    def prepend(self, x: Node) -> None:
+        """Put the node ``x`` of the same graph in front of this one."""
+        if x is not self:
+            nodes = self.graph._nodes
+            nodes.remove(x)
+            nodes.insert(nodes.index(self), x)
+
+    def append(self, x: Node) -> None:
+        """Put the node ``x`` of the same graph behind this one."""
+        if x is not self:
+            nodes = self.graph._nodes
+            nodes.remove(x)
+            nodes.insert(nodes.index(self) + 1, x)
+
+    def is_impure(self) -> bool:
+        """Must it stay, used or not? So must inputs, the output and checks."""
+        return self.op in ("placeholder", "output") or self.target in (seldom._assert, assert_is_none)
+
     def update_arg(self, idx: int, arg: Any) -> None:
         """Another argument in one place."""
         self.args = (*self.args[:idx], arg, *self.args[idx + 1 :])
@@ -125,14 +149,28 @@ class Node:
     def format_node(self) -> str:
         """The node in a line: ``%add : [num_users=1] = call_function[target=add](args = (%x, 1), kwargs = {})``."""
         if self.op == "output":
-            return f"return {_shown(self.args[0])}"
-        target = (
-            self.target if isinstance(self.target, str) else getattr(self.target, "__name__", self.target)
-        )
-        head = f"%{self.name} : [num_users={len(self.users)}] = {self.op}[target={target}]"
+            return f"return {self.args[0]}"
+        head = f"%{self.name} : [num_users={len(self.users)}] = {self.op}[target={_target(self.target)}]"
         if self.op == "placeholder":
+            return head + (f"(default={self.args[0]})" if self.args else "")
+        if self.op == "get_attr":
             return head
-        return f"{head}(args = {_shown(self.args)}, kwargs = {_shown(self.kwargs)})"
+        named = {_Shown(key): value for key, value in self.kwargs.items()}
+        return f"{head}(args = {_shown(self.args)}, kwargs = {_shown(named)})"
+
+
+def assert_is_none(value: Any, message: str) -> None:
+    """A check in graphs of inputs that were None when traced."""
+    assert value is None, message
+
+
+def _target(target: Any) -> str:
+    if isinstance(target, str):
+        return target
+    found = name_of(target)
+    if found is None:
+        found = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
+    return f"builtins.{found}" if id(target) in BUILTINS else found
 
 
 class _Shown(str):
@@ -140,4 +178,9 @@ class _Shown(str):
 
 
 def _shown(value: Any) -> str:
-    return repr(map_arg(value, lambda node: _Shown(f"%{node.name}")))
+    def part(x: Any) -> Any:
+        if isinstance(x, (Node, str)):
+            return _Shown(f"%{x.name}" if isinstance(x, Node) else x)
+        return _Shown(f"fastdl.{x.name}") if isinstance(x, np.dtype) else x
+
+    return repr(map_aggregate(value, part))

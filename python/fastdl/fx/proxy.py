@@ -29,7 +29,9 @@ class Proxy:
 
     def __getattr__(self, k: str) -> Any:
         if k.startswith("_"):
-            raise AttributeError(k)
+            raise AttributeError(
+                f"{k}: the value of {self.node} is not known while tracing", name=k, obj=self
+            )
         return Attribute(self, k)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Proxy:

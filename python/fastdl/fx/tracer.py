@@ -2,7 +2,8 @@
 
 There is nothing in a call of a function that would ask its arguments' classes first. While a program is traced, the
 public functions stand behind others that do: in the public modules, in those that imported one by its name, in the
-attributes of the traced modules, and as methods of tensors.
+attributes of the traced modules, and as methods of tensors. They are the process's, so one thread traces at a time;
+what other threads compute meanwhile passes through them as it is.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import builtins
 import inspect
 import math
+import operator
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import cache, wraps
+from threading import RLock
 from types import FunctionType
 from typing import Any
 
-import fastdl
 from fastdl import seldom
 from fastdl._graph import FunctionCall
 from fastdl.fx.graph import Graph
-from fastdl.fx.node import Node, map_aggregate
+from fastdl.fx.names import public
+from fastdl.fx.node import Node, assert_is_none, map_aggregate
 from fastdl.fx.proxy import Proxy, TraceError
 from fastdl.nn.modules.calls import Calls
 from fastdl.nn.modules.container import Sequential
@@ -32,12 +36,20 @@ from fastdl.tensor import Tensor
 __all__ = ["Tracer", "is_fx_tracing", "wrap"]
 
 _wrapped: list[tuple[dict[str, Any], str]] = []  # by wrap: namespaces and names
-_active: list[Tracer] = []
+_lock = RLock()  # held by the thread that traces
+CODE = "<fastdl.fx>"  # where the functions of graph modules are from
+
+
+class _Here(threading.local):
+    tracers: tuple[Tracer, ...] = ()
+
+
+_here = _Here()
 
 
 def is_fx_tracing() -> bool:
-    """Is a program being traced?"""
-    return bool(_active)
+    """Is a program being traced in this thread?"""
+    return bool(_here.tracers)
 
 
 def wrap(fn_or_name: Any) -> Any:
@@ -46,6 +58,8 @@ def wrap(fn_or_name: Any) -> Any:
     Args:
         fn_or_name: the name, or the function itself, as a decorator.
     """
+    if not (isinstance(fn_or_name, str) or callable(fn_or_name)):
+        raise RuntimeError("Unsupported type for global function! Must be either a callable or string name")
     caller = sys._getframe(1)
     name = fn_or_name if isinstance(fn_or_name, str) else fn_or_name.__name__
     if caller.f_code.co_name != "<module>":
@@ -65,12 +79,12 @@ def _proxy_in(values: Any) -> Proxy | None:
     return None
 
 
-def _asking(function: Callable[..., Any], op: str, target: Any) -> Any:
+def _asking(function: Any, op: str, target: Any) -> Any:
     """``function``, recorded where an argument is a proxy."""
 
     @wraps(function)
     def asked(*args: Any, **kwargs: Any) -> Any:
-        proxy = _proxy_in((*args, *kwargs.values()))
+        proxy = _proxy_in((*args, *kwargs.values())) if _here.tracers else None
         if proxy is None:
             return function(*args, **kwargs)
         return proxy.tracer.create_proxy(op, target, args, kwargs)
@@ -78,65 +92,78 @@ def _asking(function: Callable[..., Any], op: str, target: Any) -> Any:
     return asked
 
 
-def _public() -> dict[int, Any]:
-    """id -> function, of what the public modules have."""
-    modules = (fastdl, fastdl.nn.functional, fastdl.linalg, fastdl.special, fastdl.fft)
-    found = {}
-    for module in modules:
-        for name in module.__all__:
-            value = getattr(module, name)
-            if callable(value) and not isinstance(value, type):
-                found[id(value)] = value
-    found[id(seldom._assert)] = seldom._assert
-    return {**found, **{id(f): f for f in vars(math).values() if callable(f)}}
+@cache
+def _doors() -> dict[int, tuple[Any, Any]]:
+    """id -> public function, and what stands in its place while a program is traced."""
+    functions = [*(f for _, f in public().values()), assert_is_none]
+    return {id(f): (f, _asking(f, "call_function", f)) for f in functions}
 
 
 @contextmanager
 def _asked_first(root: Any) -> Iterator[None]:
     """A block in which functions, methods of tensors and what :func:`wrap` names look for proxies first."""
-    public = _public()
-    doors = {key: _asking(function, "call_function", function) for key, function in public.items()}
-    behind = {id(door): public[key] for key, door in doors.items()}
-    namespaces = [vars(m) for name, m in list(sys.modules.items()) if m is not None and _outside(name)]
-    if isinstance(root, Module):
-        namespaces += [vars(m) for m in root.modules() if not m.__module__.startswith("fastdl.nn")]
-    methods: dict[str, Any] = {
-        name: value
-        for name, value in vars(Tensor).items()
-        if isinstance(value, (FunctionType, FunctionCall)) and (name[0] != "_" or name == "__getitem__")
-    }
-    wrapped = [(space, name, _named(space, name)) for space, name in _wrapped]
-    try:
-        _exchange(namespaces, public, doors)
-        for name, value in methods.items():
-            setattr(Tensor, name, _asking(value, "call_method", name))
-        for space, name, value in wrapped:
-            space[name] = _asking(value, "call_function", value)
+    modules = list(root.modules()) if isinstance(root, Module) else []
+    spaces = [vars(m) for m in modules if not m.__module__.startswith("fastdl.nn")]
+    made = [f.__globals__ for m in modules if (f := type(m).forward).__code__.co_filename == CODE]
+    with _lock, ExitStack() as undo:
+        undo.callback(setattr, _here, "tracers", _here.tracers)
+        doors = _doors()
+        if not _here.tracers:  # else it is done already
+            undo.callback(_restore_late)
+            spaces += _outside()
+            for name, value in list(vars(Tensor).items()):
+                if isinstance(value, (FunctionType, FunctionCall)) and (
+                    name[0] != "_" or name == "__getitem__"
+                ):
+                    undo.callback(setattr, Tensor, name, value)
+                    setattr(Tensor, name, _asking(value, "call_method", name))
+            for space, name in _wrapped:
+                value = _named(space, name)
+                undo.callback(space.__setitem__, name, value)
+                space[name] = door = _asking(value, "call_function", value)
+                doors = {**doors, id(value): (value, door)} if made else doors
+        for space in spaces:
+            _exchange(space, _doors(), undo)
+        for space in made:  # of graph modules: each has what it calls in a namespace of its own
+            _exchange(space, doors, undo)
         yield
-    finally:
-        _exchange(namespaces, {id(door): door for door in doors.values()}, behind)
-        for name, value in methods.items():
-            setattr(Tensor, name, value)
-        for space, name, value in wrapped:
-            space[name] = value
+
+
+def _exchange(space: dict[str, Any], doors: dict[int, tuple[Any, Any]], undo: ExitStack) -> None:
+    """Put the door in the place of every public function of a namespace."""
+    for name, value in list(space.items()):
+        function, door = doors.get(id(value), (None, None))
+        if door is not None and function is value:
+            undo.callback(space.__setitem__, name, value)
+            space[name] = door
+
+
+def _restore_late() -> None:
+    """Functions in the place of the doors that modules took while a program was traced."""
+    behind = {id(door): (door, function) for function, door in _doors().values()}
+    for space in _outside():
+        _exchange(space, behind, ExitStack())
 
 
 def _named(space: dict[str, Any], name: str) -> Any:
     return space[name] if name in space else getattr(builtins, name)
 
 
-def _exchange(namespaces: list[dict[str, Any]], old: dict[int, Any], new: dict[int, Any]) -> None:
-    """Put ``new[id(f)]`` in the place of every function f of ``old``."""
-    for space in namespaces:
-        for name, value in list(space.items()):
-            if id(value) in old and old[id(value)] is value:
-                space[name] = new[id(value)]
-
-
-def _outside(name: str) -> bool:
-    """Is it a public module of functions, or none of fastdl's?"""
-    inner = name.startswith(("fastdl.", "math")) and name != "fastdl.nn.functional"
-    return not inner or name in ("fastdl.linalg", "fastdl.seldom", "fastdl.special", "fastdl.fft", "math")
+def _outside() -> list[dict[str, Any]]:
+    """The namespaces of the public modules of functions, and of all that are none of fastdl's."""
+    public_ones = (
+        "fastdl.linalg",
+        "fastdl.seldom",
+        "fastdl.special",
+        "fastdl.fft",
+        "fastdl.nn.functional",
+        "math",
+    )
+    return [
+        vars(module)
+        for name, module in list(sys.modules.items())
+        if module is not None and (name in public_ones or not name.startswith(("fastdl.", "math")))
+    ]
 
 
 class Tracer:
@@ -188,9 +215,9 @@ class Tracer:
         if isinstance(a, Proxy):
             return a.node
         if isinstance(a, Tensor):
-            for name, tensor in (*self.root.named_parameters(), *self.root.named_buffers()):
-                if tensor is a:
-                    return self.create_node("get_attr", name, (), {})
+            name = self._home_of(a)
+            if name is not None:
+                return self.create_node("get_attr", name, (), {})
             i = 0
             while hasattr(self.root, f"_tensor_constant{i}"):
                 i += 1
@@ -199,6 +226,17 @@ class Tracer:
         if isinstance(a, range):
             return range(*[self._argument(v) for v in (a.start, a.stop, a.step)])
         return a
+
+    def _home_of(self, a: Tensor) -> str | None:
+        """The name of a parameter, buffer or other attribute of the root."""
+        for name, tensor in (*self.root.named_parameters(), *self.root.named_buffers()):
+            if tensor is a:
+                return str(name)
+        for path, module in self.root.named_modules():
+            for name, value in vars(module).items():
+                if value is a:
+                    return f"{path}.{name}" if path else name
+        return None
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
@@ -235,7 +273,11 @@ class Tracer:
     def _inputs(self, function: Any, concrete: dict[str, Any], skip: int) -> tuple[list[Any], dict[str, Any]]:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
-        for parameter in list(inspect.signature(function).parameters.values())[skip:]:
+        parameters = list(inspect.signature(function).parameters.values())[skip:]
+        starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        for parameter in sorted(
+            parameters, key=lambda p: p.kind in starred
+        ):  # as the graph's inputs are passed
             name, default = parameter.name, parameter.default
             if parameter.kind is parameter.VAR_POSITIONAL:
                 star = self.create_proxy("placeholder", f"*{name}", (), {})
@@ -244,36 +286,47 @@ class Tracer:
                 kwargs[name] = self.create_proxy("placeholder", f"**{name}", (), {})
             else:
                 given = () if default is parameter.empty else (default,)
-                value = (
-                    concrete[name] if name in concrete else self.create_proxy("placeholder", name, given, {})
-                )
+                value = self.create_proxy("placeholder", name, given, {})
+                if name in concrete:
+                    value = self._known(name, value, concrete[name])
                 if parameter.kind is parameter.KEYWORD_ONLY:
                     kwargs[name] = value
                 else:
                     args.append(value)
         return args, kwargs
 
+    def _known(self, name: str, given: Proxy, value: Any) -> Any:
+        """``value``, after a check that it is what is given for an input."""
+        message = f"{name} has been specialized to have value {value} but got another value"
+        if value is None:
+            self.create_proxy("call_function", assert_is_none, (given, message), {})
+        elif isinstance(value, (bool, int, float, str)):
+            self.create_proxy("call_function", seldom._assert, (operator.eq(given, value), message), {})
+        return value
+
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> Graph:
         """The graph of a module's ``forward``, or of a function.
 
         Args:
-            concrete_args: values of inputs that are known now, by name.
+            concrete_args: values of inputs that are known now, by name. The graph checks that numbers, texts and None
+                are given again.
         """
         concrete = concrete_args or {}
         function = type(root).forward if isinstance(root, Module) else root
         self.root = root if isinstance(root, Module) else Module()
         self.graph = Graph(tracer_cls=type(self))
-        original = Calls.__call__
 
         def called(module: Module, *args: Any, **kwargs: Any) -> Any:
+            if not _here.tracers:  # another thread
+                return original(module, *args, **kwargs)
             return self.call_module(module, lambda *a, **k: original(module, *a, **k), args, kwargs)
 
         with ExitStack() as stack:
             args, kwargs = self._inputs(function, concrete, int(isinstance(root, Module)))
             stack.enter_context(_asked_first(root))
+            _here.tracers = (*_here.tracers, self)
+            original = Calls.__call__
             stack.callback(setattr, Calls, "__call__", original)
-            stack.callback(_active.pop)
-            _active.append(self)
             Calls.__call__ = called  # type: ignore[method-assign,assignment]
             # With a hook on every module no layer is fused into another without a call of it.
             stack.callback(register_module_forward_pre_hook(lambda module, args: None).remove)

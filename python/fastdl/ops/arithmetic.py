@@ -42,6 +42,7 @@ def number(op: str, value: Any, name: str = "other") -> Any:
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     """``op`` on tensors and numbers; ``out`` is an array to write into, or a tensor (then returned)."""
     if out is not None and isinstance(out, Tensor):
+        constant(out)
         if out._data.size == 0:
             return store(op.label, out, apply(op, input, other))
         if mode.enabled:
@@ -102,6 +103,7 @@ def _added(input: Any, other: Any, alpha: Any, out: Any) -> Tensor | None:
         alpha = float(dtype.type(alpha))  # PyTorch rounds the factor first, and the sum once
     if out is None:
         return Tensor._wrap(select(x).addcmul_forward(x, y, alpha, 1.0))
+    constant(out)
     if out.__class__ is not Tensor or out._data.dtype is not dtype or out._data.size == 0:
         return None
     select(x).addcmul_forward(x, y, alpha, 1.0, out._data)

@@ -55,6 +55,7 @@ def apply_into(
     if out is None:
         result: Tensor = op.apply(*inputs, **options)
         return result if keeps is None else needing(result, keeps)
+    constant(out)
     recorded = False
     if mode.enabled:
         for t in inputs:

@@ -186,6 +186,7 @@ def _function(
             return op.apply(input)  # type: ignore[no-any-return]
         if not isinstance(out, Tensor):
             raise not_a_tensor(name, "out", out)
+        constant(out)
         if out._data.size == 0:
             return store(name, out, op.apply(input))
         op.apply(constant(input), out=out._data)

@@ -137,6 +137,10 @@ class Module(State):
             if "__getattribute__" not in vars(cls):
                 cls.__getattribute__ = _attribute  # type: ignore[method-assign,assignment]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Not found on the class, it would be asked of a subclass's __getattr__, before there are any attributes.
+        self.__dict__.update(state)
+
     @property
     def _parameters(self) -> MutableMapping[str, Parameter | None]:
         return _Registry(self, self._parameter_names, None)
