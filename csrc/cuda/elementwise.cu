@@ -295,7 +295,7 @@ struct TernaryOf {
       case Ternary::lerp:
         return std::fabs(z) < C(0.5) ? x + z * (y - x) : y - (y - x) * (1 - z);
       case Ternary::div_y:
-        return -(x / z) * (y / z);
+        return -x * (y / z);
       case Ternary::maximum_x:
         return y < z ? C(0) : y == z ? x / 2 : x;
       case Ternary::minimum_x:

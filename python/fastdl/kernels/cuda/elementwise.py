@@ -283,7 +283,8 @@ def mul_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
 
 
 def div_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
-    return _binary("div", grad, y, None), _ternary("div_y", grad, x, y)
+    grad_x = _binary("div", grad, y, None)
+    return grad_x, _ternary("div_y", grad_x, x, y)
 
 
 def maximum_backward(grad: Array, x: Any, y: Any) -> tuple[Array, Array]:
