@@ -75,6 +75,27 @@ def test_threads_and_repeats_give_the_same_bits(backend, geometry):
                 assert_close(a, e, g.size // g.shape[1], FACTORS.get(name, 16.0))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+@pytest.mark.parametrize("row", [1, 2, 3, 5, 9, 13])
+def test_patches_of_short_rows(backend, row, stride, dtype):
+    """Rows gathered by index and rows copied, some of whose taps meet padding, of images taken together."""
+    rng = np.random.default_rng(row * 8 + stride)
+    backend.set_conv_algorithm("im2col")
+    for kernel, dilation, padding in [(1, 1, 0), (3, 1, 0), (3, 2, 2), (5, 1, 2), (4, 1, 3)]:
+        size = max((row - 1) * stride + (kernel - 1) * dilation + 1 - 2 * padding, 1)
+        x = rng.standard_normal((3, 10, 4, size + 1, size)).astype(dtype)
+        w = rng.standard_normal((6, 5, 2, kernel, kernel)).astype(dtype)
+        b = rng.standard_normal(6).astype(dtype)
+        options = ((1, stride, stride), (1, padding, padding), (1, dilation, dilation), 2)
+        want = reference.conv_forward(*wide(x, w, b), *options)
+        assert_close(backend.conv_forward(x, w, b, *options), want, w[0].size)
+        g = rng.standard_normal(want.shape).astype(dtype)
+        gradients = backend.conv_backward(g, x, w, *options)
+        for ours, theirs in zip(gradients, reference.conv_backward(*wide(g, x, w), *options), strict=True):
+            assert_close(ours, theirs, g.size // 6)
+
+
 def test_strided_and_readonly_inputs(backend):
     x, w, b, options = problem("3x3", np.float32)
     want = backend.conv_forward(x, w, b, *options)

@@ -50,6 +50,10 @@ inline bool has_few_positions(const ConvProblem& p) {
   return p.groups == 1 && 5 * p.batch * p.out_size() <= 2 * p.out_channels &&
          p.out_channels * p.patch() >= (256 << 10);
 }
+// Whether im2col's rows of so many positions are gathered by index: with strides to copy them takes longer.
+inline bool gathers(int64_t row, int64_t stride) {
+  return row <= 4 * std::min<int64_t>(stride, 3);
+}
 inline constexpr int64_t kTogetherBytes = 1 << 20;  // of the result of images that it takes as one
 double im2col_cost(const ConvProblem& p, ConvPass pass, int64_t w);  // vectors of w
 double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w);

@@ -11,10 +11,11 @@ namespace {
 constexpr double kProduct = 0.92;
 constexpr double kBegin = 9500;                   // of a product
 constexpr double kPatch = 9, kStridedPatch = 17;  // of a vector
-constexpr double kTransposedPatch = 25, kStridedTransposedPatch = 50;
+constexpr double kGatheredPatch = 22, kTransposedPatch = 32;
 constexpr double kAdd = 36, kAddPairs = 19;  // of a vector of patches to the image; of neighbours together
-constexpr double kRow = 8, kTransposedRow = 28, kAddedRow = 37;  // of a row of one tap and channel
-constexpr double kResult = 10;                                   // of a vector that comes and goes
+constexpr double kRow = 8, kTransposedRow = 3, kAddedRow = 37;  // of a row of one tap and channel
+constexpr double kListedRow = 25;                               // of a row of one tap
+constexpr double kResult = 10;                                  // of a vector that comes and goes
 
 // An engine's product of m rows and k steps with a pair of vectors.
 double tiles(int64_t m, int64_t k) {
@@ -32,13 +33,17 @@ double tiles(int64_t m, int64_t k) {
       apart ? 1 : std::min(p.batch, std::max<int64_t>(1, kTogetherBytes / 4 / (out * positions)));
   const double items = double(ceil_div(p.batch, together)),
                vectors = double(ceil_div(together * positions, w));
-  const double rows = double(p.batch * (positions / extent[2]) * k);
+  const double rows = double(p.batch * (positions / extent[2]));
+  const bool gathered = gathers(extent[2], stride);
   // Windows that do not overlap are read once and in order.
-  const double patch = stride > 1 && stride < p.kernel[2] ? kStridedPatch : kPatch;
+  const double patch = gathered                             ? kGatheredPatch
+                       : stride > 1 && stride < p.kernel[2] ? kStridedPatch
+                                                            : kPatch;
+  const double row = gathered ? kListedRow * double(p.taps()) : kRow * double(k);
   const double products =
       kProduct * tiles(out, k) / 2 + patch * double(k) + kResult * double(out * ceil_div(k, 512));
   return double(p.groups) *
-         (items * (kBegin + vectors * products) + kRow * rows + 2 * kPackCost * double(out * k) / double(w));
+         (items * (kBegin + vectors * products) + row * rows + 2 * kPackCost * double(out * k) / double(w));
 }
 
 }  // namespace
@@ -51,10 +56,9 @@ double im2col_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   }
   if (pass == ConvPass::forward) return correlate_cost(p, p.group_in(), p.group_out(), p.out, p.stride[2], w);
   if (pass == ConvPass::grad_w) {
-    const double patch = p.stride[2] > 1 ? kStridedTransposedPatch : kTransposedPatch;
     const double pairs = double(ceil_div(k, 2 * w)), all = double(p.batch * positions);
     return double(p.groups) * (kProduct * tiles(p.group_out(), 1) * pairs * all +
-                               (patch * double(k) + kPatch * double(p.group_out())) * all / w +
+                               (kTransposedPatch * double(k) + kPatch * double(p.group_out())) * all / w +
                                kTransposedRow * double(p.batch * rows * k));
   }
   if (is_turned(p)) return correlate_cost(p, p.group_out(), p.group_in(), p.in, 1, w);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "cpu/conv/planes.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/tile.h"
+#include "cpu/simd/interleave.h"
 
 namespace fastdl {
 namespace {
@@ -105,6 +107,9 @@ struct PackPatches {
     Segment segments[lanes];
     int n = 0;
     for_segments(p, origin + first, count, [&](const Segment& s) { segments[n++] = s; });
+    if (gathers(p.out[2], p.stride[2]) &&
+        p.batch * p.in_channels * p.in_size() <= std::numeric_limits<int>::max())
+      return gather(panel, segments, n, Row(p, k0), kc);
     Row row(p, k0);
     const bool turned = w >= 4 && p.stride[2] > 2 && p.dilation[2] == 1 && p.kernel[2] >= 4;
     const int64_t taps = std::min(p.taps(), kc);
@@ -131,6 +136,34 @@ struct PackPatches {
       }
       row = last;
       row.next(p);
+    }
+  }
+
+  // Rows of a few positions: the places that a tap meets are listed once, and gathered in each channel. To
+  // begin and end such a row would take longer than to copy it.
+  [[gnu::noinline]] void gather(T* panel, const Segment* segments, int n, Row row, int64_t kc) const {
+    using Ints = simd::Vec<simd::Int<T>>;
+    constexpr int vectors = lanes / w;
+    const int64_t taps = std::min(p.taps(), kc);
+    for (int64_t i = 0; i < taps; ++i, row.next(p)) {
+      alignas(64) simd::Int<T> places[lanes] = {}, met[lanes] = {};
+      for (int j = 0; j < n; ++j) {
+        const Segment& s = segments[j];
+        const Span span = spans.of(s, row);
+        const int64_t source = span.source + s.image * p.in_channels * p.in_size();
+        for (int64_t k = span.begin; k < span.end; ++k) {
+          places[s.lane + k] = simd::Int<T>(source + k * p.stride[2]);
+          met[s.lane + k] = -1;
+        }
+      }
+      T* to = panel + i * lanes;
+      const T* from = x;
+      for (int64_t k = i; k < kc; k += p.taps(), to += p.taps() * lanes, from += p.in_size())
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+          const Ints place = simd::load(places + v * w), keep = simd::load(met + v * w);
+          simd::store<T>(to + v * w, (simd::Vec<T>)((Ints)simd::gather<T>(from, place) & keep));
+        }
     }
   }
 
@@ -240,32 +273,46 @@ struct PackPatches {
   }
 };
 
-// B panels of its transpose over all images: lanes are (channel, tap), steps are (image, position).
+// B panels of its transpose over all images: lanes are (channel, tap), steps are (image, position). Step by
+// step, so that lanes are written in order, and rows of any length take the same time.
 template <class T>
 struct PackPatchesTransposed {
   const ConvProblem& p;
   const T* x;  // the group's channels of the first image
-  Spans spans{p};
 
   void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
     constexpr int lanes = tile::kNR<T>;
-    const int64_t positions = p.out_size(), image = p.in_channels * p.in_size();
-    for (int64_t k = 0; k < kc;) {
-      const int64_t n = (k0 + k) / positions, position = (k0 + k) % positions;
-      const int64_t length = std::min(kc - k, positions - position);
-      for_segments(p, position, length, [&](const Segment& s) {
-        Row row(p, first);
-        for (int lane = 0; lane < count; ++lane, row.next(p)) {
-          const Span span = spans.of(s, row);
-          const T* from = x + n * image + span.source;
-          T* to = panel + (k + s.lane) * lanes + lane;
-          for (int64_t j = 0; j < span.begin; ++j) to[j * lanes] = 0;
-          for (int64_t j = span.begin; j < span.end; ++j) to[j * lanes] = from[j * p.stride[2]];
-          for (int64_t j = span.end; j < s.count; ++j) to[j * lanes] = 0;
-        }
-      });
-      k += length;
+    int64_t from[3][lanes],
+        ahead[lanes];  // lanes' places from what tap 0 of channel 0 meets: per axis; in all
+    Row row(p, first);
+    for (int lane = 0; lane < count; ++lane, row.next(p)) {
+      for (size_t a = 0; a < kSpatial; ++a) from[a][lane] = row.tap[a] * p.dilation[a];
+      ahead[lane] = place(row.channel * p.in[0] + from[0][lane], from[1][lane], from[2][lane]);
     }
+    for_segments(p, k0, kc, [&](const Segment& s) {
+      const bool rows_inside = inside(s.d, 0) && inside(s.h, 1);
+      const T* image = x + s.image * p.in_channels * p.in_size();
+      for (int64_t j = 0; j < s.count; ++j) {
+        const int64_t column = s.w + j * p.stride[2], start = place(s.d, s.h, column);
+        T* to = panel + (s.lane + j) * lanes;
+        if (rows_inside && inside(column, 2))
+          for (int lane = 0; lane < count; ++lane) to[lane] = image[start + ahead[lane]];
+        else
+          for (int lane = 0; lane < count; ++lane) {
+            const bool met = within(s.d + from[0][lane], 0) && within(s.h + from[1][lane], 1) &&
+                             within(column + from[2][lane], 2);
+            to[lane] = met ? image[start + ahead[lane]] : T(0);
+          }
+      }
+    });
+  }
+
+ private:
+  int64_t place(int64_t d, int64_t h, int64_t w) const { return (d * p.in[1] + h) * p.in[2] + w; }
+  bool within(int64_t i, size_t axis) const { return i >= 0 && i < p.in[axis]; }
+  // Do all taps of a window that begins at `start` meet the image?
+  bool inside(int64_t start, size_t axis) const {
+    return start >= 0 && start + (p.kernel[axis] - 1) * p.dilation[axis] < p.in[axis];
   }
 };
 
