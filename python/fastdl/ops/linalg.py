@@ -10,7 +10,7 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.dtypes import complex_dtype
-from fastdl.ops.arrays import eye
+from fastdl.ops.arrays import contiguous, eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import conj
@@ -242,9 +242,7 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
         raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
     if mode == "r":
         return QrResult(Tensor._wrap(np.empty(0, A.dtype)), Tensor._wrap(np.linalg.qr(A._data, "r")))
-    return QrResult(
-        *[Tensor._wrap(np.ascontiguousarray(a, like=a)) for a in np.linalg.qr(A._data, "complete")]
-    )
+    return QrResult(*[Tensor._wrap(contiguous(a)) for a in np.linalg.qr(A._data, "complete")])
 
 
 @on_host

@@ -43,7 +43,7 @@ def _widened(array: Any) -> Any:
     return pooled_copy(array, float32) if is_half(array.dtype) else array
 
 
-class _Cached:
+class GroupCache:
     """What one group's last step worked on: rebuilt only when the parameters with gradients change."""
 
     def __init__(self, params: list[Tensor], names: tuple[str, ...]) -> None:
@@ -90,7 +90,7 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: differentiable=True is not supported")
         self.defaults = defaults
         self._state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
-        self._cache: dict[int, _Cached] = {}
+        self._cache: dict[int, GroupCache] = {}
         self._step_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
         self._step_post_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
         self._state_dict_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
@@ -195,13 +195,13 @@ class Optimizer:
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         """Update the arrays in place. ``state`` has a list of arrays for each of ``_state_names``."""
         raise NotImplementedError
 
-    def _fill_cache(self, group: Group, params: list[Tensor], names: tuple[str, ...]) -> _Cached:
-        cached = _Cached(params, names)
+    def _fill_cache(self, group: Group, params: list[Tensor], names: tuple[str, ...]) -> GroupCache:
+        cached = GroupCache(params, names)
         if names:
             fresh = []
             for p in params:
@@ -300,7 +300,7 @@ class Optimizer:
         raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
 
     def _update_in_float32(
-        self, group: Group, arrays: list[Any], grads: list[Any], state: list[list[Any]], cached: _Cached
+        self, group: Group, arrays: list[Any], grads: list[Any], state: list[list[Any]], cached: GroupCache
     ) -> None:
         """Half precision on the CPU: parameters and state are converted, updated and rounded once."""
         kept = [arrays, *state]
