@@ -95,7 +95,7 @@ class SlogdetResult(NamedTuple):
 
 
 class EighResult(NamedTuple):
-    """Eigenvalues, rising, and eigenvectors in columns."""
+    """Eigenvalues in ascending order, and eigenvectors in columns."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -202,7 +202,7 @@ def eigvals(A: Tensor) -> Tensor:
 
 @on_host
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
-    """The eigenvalues of a symmetric matrix, rising. See ``torch.linalg.eigvalsh``."""
+    """The eigenvalues of a symmetric matrix in ascending order. See ``torch.linalg.eigvalsh``."""
     if _differentiated(A):
         return eigh(A, UPLO).eigenvalues
     check_matrix("eigvalsh", A)
@@ -223,7 +223,7 @@ def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
 
 @on_host
 def svdvals(A: Tensor) -> Tensor:
-    """The singular values, falling. See ``torch.linalg.svdvals``."""
+    """The singular values in descending order. See ``torch.linalg.svdvals``."""
     if _differentiated(A):
         return svd(A, False).S
     check_matrix("svdvals", A, square=False)
@@ -399,7 +399,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 
 
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
-    """Rising powers 0 .. N - 1 of the last axis's elements, as a new last axis. See ``torch.linalg.vander``."""
+    """Powers 0 .. N - 1 of the last axis's elements, as a new last axis. See ``torch.linalg.vander``."""
     count = N if N is not None else x.shape[-1] if x.ndim else 1
     if count < 1:
         raise RuntimeError(f"vander: N must be positive, got {count}")

@@ -50,7 +50,7 @@ def triangle(x: Any, diagonal: int, lower: bool) -> Any:
 
 
 def failed(info: Any) -> bool:
-    """Is there a matrix without a result? Not among those without values."""
+    """Is there a matrix without a result? (On the device ``meta`` there never is.)"""
     return info.__class__ is not MetaArray and bool(info.any())
 
 
@@ -63,7 +63,7 @@ def _refuse_singular(op: str, a: Any, info: Any) -> None:
 
 
 def spoil(result: Any, info: Any) -> Any:
-    """NaN in the place of what ``info`` says there is none of; ``result`` is whatever a batch broadcast to."""
+    """``result`` with NaN for every matrix whose ``info`` is not 0; it may have more batch axes than ``info``."""
     if failed(info):
         result = np.where((info != 0)[..., None, None], result.dtype.type(float("nan")), result)
     return result
@@ -244,7 +244,7 @@ class Cholesky(Op):
 
 
 class SymmetricEigen(Op):
-    """Eigenvalues, rising, and eigenvectors in columns, of the lower (or upper) triangle."""
+    """Eigenvalues in ascending order, and eigenvectors in columns, of the lower (or upper) triangle."""
 
     takes_complex = True
     saves_output = True

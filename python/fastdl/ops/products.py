@@ -309,7 +309,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
 
 
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
-    """Powers of a vector as columns, falling unless ``increasing``. See ``torch.vander``."""
+    """Powers of a vector as columns, in descending order unless ``increasing``. See ``torch.vander``."""
     if x._data.ndim != 1:
         raise RuntimeError(f"vander: expects a one-dimensional tensor, got shape {x.shape}")
     count = x.numel() if N is None else N

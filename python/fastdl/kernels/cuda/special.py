@@ -60,7 +60,7 @@ sinc_forward = _named("sinc")
 
 
 def special_backward(op: str, grad_y: Array, x: Array) -> Array:
-    """grad_y f'(x), in one pass. trigamma has none: its derivative is no function of this file."""
+    """grad_y f'(x), in one pass; for all but trigamma, whose derivative is not among these functions."""
     runtime, shape = device.of(x), x.shape
     number = device.code(f"{op}_backward", x, grad_y)
     grad_x = runtime.empty(shape, x.dtype)
