@@ -101,7 +101,7 @@ __all__ = [
 ]
 
 
-def store(result: Any, out: Array | None) -> Array:
+def _store(result: Any, out: Array | None) -> Array:
     if out is None:
         return np.asarray(result)
     out[...] = result
@@ -109,207 +109,207 @@ def store(result: Any, out: Array | None) -> Array:
 
 
 def add_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.add(x, y), out)
+    return _store(np.add(x, y), out)
 
 
 def sub_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.subtract(x, y), out)
+    return _store(np.subtract(x, y), out)
 
 
 def mul_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.multiply(x, y), out)
+    return _store(np.multiply(x, y), out)
 
 
 def div_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.true_divide(x, y), out)
+    return _store(np.true_divide(x, y), out)
 
 
 def fmod_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.fmod(x, y), out)
+    return _store(np.fmod(x, y), out)
 
 
 def pow_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.power(x, y), out)
+    return _store(np.power(x, y), out)
 
 
 def maximum_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.maximum(x, y), out)
+    return _store(np.maximum(x, y), out)
 
 
 def minimum_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.minimum(x, y), out)
+    return _store(np.minimum(x, y), out)
 
 
 def atan2_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.arctan2(x, y), out)
+    return _store(np.arctan2(x, y), out)
 
 
 def hypot_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.hypot(x, y), out)
+    return _store(np.hypot(x, y), out)
 
 
 def floor_divide_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """The largest integer not above x / y, exactly; x / y where y is 0 (of integers 0)."""
     if (x if isinstance(x, np.ndarray) else y).dtype.kind in "iu":
         with np.errstate(all="ignore"):
-            return store(np.floor_divide(x, y), out)
+            return _store(np.floor_divide(x, y), out)
     remainder = np.fmod(x, y)
     quotient = (x - remainder) / y - ((remainder != 0) & (np.signbit(remainder) != np.signbit(y)))
     quotient = np.where(quotient == 0, np.copysign(0, np.true_divide(x, y)), np.rint(quotient))
-    return store(np.where(np.equal(y, 0), np.true_divide(x, y), quotient).astype(remainder.dtype), out)
+    return _store(np.where(np.equal(y, 0), np.true_divide(x, y), quotient).astype(remainder.dtype), out)
 
 
 def remainder_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """x - y floor(x / y): the sign of y."""
     remainder = np.fmod(x, y)
     wrong = (remainder != 0) & (np.less(y, 0) != (remainder < 0))
-    return store(np.where(wrong, remainder + y, remainder).astype(remainder.dtype), out)
+    return _store(np.where(wrong, remainder + y, remainder).astype(remainder.dtype), out)
 
 
 def eq_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.equal(x, y), out)
+    return _store(np.equal(x, y), out)
 
 
 def ne_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.not_equal(x, y), out)
+    return _store(np.not_equal(x, y), out)
 
 
 def lt_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.less(x, y), out)
+    return _store(np.less(x, y), out)
 
 
 def le_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.less_equal(x, y), out)
+    return _store(np.less_equal(x, y), out)
 
 
 def gt_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.greater(x, y), out)
+    return _store(np.greater(x, y), out)
 
 
 def ge_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    return store(np.greater_equal(x, y), out)
+    return _store(np.greater_equal(x, y), out)
 
 
 def neg_forward(x: Array, out: Array | None = None) -> Any:
-    return store(-x, out)
+    return _store(-x, out)
 
 
 def abs_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.abs(x), out)
+    return _store(np.abs(x), out)
 
 
 def sign_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.where(np.isnan(x), 0, np.sign(x)).astype(x.dtype) + x.dtype.type(0), out)
+    return _store(np.where(np.isnan(x), 0, np.sign(x)).astype(x.dtype) + x.dtype.type(0), out)
 
 
 def floor_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.floor(x), out)
+    return _store(np.floor(x), out)
 
 
 def ceil_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.ceil(x), out)
+    return _store(np.ceil(x), out)
 
 
 def round_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.rint(x), out)
+    return _store(np.rint(x), out)
 
 
 def trunc_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.trunc(x), out)
+    return _store(np.trunc(x), out)
 
 
 def frac_forward(x: Array, out: Array | None = None) -> Any:
     """What trunc leaves."""
     with np.errstate(invalid="ignore"):  # infinities
-        return store(x - np.trunc(x), out)
+        return _store(x - np.trunc(x), out)
 
 
 def square_forward(x: Array, out: Array | None = None) -> Any:
-    return store(x * x, out)
+    return _store(x * x, out)
 
 
 def sqrt_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.sqrt(x), out)
+    return _store(np.sqrt(x), out)
 
 
 def rsqrt_forward(x: Array, out: Array | None = None) -> Any:
-    return store(1 / np.sqrt(x), out)
+    return _store(1 / np.sqrt(x), out)
 
 
 def reciprocal_forward(x: Array, out: Array | None = None) -> Any:
-    return store(1 / x, out)
+    return _store(1 / x, out)
 
 
 def exp_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.exp(x), out)
+    return _store(np.exp(x), out)
 
 
 def expm1_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.expm1(x), out)
+    return _store(np.expm1(x), out)
 
 
 def log_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.log(x), out)
+    return _store(np.log(x), out)
 
 
 def log1p_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.log1p(x), out)
+    return _store(np.log1p(x), out)
 
 
 def log2_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.log2(x), out)
+    return _store(np.log2(x), out)
 
 
 def log10_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.log10(x), out)
+    return _store(np.log10(x), out)
 
 
 def sin_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.sin(x), out)
+    return _store(np.sin(x), out)
 
 
 def cos_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.cos(x), out)
+    return _store(np.cos(x), out)
 
 
 def tan_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.tan(x), out)
+    return _store(np.tan(x), out)
 
 
 def asin_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.arcsin(x), out)
+    return _store(np.arcsin(x), out)
 
 
 def acos_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.arccos(x), out)
+    return _store(np.arccos(x), out)
 
 
 def atan_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.arctan(x), out)
+    return _store(np.arctan(x), out)
 
 
 def sinh_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.sinh(x), out)
+    return _store(np.sinh(x), out)
 
 
 def cosh_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.cosh(x), out)
+    return _store(np.cosh(x), out)
 
 
 def asinh_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.arcsinh(x), out)
+    return _store(np.arcsinh(x), out)
 
 
 def acosh_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.arccosh(x), out)
+    return _store(np.arccosh(x), out)
 
 
 def atanh_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.arctanh(x), out)
+    return _store(np.arctanh(x), out)
 
 
 def erf_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.vectorize(_erf, otypes=[x.dtype])(x), out)
+    return _store(np.vectorize(_erf, otypes=[x.dtype])(x), out)
 
 
 def abs_backward(grad_y: Array, x: Array) -> Any:
@@ -428,7 +428,7 @@ def minimum_backward(grad: Array, x: Any, y: Any) -> Any:
 
 
 def pow_scalar_forward(x: Array, exponent: float, out: Array | None = None) -> Any:
-    return store(np.power(x, x.dtype.type(exponent)), out)
+    return _store(np.power(x, x.dtype.type(exponent)), out)
 
 
 def pow_scalar_backward(grad_y: Array, x: Array, exponent: float) -> Any:
@@ -439,7 +439,7 @@ def pow_scalar_backward(grad_y: Array, x: Array, exponent: float) -> Any:
 
 def clamp_forward(x: Array, lower: float, upper: float, out: Array | None = None) -> Any:
     """min(max(x, lower), upper); NaN stays NaN."""
-    return store(np.minimum(np.maximum(x, lower), upper).astype(x.dtype), out)
+    return _store(np.minimum(np.maximum(x, lower), upper).astype(x.dtype), out)
 
 
 def clamp_backward(grad_y: Array, x: Array, lower: float, upper: float) -> Any:
@@ -459,14 +459,14 @@ def where_backward(grad: Array, condition: Array) -> Any:
 
 def addcmul_forward(x: Any, y: Any, z: Any, value: float, out: Array | None = None) -> Any:
     """x + value y z."""
-    return store(x + value * y * z, out)
+    return _store(x + value * y * z, out)
 
 
 def addcdiv_forward(x: Any, y: Any, z: Any, value: float, out: Array | None = None) -> Any:
     """x + value y / z."""
-    return store(x + value * y / z, out)
+    return _store(x + value * y / z, out)
 
 
 def lerp_forward(x: Any, y: Any, z: Any, out: Array | None = None) -> Any:
     """x + z (y - x), exactly y for z = 1."""
-    return store(np.where(np.abs(z) < 0.5, x + z * (y - x), y - (y - x) * (1 - z)), out)
+    return _store(np.where(np.abs(z) < 0.5, x + z * (y - x), y - (y - x) * (1 - z)), out)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdl.kernels.reference.layout import check_indices
+from fastdl.kernels.reference.layout import _check
 
 Array = NDArray[Any]
 
@@ -21,7 +21,7 @@ __all__ = [
 
 def embedding_forward(weight: Array, index: Array) -> Array:
     """y[..., :] = weight[index[...], :]; any shape of index."""
-    check_indices("embedding", index, len(weight))
+    _check("embedding", index, len(weight))
     return weight[index]
 
 
@@ -39,10 +39,10 @@ def embedding_backward(
     Without ``bag`` entry j has row j of ``grad_y``, without ``scale`` factor 1. Entries with index ``padding_idx``
     (-1: none) are skipped. ``scale_grad_by_freq`` divides each row by how many entries have its index.
     """
-    check_indices("embedding_backward", index, rows)
+    _check("embedding_backward", index, rows)
     grads = grad_y
     if bag is not None:
-        check_indices("embedding_backward", bag, len(grad_y), "bag")
+        _check("embedding_backward", bag, len(grad_y), "bag")
         grads = grad_y[bag]
     if scale is not None:
         grads = scale[:, None] * grads
@@ -63,7 +63,7 @@ def embedding_bag_forward(
     The index may have any shape. Entries with index ``padding_idx`` are skipped; ``mean`` divides by the number of
     the others; zero without any.
     """
-    check_indices("embedding_bag", index, len(weight))
+    _check("embedding_bag", index, len(weight))
     index = index.reshape(-1)
     y = np.zeros((len(offsets) - 1, weight.shape[1]), weight.dtype)
     for b in range(len(y)):
@@ -83,7 +83,7 @@ def embedding_bag_max_forward(
 
     A bag without entries other than ``padding_idx`` has 0 and -1. NaN is larger than any number.
     """
-    check_indices("embedding_bag", index, len(weight))
+    _check("embedding_bag", index, len(weight))
     index = index.reshape(-1)
     y = np.zeros((len(offsets) - 1, weight.shape[1]), weight.dtype)
     chosen = np.full(y.shape, -1, np.int64)

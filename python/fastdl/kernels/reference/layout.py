@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def check_indices(op: str, index: Array, extent: int, argument: str = "index") -> None:
+def _check(op: str, index: Array, extent: int, argument: str = "index") -> None:
     outside = np.argwhere((index < 0) | (index >= extent))
     if len(outside):
         place = tuple(outside[0].tolist())
@@ -64,13 +64,13 @@ def concat(arrays: Sequence[Array], dim: int) -> Array:
 
 def index_select_forward(x: Array, dim: int, index: Array) -> Array:
     """y[.., j, ..] = x[.., index[j], ..] along ``dim``."""
-    check_indices("index_select", index, x.shape[dim])
+    _check("index_select", index, x.shape[dim])
     return np.take(x, index, dim)
 
 
 def index_select_backward(grad_y: Array, dim: int, index: Array, extent: int) -> Array:
     """grad_x[.., index[j], ..] += grad_y[.., j, ..], from zero, ``extent`` entries along ``dim``."""
-    check_indices("index_select_backward", index, extent)
+    _check("index_select_backward", index, extent)
     grad_x = np.zeros((*grad_y.shape[:dim], extent, *grad_y.shape[dim + 1 :]), grad_y.dtype)
     key: Any = (slice(None),) * dim + (index,)
     np.add.at(grad_x, key, grad_y)
@@ -95,13 +95,13 @@ def _grids(index: Array, dim: int) -> tuple[Array, ...]:
 
 def gather_forward(x: Array, dim: int, index: Array) -> Array:
     """y[.., j, ..] = x[.., index[.., j, ..], ..]: one index for every element."""
-    check_indices("gather", index, x.shape[dim])
+    _check("gather", index, x.shape[dim])
     return x[_grids(index, dim)]
 
 
 def gather_backward(grad_y: Array, dim: int, index: Array, extent: int) -> Array:
     """grad_x[.., index[.., j, ..], ..] += grad_y[.., j, ..], from zero."""
-    check_indices("gather_backward", index, extent)
+    _check("gather_backward", index, extent)
     grad_x = np.zeros((*grad_y.shape[:dim], extent, *grad_y.shape[dim + 1 :]), grad_y.dtype)
     np.add.at(grad_x, _grids(index, dim), grad_y)
     return grad_x
@@ -109,7 +109,7 @@ def gather_backward(grad_y: Array, dim: int, index: Array, extent: int) -> Array
 
 def index_copy(out: Array, dim: int, index: Array, source: Array) -> None:
     """out[.., index[j], ..] = source[.., j, ..] along ``dim``; of equal indices the last one counts."""
-    check_indices("index_copy", index, out.shape[dim])
+    _check("index_copy", index, out.shape[dim])
     for j, place in enumerate(index):
         key: Any = (slice(None),) * dim
         out[(*key, place)] = source[(*key, j)]
@@ -117,20 +117,20 @@ def index_copy(out: Array, dim: int, index: Array, source: Array) -> None:
 
 def index_add(out: Array, dim: int, index: Array, source: Array) -> None:
     """out[.., index[j], ..] += source[.., j, ..] along ``dim``."""
-    check_indices("index_add", index, out.shape[dim])
+    _check("index_add", index, out.shape[dim])
     key: Any = (slice(None),) * dim + (index,)
     np.add.at(out, key, source)
 
 
 def scatter(out: Array, dim: int, index: Array, source: Array) -> None:
     """out[.., index[.., j, ..], ..] = source[.., j, ..]; a source of no dimensions is one element for all."""
-    check_indices("scatter", index, out.shape[dim])
+    _check("scatter", index, out.shape[dim])
     out[_grids(index, dim)] = source
 
 
 def scatter_add(out: Array, dim: int, index: Array, source: Array) -> None:
     """out[.., index[.., j, ..], ..] += source[.., j, ..]; a source of no dimensions is one element for all."""
-    check_indices("scatter_add", index, out.shape[dim])
+    _check("scatter_add", index, out.shape[dim])
     np.add.at(out, _grids(index, dim), source)
 
 
@@ -139,7 +139,7 @@ def scatter_reduce(out: Array, dim: int, index: Array, source: Array, reduce: st
 
     or the smaller one (amin); a NaN stays.
     """
-    check_indices("scatter_reduce", index, out.shape[dim])
+    _check("scatter_reduce", index, out.shape[dim])
     join: Any = {"prod": np.multiply, "amax": np.maximum, "amin": np.minimum}[reduce]
     with np.errstate(invalid="ignore"):
         join.at(out, _grids(index, dim), source)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.kernels.reference.elementwise import store
+from fastdl.kernels.reference.elementwise import _store
 
 Array = np.ndarray[Any, Any]
 
@@ -191,7 +191,7 @@ def zeta_forward(x: Any, y: Any) -> Array:
 
 def logaddexp_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """log(exp(x) + exp(y)) without overflow."""
-    return store(np.logaddexp(x, y), out)
+    return _store(np.logaddexp(x, y), out)
 
 
 def logaddexp_backward(grad: Array, x: Any, y: Any) -> Any:
@@ -203,28 +203,28 @@ def logaddexp_backward(grad: Array, x: Any, y: Any) -> Any:
 
 def copysign_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """|x| with the sign of y."""
-    return store(np.copysign(x, y), out)
+    return _store(np.copysign(x, y), out)
 
 
 def nextafter_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """The next number after x in the direction of y."""
-    return store(np.nextafter(x, y), out)
+    return _store(np.nextafter(x, y), out)
 
 
 def fmax_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """The larger; of a number and NaN the number."""
-    return store(np.fmax(x, y), out)
+    return _store(np.fmax(x, y), out)
 
 
 def fmin_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """The smaller; of a number and NaN the number."""
-    return store(np.fmin(x, y), out)
+    return _store(np.fmin(x, y), out)
 
 
 def _product_with(function: Callable[[Any], Any], x: Any, y: Any, out: Array | None) -> Any:
     with np.errstate(all="ignore"):
         product = np.where(np.equal(x, 0), np.multiply(x, 0), x * function(y))
-    return store(np.where(np.isnan(y), y, product).astype(product.dtype), out)
+    return _store(np.where(np.isnan(y), y, product).astype(product.dtype), out)
 
 
 def xlogy_forward(x: Any, y: Any, out: Array | None = None) -> Any:
@@ -239,11 +239,11 @@ def xlog1py_forward(x: Any, y: Any, out: Array | None = None) -> Any:
 
 def heaviside_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """0 where x is below zero or NaN, y where it is zero, 1 above."""
-    return store(np.where(np.equal(x, 0), y, np.greater(x, 0)).astype(np.result_type(x, y)), out)
+    return _store(np.where(np.equal(x, 0), y, np.greater(x, 0)).astype(np.result_type(x, y)), out)
 
 
 def exp2_forward(x: Array, out: Array | None = None) -> Any:
-    return store(np.exp2(x), out)
+    return _store(np.exp2(x), out)
 
 
 def exp2_backward(grad_y: Array, y: Array) -> Any:
@@ -256,33 +256,33 @@ def trunc_divide_forward(x: Any, y: Any, out: Array | None = None) -> Any:
         with np.errstate(all="ignore"):
             quotient = np.floor_divide(x, y)
             rounded = ((np.less(x, 0)) != (np.less(y, 0))) & (np.fmod(x, y) != 0)
-            return store((quotient + rounded).astype(quotient.dtype), out)
-    return store(np.trunc(np.true_divide(x, y)), out)
+            return _store((quotient + rounded).astype(quotient.dtype), out)
+    return _store(np.trunc(np.true_divide(x, y)), out)
 
 
 def left_shift_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """x 2^y of integers, modulo 2^bits; 0 where y is negative or no bit would stay."""
-    return store(np.left_shift(x, y), out)
+    return _store(np.left_shift(x, y), out)
 
 
 def right_shift_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """x / 2^y of integers, rounded down; 0 or -1 where y is negative or no bit would stay."""
-    return store(np.right_shift(x, y), out)
+    return _store(np.right_shift(x, y), out)
 
 
 def bitwise_and_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """Bits set in both, of bools or int64."""
-    return store(np.bitwise_and(x, y), out)
+    return _store(np.bitwise_and(x, y), out)
 
 
 def bitwise_or_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """Bits set in either."""
-    return store(np.bitwise_or(x, y), out)
+    return _store(np.bitwise_or(x, y), out)
 
 
 def bitwise_xor_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """Bits set in exactly one."""
-    return store(np.bitwise_xor(x, y), out)
+    return _store(np.bitwise_xor(x, y), out)
 
 
 # --------------------------------------------------------------------------------- double precision, on arrays
