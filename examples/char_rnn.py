@@ -1,6 +1,6 @@
 """A recurrent network learns to write Python, one character after the other.
 
-    python examples/char_rnn.py                       two minutes: an LSTM reads Python's standard library
+    python examples/char_rnn.py                       one minute: an LSTM reads Python's standard library
     python examples/char_rnn.py --cell GRU --layers 3 --optimizer Adagrad
     python examples/char_rnn.py --text novel.txt      reads something else
     python examples/char_rnn.py --resume --steps 9000 goes on where the last run ended, bit for bit

@@ -1,6 +1,6 @@
 """A small GPT learns to write Python, one character after the other.
 
-    python examples/gpt.py                                   three minutes: train, write, draw what it attends to
+    python examples/gpt.py                                   two minutes: train, write, draw what it attends to
     python examples/gpt.py --resume --steps 4000             goes on where the last run ended, bit for bit
     python examples/gpt.py --resume --prompt "class Tree"    only writes, if the checkpoint has reached --steps
     python examples/gpt.py --text novel.txt --top-k 20 --temperature 0.9

@@ -18,6 +18,7 @@ import pytest
 import emulation
 import fastdl
 from fastdl import kernels
+from parity import backends, load, on_threads, with_threads
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,24 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[None]:
 
         if gpu_backend.device_is_lost():
             os._exit(3)
+
+
+@pytest.fixture(params=with_threads(backends()))
+def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Every level, with every number of threads."""
+    level, threads = request.param
+    module = load(level)
+    with on_threads(module, threads):
+        yield module
+
+
+@pytest.fixture(params=with_threads(backends(cuda=True)))
+def any_backend(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """As ``backend``, and the CUDA kernels under emulation."""
+    level, threads = request.param
+    module = load(level)
+    with on_threads(module, threads):
+        yield module
 
 
 @pytest.fixture(params=["float16", "bfloat16"])

@@ -15,29 +15,8 @@ from parity import (
     assert_same_sums,
     backends,
     check_gradient,
-    load,
-    on_threads,
     thread_counts,
-    with_threads,
 )
-
-
-@pytest.fixture(params=with_threads(backends()))
-def backend(request):
-    level, threads = request.param
-    module = load(level)
-    with on_threads(module, threads):
-        yield module
-
-
-@pytest.fixture(params=with_threads(backends(cuda=True)))
-def any_backend(request):
-    """Every level and number of threads, and the CUDA kernels under emulation."""
-    level, threads = request.param
-    module = load(level)
-    with on_threads(module, threads):
-        yield module
-
 
 # (rows, width, entries): nothing, single ones, around vector widths, many rows or entries, both sides of threading
 SIZES = [

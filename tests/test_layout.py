@@ -9,24 +9,7 @@ import pytest
 
 import fastdl
 from fastdl.kernels import reference
-from parity import assert_same_sums, backends, load, on_threads, with_threads
-
-
-@pytest.fixture(params=with_threads(backends()))
-def backend(request):
-    level, threads = request.param
-    module = load(level)
-    with on_threads(module, threads):
-        yield module
-
-
-@pytest.fixture(params=with_threads(backends(cuda=True)))
-def any_backend(request):
-    """Every level and number of threads, and the CUDA kernels under emulation."""
-    level, threads = request.param
-    module = load(level)
-    with on_threads(module, threads):
-        yield module
+from parity import assert_same_sums
 
 
 def variants(rng, dtype):

@@ -165,14 +165,14 @@ def test_spectral_norm():
 
 
 def test_gradients_of_the_norms():
-    from fastdl.nn.utils.spectral_norm import _DivideBySigma
+    from fastdl.nn.utils.spectral_norm import DivideBySigma
     from fastdl.nn.utils.weight_norm import ScaledDirection
 
     rng = np.random.default_rng(0)
     v, g = rng.standard_normal((4, 3, 2)), rng.standard_normal((4, 1, 1))
     check_gradient(lambda v, g: ScaledDirection.apply(v, g, axes=(1, 2)), v, g)
     a, b = rng.standard_normal(3), rng.standard_normal(8)
-    check_gradient(lambda w: _DivideBySigma.apply(w, u=a, v=b, dim=1), rng.standard_normal((4, 3, 2)))
+    check_gradient(lambda w: DivideBySigma.apply(w, u=a, v=b, dim=1), rng.standard_normal((4, 3, 2)))
 
 
 def test_fusion_equals_the_two_layers():

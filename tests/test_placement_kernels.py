@@ -6,19 +6,10 @@ import numpy as np
 import pytest
 
 import fastdl
-from fastdl.kernels import load, reference
-from parity import backends, on_threads, with_threads
+from fastdl.kernels import reference
 
 SHAPES = [(0,), (1,), (5,), (3, 4), (7, 0), (2, 3, 5), (33, 70), (40_000,), (300, 257)]
 DTYPES = ["?", "u1", "i2", "i4", "i8", "f2", "f4", "f8"]
-
-
-@pytest.fixture(params=with_threads(backends()))
-def backend(request):
-    level, threads = request.param
-    module = load(level)
-    with on_threads(module, threads):
-        yield module
 
 
 def drawn(shape, dtype, seed=0):

@@ -9,15 +9,6 @@ namespace fastdl::cuda {
 namespace {
 
 template <class C>
-__device__ __forceinline__ C sigmoid(C x) {  // nothing overflows
-  const C e = std::exp(-std::fabs(x));
-  return (x >= 0 ? C(1) : e) / (1 + e);
-}
-template <class C>
-__device__ __forceinline__ C softplus(C x) {  // log(1 + exp(x))
-  return larger(x, C(0)) + std::log1p(std::exp(-std::fabs(x)));
-}
-template <class C>
 __device__ __forceinline__ C clip(C x, C low, C high) {
   return smaller(larger(x, low), high);
 }

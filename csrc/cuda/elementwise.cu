@@ -1,5 +1,9 @@
-// Elementwise arithmetic: the functions. The loop, strides and packs are map.h's; bytes in and out are the
-// limit.
+// Elementwise arithmetic: y = f(x), f(a, b), f(a, b, c), comparisons and choices, of broadcast and strided arrays.
+//
+// Here are the functions; the loop, strides and packs of 16 bytes are map.h's. There is one kernel per type and number
+// of operands, not per function: a struct such as UnaryOf holds the operation's number, on which a thread branches once
+// (with_operation), before its elements. 16-bit types are computed in float and rounded once. Passes: each operand is
+// read and the result written once, which is the limit; nothing is saved.
 #include "cuda/elementwise.h"
 
 #include "cuda/map.h"

@@ -113,6 +113,16 @@ __device__ __forceinline__ C smaller(C a, C b) {
   return a <= b || a != a ? a : b;
 }
 
+template <class C>
+__device__ __forceinline__ C sigmoid(C x) {  // 1 / (1 + exp(-x)); nothing overflows
+  const C e = std::exp(-std::fabs(x));
+  return (x >= 0 ? C(1) : e) / (1 + e);
+}
+template <class C>
+__device__ __forceinline__ C softplus(C x) {  // log(1 + exp(x)); nothing overflows
+  return larger(x, C(0)) + std::log1p(std::exp(-std::fabs(x)));
+}
+
 // Division by a number that the host knows, for dividends below 2^31: a multiplication and a shift (Granlund
 // and Montgomery, "Division by invariant integers using multiplication", 1994).
 struct Divisor {

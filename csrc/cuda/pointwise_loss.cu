@@ -12,15 +12,6 @@ namespace {
 constexpr int kSumBlocks = 512;
 
 template <class C>
-__device__ __forceinline__ C sigmoid(C x) {
-  const C e = std::exp(-std::fabs(x));
-  return (x >= 0 ? C(1) : e) / (1 + e);
-}
-template <class C>
-__device__ __forceinline__ C softplus(C x) {
-  return larger(x, C(0)) + std::log1p(std::exp(-std::fabs(x)));
-}
-template <class C>
 __device__ __forceinline__ C clip(C x, C bound) {
   return smaller(larger(x, -bound), bound);
 }

@@ -103,8 +103,8 @@ struct Forward : RnnBody<T> {
       }
       case RnnCell::lstm: {
         if (phase == 1) return emit(s, r, unit, x, sum(0), next);
-        const C i = sigmoid(input(0) + sum(0)), f = sigmoid(input(1) + sum(1));
-        const C g = std::tanh(input(2) + sum(2)), o = sigmoid(input(3) + sum(3));
+        const C i = gate_sigmoid(input(0) + sum(0)), f = gate_sigmoid(input(1) + sum(1));
+        const C g = std::tanh(input(2) + sum(2)), o = gate_sigmoid(input(3) + sum(3));
         const C c = f * x.carried + i * g, m = o * std::tanh(c);
         carry[at] = c;
         if (r >= s.after.rows) c_n[at] = narrow<T>(c);
@@ -115,14 +115,14 @@ struct Forward : RnnBody<T> {
         return;
       }
       case RnnCell::gru: {
-        const C reset = sigmoid(input(0) + sum(0)), z = sigmoid(input(1) + sum(1));
+        const C reset = gate_sigmoid(input(0) + sum(0)), z = gate_sigmoid(input(1) + sum(1));
         const C q = sum(2), n = std::tanh(input(2) + C(widen(x.bias)) + reset * q);
         keep(s, 0, r, unit, reset), keep(s, 1, r, unit, z), keep(s, 2, r, unit, n), keep(s, 3, r, unit, q);
         return emit(s, r, unit, x, (1 - z) * n + z * C(widen(x.h)), next);
       }
       case RnnCell::gru_before: {
         if (phase == 0) {
-          const C reset = sigmoid(input(0) + sum(0)), z = sigmoid(input(1) + sum(1));
+          const C reset = gate_sigmoid(input(0) + sum(0)), z = gate_sigmoid(input(1) + sum(1));
           keep(s, 0, r, unit, reset), keep(s, 1, r, unit, z);
           update[at] = z;
           next.put(r, unit, narrow<T>(reset * C(widen(x.h))));

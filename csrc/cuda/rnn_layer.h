@@ -119,8 +119,9 @@ constexpr double kMultiplyAdds = sizeof(T) == 2   ? 512
                                                   : 128;
 constexpr double kFromCache = 64;
 
+// A gate's sigmoid: shorter than numeric.h's, and 0 where exp overflows, which is what it rounds to.
 template <class C>
-__device__ __forceinline__ C sigmoid(C x) {
+__device__ __forceinline__ C gate_sigmoid(C x) {
   return 1 / (1 + std::exp(-x));
 }
 

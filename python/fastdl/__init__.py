@@ -403,41 +403,9 @@ __all__ = [
 __all__ += functions.__all__ + matrices.__all__ + unbound.__all__ + windows.__all__
 
 
-_SELDOM = [
-    "Future",
-    "OutOfMemoryError",
-    "PyTorchFileReader",
-    "ScriptModule",
-    "SymBool",
-    "SymFloat",
-    "SymInt",
-    "fill",
-    "get_autocast_cpu_dtype",
-    "get_autocast_gpu_dtype",
-    "is_autocast_cpu_enabled",
-    "is_deterministic_algorithms_warn_only_enabled",
-    "is_inference_mode_enabled",
-    "sym_float",
-    "sym_int",
-    "sym_max",
-    "sym_min",
-    "while_loop",
-    "_assert",
-    "_assert_async",
-    "_sample_dirichlet",
-    "_segment_reduce",
-    "_shape_as_tensor",
-    "_standard_gamma",
-    "_convert_indices_from_coo_to_csr",
-    "_convert_indices_from_csr_to_coo",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """What costs time at import comes when somebody asks for it."""
-    from importlib import import_module
-
-    if name in (
+# Loaded when somebody asks for one: modules of the package, and names of fastdl.seldom.
+_MODULES = frozenset(
+    [
         "__config__",
         "accelerator",
         "backends",
@@ -459,8 +427,48 @@ def __getattr__(name: str) -> Any:
         "signal",
         "version",
         "xpu",
-    ):
+    ]
+)
+_SELDOM = frozenset(
+    [
+        "Future",
+        "OutOfMemoryError",
+        "PyTorchFileReader",
+        "ScriptModule",
+        "SymBool",
+        "SymFloat",
+        "SymInt",
+        "fill",
+        "get_autocast_cpu_dtype",
+        "get_autocast_gpu_dtype",
+        "is_autocast_cpu_enabled",
+        "is_deterministic_algorithms_warn_only_enabled",
+        "is_inference_mode_enabled",
+        "sym_float",
+        "sym_int",
+        "sym_max",
+        "sym_min",
+        "while_loop",
+        "_assert",
+        "_assert_async",
+        "_sample_dirichlet",
+        "_segment_reduce",
+        "_shape_as_tensor",
+        "_standard_gamma",
+        "_convert_indices_from_coo_to_csr",
+        "_convert_indices_from_csr_to_coo",
+    ]
+)
+
+
+def __getattr__(name: str) -> Any:
+    """What would cost time at import is loaded when it is first asked for."""
+    from importlib import import_module
+
+    if name in _MODULES:
         return import_module(f"fastdl.{name}")
+    if name in _SELDOM:
+        return getattr(import_module("fastdl.seldom"), name)
     if name == "bfloat16":  # imports ml_dtypes, see fastdl.dtypes
         from fastdl import dtypes
 
@@ -470,8 +478,6 @@ def __getattr__(name: str) -> Any:
         if found is not None:
             globals()[name] = found
             return found
-    if name in _SELDOM:
-        return getattr(import_module("fastdl.seldom"), name)
     from fastdl.absent import hint
 
     raise AttributeError(f"module 'fastdl' has no attribute {name!r}{hint(name)}")

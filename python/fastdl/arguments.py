@@ -1,6 +1,6 @@
 """What is wrong with an argument, judged by its annotation; asked only when a call has failed.
 
-Arguments that Python or PyTorch would take are never at fault, and what no rule is known for is left alone.
+Arguments that Python or PyTorch would accept are never blamed, and annotations without a rule here are ignored.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _fault(annotation: str, value: Any) -> str | None:
-    """What an argument must be, if ``value`` is none of it; None where it is, or nothing is known."""
+    """What the annotation asks for, if ``value`` is something else; None if it fits, or if there is no rule for it."""
     kinds = [_KINDS.get(part) for part in annotation.split(" | ")]
     if None in kinds or any([kind[0](value) for kind in kinds if kind]):
         return None
@@ -58,7 +58,7 @@ def _came(value: Any) -> str:
 
 
 def explanation(op: str, call: dict[str, Any], signature: Signature, error: Exception) -> Exception | None:
-    """The error that names the first argument of ``call`` that is not of its kind; None where all are."""
+    """An error that names the first argument of ``call`` that does not fit its annotation; None if all do."""
     negative = "negative dimension" in str(error)
     for name, value in call.items():
         parameter = signature.parameters[name]

@@ -37,7 +37,7 @@ def is_built() -> bool:
 
 
 def missing() -> str | None:
-    """What a GPU cannot be used for want of, in one sentence with the remedy; None if one can be used."""
+    """What is missing to use a GPU, in one sentence with the remedy; None if nothing is."""
     if not is_built():
         return (
             "this build of fastdl contains no CUDA kernels; build it on a machine with a CUDA compiler: "

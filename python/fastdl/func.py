@@ -226,7 +226,7 @@ def _input(x: Tensor) -> Tensor:
 
 
 def _depends_on_others(result: Tensor, inputs: list[Tensor]) -> bool:
-    """Leads the graph of ``result`` to leaves besides ``inputs``, so that somebody else may differentiate it?"""
+    """Does the graph of ``result`` lead to leaves other than ``inputs``, for which somebody may differentiate it?"""
     own = {id(x) for x in inputs}
     seen: set[int] = set()
     todo = [result._node]

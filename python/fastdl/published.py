@@ -1,11 +1,11 @@
-"""What all public functions share: an explanation where something came that is no tensor or number, and ``out=``.
+"""What all public functions share: errors that name a wrong argument, and ``out=``.
 
-Looking at every argument's type would cost every call. So :func:`publish` puts an object into a namespace that runs the
-function (csrc/bindings/graph/view.cpp) and looks only when it raised: where an argument that should be a tensor is
-none, that is the error. Functions that look themselves, the elementwise ones, stay as they are, and so does what
-operations and modules call among each other.
+Looking at the type of every argument would slow every call down. So :func:`publish` replaces a function in its public
+namespace by an object (``FunctionCall``, csrc/bindings/graph/view.cpp) that calls it, and looks at the arguments only
+if the call raised: if one that should be a tensor is none, that becomes the error. Elementwise functions check their
+operands themselves and stay as they are, and operations and modules call each other's functions directly.
 
-``out=`` is the same object's: the result is computed and stored there. (Elementwise functions write to it directly.)
+The same object handles ``out=``: the result is computed, then stored there. (Elementwise functions write to it.)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def publish(namespace: dict[str, Any], names: Iterable[str], out: str = "") -> N
 
 
 def method(function: Function) -> Function:
-    """``function`` as a method: the first argument is a tensor, only others are explained."""
+    """``function`` as a method: its first argument is always a tensor, so only the others are looked at."""
     function = _wrapped.get(function, function)
     code = unwrap(function).__code__
     others = code.co_varnames[1 : code.co_argcount]
@@ -57,7 +57,7 @@ def method(function: Function) -> Function:
 
 
 def _looks_itself(function: Function) -> bool:
-    """Does it check its operands itself, as the elementwise functions do (and those of two operands all)?"""
+    """Does the function check its operands itself, as the elementwise functions do?"""
     module = function.__module__
     return module in ("fastdl.ops.unary", "fastdl.ops.arithmetic") or (
         module == "fastdl.ops.compare" and function.__annotations__.get("input") == "Any"
@@ -65,7 +65,7 @@ def _looks_itself(function: Function) -> bool:
 
 
 def explaining(function: Function, name: str = "", module: str = "") -> Function:
-    """``function``, with an error that says so where an argument that must be a tensor is none."""
+    """``function``, with an error that says so if an argument that must be a tensor is none."""
     if _looks_itself(function):
         return function
     if function in _done:
@@ -104,7 +104,7 @@ def with_out(function: Function, name: str, module: str) -> Function:
 
 
 def _named(call: Function, name: str, module: str) -> Function:
-    """A wrapper by the name under which it is public first: pickle finds a function there."""
+    """The wrapper, named after the first place where it is public: that is where pickle finds it."""
     if name and call.__module__ == _wrapped[call].__module__:
         call.__name__ = call.__qualname__ = name
         call.__module__ = module
@@ -116,8 +116,9 @@ def explain(
 ) -> None:
     """Raise a better error than ``error`` if an argument of the call that raised it is not what it should be.
 
-    A tensor above all; what does not name the operation may come from any argument of another kind than its annotation
-    says. ``args`` begin after ``skip`` parameters of the function (1 for a method: self).
+    Arguments that must be tensors are looked at first. If they are, and the error does not name the operation yet, the
+    others are compared with their annotations. ``args`` begin after ``skip`` parameters of the function (1 for a
+    method: self).
     """
     function = unwrap(function)
     code = function.__code__
@@ -152,7 +153,10 @@ def explain(
 
 
 def _answer(call: Any, args: Any, options: dict[str, Any], error: Exception) -> Any:
-    """What a call that raised ``error`` gives after all, with sparse tensors among its arguments; else None."""
+    """The result of a call that raised ``error``, if it has sparse tensors among its arguments; else None.
+
+    None lets the error pass, unless :func:`explain` has raised a better one.
+    """
     if SparseArray.made and options.get("out") is None:
         from fastdl.sparse import called, has_sparse
 
@@ -170,7 +174,7 @@ set_explain(_answer, _REFUSED)
 
 
 def was_taken_for_tensor(value: Any, error: Exception) -> bool:
-    """Did ``error`` come from asking ``value`` for what only a tensor has?"""
+    """Was ``error`` raised because ``value`` lacks an attribute that only tensors have?"""
     return (
         isinstance(error, AttributeError)
         and error.obj is value

@@ -1,4 +1,4 @@
-"""Names of the top level that few programs use, loaded when one is asked for; see ``torch``."""
+"""Names of the top level that few programs use; see ``torch``. ``fastdl.__getattr__`` loads this module for them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,10 @@ from typing import Any
 
 from fastdl.amp import get_autocast_dtype, is_autocast_enabled
 from fastdl.autograd import no_grad
-from fastdl.cuda import OutOfMemoryError
-from fastdl.futures import Future
-from fastdl.jit import ScriptModule
+from fastdl.cuda import OutOfMemoryError as OutOfMemoryError
+from fastdl.futures import Future as Future
+from fastdl.jit import ScriptModule as ScriptModule
 from fastdl.tensor import Tensor
-
-__all__ = [
-    "Future",
-    "OutOfMemoryError",
-    "PyTorchFileReader",
-    "ScriptModule",
-    "SymBool",
-    "SymFloat",
-    "SymInt",
-    "fill",
-    "get_autocast_cpu_dtype",
-    "get_autocast_gpu_dtype",
-    "is_autocast_cpu_enabled",
-    "is_deterministic_algorithms_warn_only_enabled",
-    "is_inference_mode_enabled",
-    "sym_float",
-    "sym_int",
-    "sym_max",
-    "sym_min",
-    "while_loop",
-]
 
 
 class PyTorchFileReader:

@@ -1,4 +1,17 @@
-// Chooses how to multiply: see gemm.h for what, panels.h for the large case, resident.cpp for the middle.
+// Chooses how to multiply; gemm.h says what. The first that suits is taken, so the order of the questions counts:
+//
+//   way        for                                                         limit
+//   tiny       some hundred multiplications, or a row by a small matrix    the call itself
+//   thin       k <= 8 and many rows                                        writing C
+//   small      what packs into panels on the stack, on one thread          arithmetic
+//   skinny     at most 16 rows (or columns): a layer for one sample        reading the long operand
+//   streamed   17 to 64 rows by a matrix larger than L2                    reading that matrix
+//   long       a small C and a long k: threads share k, partial sums       arithmetic
+//   resident   one operand fits L2, in blocks of k: it stays there         arithmetic
+//   panels     the rest: both operands packed for the caches               arithmetic
+//
+// All but thin, tiny and skinny end in the register tile (tile.h). The choice depends on the shape, strides and the
+// number of threads alone, and so does the order of every sum.
 #include "cpu/gemm/gemm.h"
 
 #include <cmath>

@@ -1,3 +1,14 @@
+// LU decomposition and triangular systems, both by halving.
+//
+//   factor      the left half of the columns; then U of the right half by a triangular system, the rest of the right
+//               half minus L U, and that rest's own factor. Panels of 16 columns are eliminated one column at a time,
+//               in a copy whose columns are contiguous. Pivots are the largest |x| of their column (of complex
+//               numbers |re| + |im|, as in LAPACK).
+//   substitute  half of the unknowns; their product with the other half's coefficients off the right side; the other
+//               half. Systems of 8 rows are solved one row at a time.
+//
+// So all but O(n^2) of the work is products: gemm's for real numbers from some size on, plain loops else. Work: right
+// sides over threads, a stretch of columns each, and threads inside of gemm; matrices of a batch are the caller's.
 #include "cpu/linalg/linalg.h"
 
 #include <algorithm>
@@ -55,8 +66,9 @@ void subtract_product(int64_t m, int64_t n, int64_t k, MatrixView<T> a, const T*
   for (int64_t i = 0; i < m; ++i) subtract_rows(c + i * ld, a.data + i * a.row, a.col, b, ld, k, n);
 }
 
+// What pivots are compared by.
 template <class T>
-auto size(T x) {  // of complex numbers LAPACK compares |x| + |y|
+auto size(T x) {
   if constexpr (is_real<T>)
     return std::abs(x);
   else
@@ -69,7 +81,7 @@ void exchange_rows(T* a, int64_t ld, int64_t columns, const int32_t* pivots, int
     if (pivots[k] != k) std::swap_ranges(a + k * ld, a + k * ld + columns, a + pivots[k] * ld);
 }
 
-// solve_triangle on one thread or, where products are gemm's, on all.
+// X of A X = B in the place of B, by the triangle A: on the calling thread, or on all where gemm takes a product.
 template <class T>
 void substitute(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t columns, int64_t ldb) {
   if (n > kLeaf) {
@@ -99,7 +111,7 @@ void substitute(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t
 
 template <class T>
 void solve_triangle(MatrixView<T> a, bool upper, bool unit, int64_t n, T* b, int64_t columns, int64_t ldb) {
-  // Columns do not know of each other: each thread takes some of many through all steps.
+  // Right sides are independent: each thread takes some columns through all steps.
   constexpr int64_t kColumns = 64;
   const int64_t grain = n * n < 4096 ? columns : kColumns;
   parallel_for(columns, grain, [&](int64_t first, int64_t end) {
@@ -122,7 +134,7 @@ void factor(T* a, int64_t ld, int64_t rows, int64_t n, bool exchange, int32_t* p
     for (int64_t k = half; k < n; ++k) pivots[k] += int32_t(half);
     return;
   }
-  // Few columns: laid out one after the other, so that all loops run along them.
+  // A panel: a copy with contiguous columns, since all loops run along them.
   std::vector<T> columns(size_t(n * rows));
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t k = 0; k < n; ++k) columns[size_t(k * rows + i)] = a[i * ld + k];

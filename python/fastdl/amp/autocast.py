@@ -176,7 +176,7 @@ def is_autocast_enabled(device_type: str = "cuda") -> bool:
 
 
 def get_autocast_dtype(device_type: str) -> Any:
-    """What autocast computes products in on this kind of device: of the block that we are in, or the default."""
+    """The dtype in which autocast computes products on this kind of device: the current block's, or the default."""
     setting = None if mode.autocast is None else mode.autocast.get(device_type)
     if setting is not None:
         return setting[0]

@@ -1,9 +1,9 @@
 """Backward: walk the graph from the newest node to the oldest, add up gradients, hand them to the leaves.
 
-Nodes are taken from a heap by creation number: a node is older than everything made from it, so all its
-gradients have arrived when it is taken. No recursion: depth is no limit. A gradient array is changed in place
-only when the engine made it itself; `owned` holds the slots for which that is so. A node that gives such an array on
-to one input (``hands_on``: x + 1) gives this right with it.
+Nodes are taken from a heap by the order of their creation: a node is older than everything made from it, so all its
+gradients have arrived when its turn comes. There is no recursion, so depth is no limit. A gradient array is changed in
+place only when the engine made it itself; ``owned`` holds the slots for which that is so. A node that passes such an
+array on to one input (``hands_on``: x + 1) passes this right on with it.
 """
 
 from __future__ import annotations
@@ -77,15 +77,19 @@ def watched(walk: Any, roots: Sequence[Tensor], gradients: Any, retain_graph: bo
 def _run(
     roots: Sequence[Tensor], gradients: Sequence[Any], retain_graph: bool, wanted: Sequence[Tensor] | None
 ) -> list[Any]:
+    """:func:`run`, with recording switched off: seed the roots, walk from node to node, deliver to the leaves.
+
+    One loop and few calls, as a small network's step is mostly this function.
+    """
     # Gradients on their way: of a leaf or a node with one output the array itself, of other nodes a list.
     pending: dict[Any, Any] = {}
     owned: set[Any] = set()  # keys of `pending`, or (node, index), whose arrays the engine may change
-    heap: list[tuple[int, Op]] = []
-    leaves: list[Tensor] = []
-    wanted_at: dict[tuple[Any, int], list[int]] = {}
+    heap: list[tuple[int, Op]] = []  # nodes with a gradient, the newest first
+    leaves: list[Tensor] = []  # leaves with a gradient
+    wanted_at: dict[tuple[Any, int], list[int]] = {}  # (leaf, -1) or (node, output) -> its places in `wanted`
     results: list[Any] = []
-    needed: set[Any] | None = None
-    released: Op | None = None
+    needed: set[Any] | None = None  # with `wanted`: the nodes and leaves on the way there
+    released: Op | None = None  # a wanted node that an earlier backward freed
     if wanted is not None:
         results = [None] * len(wanted)
         for i, t in enumerate(wanted):
@@ -152,23 +156,10 @@ def _run(
         for cell, version in node.versions or ():
             if cell[0] != version:
                 node.check_versions()  # says so
-        if node.adds_into is not None and not check_nan:
-            # One of several parts of a tensor (x[:, t] of every step): into the gradient of the whole, if it has begun.
-            edge, whole = edges[0], None
-            if edge is not None:
-                if edge in owned:
-                    whole = pending[edge[0]][edge[1]]
-                elif edge[0] in owned:
-                    whole = pending[edge[0]]
-            if (
-                whole is not None
-                and whole.__class__ is not SparseArray
-                and whole.ndim
-                and node.adds_into(whole, grad)
-            ):
-                if not retain_graph:
-                    node.release()
-                continue
+        if node.adds_into is not None and not check_nan and _added_to_whole(node, grad, pending, owned):
+            if not retain_graph:
+                node.release()
+            continue
         handed = None
         if node.hands_on and needed is None and node.hooks is None and node in owned:
             handed = grad
@@ -228,15 +219,34 @@ def _run(
     return results
 
 
+def _added_to_whole(node: Op, grad: Any, pending: dict[Any, Any], owned: set[Any]) -> bool:
+    """Was the gradient of a part of a tensor (``x[:, t]``) added to that of the whole?
+
+    It can be if the whole's gradient has begun, in an array of the engine's own: then no array of zeros is made for
+    every part.
+    """
+    edge = node.edges[0]  # type: ignore[index]
+    if edge is None:
+        return False
+    if edge in owned:
+        whole = pending[edge[0]][edge[1]]
+    elif edge[0] in owned:
+        whole = pending[edge[0]]
+    else:
+        return False
+    return whole.__class__ is not SparseArray and whole.ndim and node.adds_into(whole, grad)
+
+
 def is_wanted(node: Op, wanted_at: Any) -> bool:
     """Is the gradient of one of the node's outputs asked for?"""
     return any([(node, index) in wanted_at for index in range(node.outputs)])
 
 
 def adds_at_once(leaf: Tensor) -> bool:
-    """May a leaf add to its gradient what comes, instead of the sum at the end? Then no second set of them is kept.
+    """May what arrives be added to a leaf's ``.grad`` at once, so that no second set of gradients is kept?
 
-    Hooks want the sum. And who else refers to the array, the graph as well, needs the values of before.
+    Not where the leaf has hooks, which want to see the sum, nor where somebody else (the graph, too) refers to the
+    array in ``.grad``, and counts on its values.
     """
     return leaf._hooks is leaf._post_hooks is None and getrefcount(leaf._grad._data) == 2  # type: ignore[union-attr]
 

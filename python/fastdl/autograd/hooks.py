@@ -118,7 +118,7 @@ def _replacement(what: str, given: Any, count: int) -> tuple[Any, ...]:
 
 
 def around(node: Op) -> _Around:
-    """The node's own, made when first asked for."""
+    """The node's :class:`_Around`, made at the first call."""
     have = node.__dict__.get("around")
     if have is None:
         have = _Around(node)

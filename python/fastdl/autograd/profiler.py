@@ -18,7 +18,7 @@ __all__ = [
 
 
 class emit_nvtx:
-    """A block whose operations the vendor's profiler would see by name. Accepted: nothing is told it."""
+    """A block whose operations the vendor's profiler would see by name. Accepted, and without effect."""
 
     def __init__(self, enabled: bool = True, record_shapes: bool = False) -> None: ...
 

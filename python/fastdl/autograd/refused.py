@@ -41,9 +41,9 @@ complex_rules: dict[Any, Callable[[Any, tuple[Tensor | None, ...], dict[str, Any
 def apply_otherwise(
     cls: Any, inputs: tuple[Tensor | None, ...], options: dict[str, Any], error: Exception | None
 ) -> Any:
-    """The result of ``cls.apply`` in another way than the one that raised ``error``, or a better error, or it.
+    """The result of ``cls.apply``, which raised ``error``, computed in another way; or a better error, or ``error``.
 
-    Without an error: an input is sparse, or complex, which the operation does not take.
+    ``error`` is None where nothing was tried: an input is sparse, or complex, and the operation does not take it.
     """
     if SparseArray.made and any([t.__class__ is not Tensor and is_sparse(t) for t in inputs]):
         from fastdl.sparse import applied

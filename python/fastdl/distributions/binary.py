@@ -10,7 +10,7 @@ from fastdl.arrays import pooled_copy
 from fastdl.distributions import constraints
 from fastdl.distributions.common import lazy_property, logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution, broadcast_all
-from fastdl.distributions.location_scale import _open_uniform
+from fastdl.distributions.location_scale import open_uniform
 from fastdl.ops.activation import sigmoid, softplus
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from fastdl.ops.cast import to
@@ -130,7 +130,7 @@ class RelaxedBernoulli(Binary):
         return constraints.unit_interval
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        u = _open_uniform(self._extended_shape(sample_shape), self.logits)
+        u = open_uniform(self._extended_shape(sample_shape), self.logits)
         return sigmoid((self.logits + log(u) - log1p(-u)) / self.temperature)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from fastdl.arrays import pooled_copy
 from fastdl.distributions import constraints
 from fastdl.distributions.common import lazy_property, logits_of, one_of, probs_of
 from fastdl.distributions.distribution import Distribution
-from fastdl.distributions.location_scale import _open_uniform
+from fastdl.distributions.location_scale import open_uniform
 from fastdl.ops.arrays import eye
 from fastdl.ops.cast import to
 from fastdl.ops.counting import one_hot
@@ -210,7 +210,7 @@ class RelaxedOneHotCategorical(_OverClasses):
         return constraints.simplex
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        u = _open_uniform(self._extended_shape(sample_shape), self.logits)
+        u = open_uniform(self._extended_shape(sample_shape), self.logits)
         return softmax_method((self.logits - log(-log(u))) / self.temperature, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:

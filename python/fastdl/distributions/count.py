@@ -12,13 +12,13 @@ from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.binary import Binary
 from fastdl.distributions.distribution import Distribution, broadcast_all
-from fastdl.distributions.location_scale import _open_uniform
+from fastdl.distributions.location_scale import open_uniform
 from fastdl.kernels import array as as_array
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from fastdl.ops.elementwise import clamp, floor, where
 from fastdl.ops.reduce import sum
-from fastdl.ops.sampling import _draw, poisson
+from fastdl.ops.sampling import draw_key, poisson
 from fastdl.ops.special import lgamma, xlogy
 from fastdl.ops.unary import abs, exp, log1p, sqrt
 from fastdl.ops.views import broadcast_tensors
@@ -58,7 +58,7 @@ class Binomial(Binary):
         return self.total_count * self.probs * (1 - self.probs)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        rng = np.random.Generator(np.random.Philox(key=np.array(_draw(None), np.uint64)))
+        rng = np.random.Generator(np.random.Philox(key=np.array(draw_key(None), np.uint64)))
         p, count = self.probs._data, to_host(self.total_count._data).astype(np.int64)
         drawn = rng.binomial(count, to_host(p), self._extended_shape(sample_shape))
         return Tensor._wrap(as_array(drawn, p, p.dtype))
@@ -115,7 +115,7 @@ class Geometric(Binary):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         probs = self.probs.detach()
-        u = _open_uniform(self._extended_shape(sample_shape), probs)
+        u = open_uniform(self._extended_shape(sample_shape), probs)
         return floor(u.log() / log1p(-probs))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from fastdl.kernels import array as as_array
 from fastdl.kernels import select
 from fastdl.ops.gamma import digamma, igamma, lgamma
 from fastdl.ops.reduce import sum
-from fastdl.ops.sampling import _draw, randn
+from fastdl.ops.sampling import draw_key, randn
 from fastdl.ops.shape import stack
 from fastdl.ops.special import xlogy
 from fastdl.ops.unary import log, log1p, rsqrt, square
@@ -86,7 +86,7 @@ class _StandardGamma(Op):
     saves_output = True
 
     def forward(self, a: Any) -> Any:
-        rng = np.random.Generator(np.random.Philox(key=np.array(_draw(None), np.uint64)))
+        rng = np.random.Generator(np.random.Philox(key=np.array(draw_key(None), np.uint64)))
         tiny = np.finfo(a.dtype).tiny
         self.a, self.x = a, np.maximum(as_array(rng.standard_gamma(to_host(a)), a, a.dtype), tiny)
         return self.x

@@ -17,7 +17,7 @@ from fastdl.tensor import Tensor
 __all__ = ["Cauchy", "Exponential", "Gumbel", "Laplace", "Uniform"]
 
 
-def _open_uniform(shape: Any, like: Tensor) -> Tensor:
+def open_uniform(shape: Any, like: Tensor) -> Tensor:
     """Uniform in (0, 1), both ends excluded: their logarithms are finite. In dtype and place those of ``like``."""
     limits = np.finfo(like.dtype)
     return rand(shape, dtype=like.dtype, device=like.device).clamp(
@@ -133,7 +133,7 @@ class Exponential(Distribution):
         return 1 - log(self.rate)
 
 
-class _LocationScale(Distribution):
+class LocationScale(Distribution):
     """``loc`` and ``scale``; sampled by its quantiles, on the real line with its mode at ``loc`` unless overridden."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
@@ -156,10 +156,10 @@ class _LocationScale(Distribution):
         return self.loc
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc))
+        return self.icdf(open_uniform(self._extended_shape(sample_shape), self.loc))
 
 
-class Laplace(_LocationScale):
+class Laplace(LocationScale):
     """log p(x) = -|x - loc| / scale - log(2 scale). See ``torch.distributions.Laplace``."""
 
     @property
@@ -191,7 +191,7 @@ class Laplace(_LocationScale):
         return 1 + log(2 * self.scale)
 
 
-class Cauchy(_LocationScale):
+class Cauchy(LocationScale):
     """p(x) = 1 / (pi scale (1 + ((x - loc) / scale)^2)); it has no mean. See ``torch.distributions.Cauchy``."""
 
     @property
@@ -217,7 +217,7 @@ class Cauchy(_LocationScale):
         return math.log(4 * math.pi) + log(self.scale)
 
 
-class Gumbel(_LocationScale):
+class Gumbel(LocationScale):
     """p(x) = exp(-(z + exp(-z))) / scale with z = (x - loc) / scale. See ``torch.distributions.Gumbel``."""
 
     @property

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
-from fastdl.distributions.location_scale import _LocationScale
+from fastdl.distributions.location_scale import LocationScale
 from fastdl.ops.elementwise import where
 from fastdl.ops.sampling import randn
 from fastdl.ops.special import erfinv
@@ -19,7 +19,7 @@ __all__ = ["HalfNormal", "LogNormal", "Normal"]
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class Normal(_LocationScale):
+class Normal(LocationScale):
     """log p(x) = -(x - loc)^2 / (2 scale^2) - log(scale) - log(2 pi) / 2. See ``torch.distributions.Normal``.
 
     Args:
@@ -62,7 +62,7 @@ class Normal(_LocationScale):
         return log(self.scale) + (0.5 + _HALF_LOG_2PI)
 
 
-class LogNormal(_LocationScale):
+class LogNormal(LocationScale):
     """exp of a normal variable. See ``torch.distributions.LogNormal``."""
 
     @property

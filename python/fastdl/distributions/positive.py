@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.gamma import _standard_gamma
-from fastdl.distributions.location_scale import _open_uniform
+from fastdl.distributions.location_scale import open_uniform
 from fastdl.ops.elementwise import where
 from fastdl.ops.gamma import digamma, igammac, lgamma
 from fastdl.ops.unary import abs, atan, exp, expm1, log, log1p, reciprocal, square, tan
@@ -64,7 +64,7 @@ class Pareto(_Positive):
         return square(self.scale) * alpha / (square(alpha - 1) * (alpha - 2))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.scale))
+        return self.icdf(open_uniform(self._extended_shape(sample_shape), self.scale))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -112,7 +112,7 @@ class Weibull(_Positive):
         return square(self.scale) * (exp(lgamma(1 + 2 * step)) - exp(2 * lgamma(1 + step)))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.scale))
+        return self.icdf(open_uniform(self._extended_shape(sample_shape), self.scale))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -158,7 +158,7 @@ class HalfCauchy(_Positive):
         return self.scale * math.inf
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.scale))
+        return self.icdf(open_uniform(self._extended_shape(sample_shape), self.scale))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)
@@ -311,7 +311,7 @@ class GeneralizedPareto(Distribution):
         return where(c < 0.5, inner, math.nan)  # type: ignore[no-any-return]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.icdf(_open_uniform(self._extended_shape(sample_shape), self.loc))
+        return self.icdf(open_uniform(self._extended_shape(sample_shape), self.loc))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)

@@ -12,7 +12,7 @@ from fastdl.distributions import constraints
 from fastdl.distributions.binary import Binary
 from fastdl.distributions.common import lazy_property, probs_of
 from fastdl.distributions.distribution import Distribution, broadcast_all
-from fastdl.distributions.location_scale import Uniform, _open_uniform
+from fastdl.distributions.location_scale import Uniform, open_uniform
 from fastdl.distributions.normal import Normal
 from fastdl.distributions.transformed_distribution import TransformedDistribution
 from fastdl.distributions.transforms import AffineTransform, PowerTransform, StickBreakingTransform
@@ -180,7 +180,7 @@ class Kumaraswamy(TransformedDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         # Neither end: their logarithms are infinite.
-        return self._through(_open_uniform(self._extended_shape(sample_shape), self.concentration0))
+        return self._through(open_uniform(self._extended_shape(sample_shape), self.concentration0))
 
     sample = Distribution.sample
 

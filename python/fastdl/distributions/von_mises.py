@@ -12,7 +12,7 @@ from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.kernels import array as as_array
 from fastdl.ops.bessel import i0e, i1e
-from fastdl.ops.sampling import _draw
+from fastdl.ops.sampling import draw_key
 from fastdl.ops.unary import cos, log
 from fastdl.tensor import Tensor
 
@@ -59,7 +59,7 @@ class VonMises(Distribution):
         return 1 - i1e(k) / i0e(k)  # scaled by exp(-k), both of them
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        rng = np.random.Generator(np.random.Philox(key=np.array(_draw(None), np.uint64)))
+        rng = np.random.Generator(np.random.Philox(key=np.array(draw_key(None), np.uint64)))
         loc, k = self.loc._data, self.concentration._data
         # Around 0, in float64: rejection in float32 hardly ends for tiny concentrations.
         turns = rng.vonmises(0.0, to_host(k).astype(np.float64), self._extended_shape(sample_shape))

@@ -157,10 +157,10 @@ class MetaKernels:
 
 
 def _seen() -> NotImplementedError:
-    """What looking at them in the middle of an operation is: it finds another way (autograd/refused.py)."""
+    """The error for an operation that looks at values halfway; ``autograd/refused.py`` then finds another way."""
     return NotImplementedError(*no_values().args)
 
 
 def no_values() -> NoValues:
-    """What reading them is."""
+    """The error for a program that reads values."""
     return NoValues("Cannot copy out of meta tensor; no data! It lies on the device 'meta'")

@@ -59,7 +59,7 @@ def _draw_dtype(tensor: Tensor) -> Any:
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
-    """With a number, or with what ``values()`` draws: nothing for a tensor without values."""
+    """Fill with a number or with what ``values()`` draws; tensors without values (``meta``) are left alone."""
     array = tensor._data
     if callable(values):
         if tensor.is_meta:

@@ -9,7 +9,17 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
-from fastdl.ops.pool import AvgPool, MaxPool, Plan, Sizes, _check_shape, _checked, _key, _sizes, take_places
+from fastdl.ops.pool import (
+    AvgPool,
+    MaxPool,
+    Plan,
+    Sizes,
+    array_of,
+    as_key,
+    check_shape,
+    take_places,
+    to_sizes,
+)
 from fastdl.ops.reduce import mean
 from fastdl.tensor import Tensor
 
@@ -58,13 +68,13 @@ class AdaptiveMaxPool(Op):
 @lru_cache(maxsize=2048)
 def _adaptive_plan(op: str, rank: int, shape: Sizes, output_size: Any) -> tuple[Sizes, Plan | None]:
     """The output size and, where all windows are alike, the equivalent ordinary pooling."""
-    _check_shape(op, shape, rank)
+    check_shape(op, shape, rank)
     size = shape[len(shape) - rank :]
     if isinstance(output_size, tuple) and len(output_size) == rank:
         output_size = tuple([n if o is None else o for o, n in zip(output_size, size, strict=True)])
     elif output_size is None:
         output_size = size
-    output = _sizes(output_size, rank, op, "output_size")
+    output = to_sizes(output_size, rank, op, "output_size")
     if min(output) < 0:
         raise ArgumentError(f"{op}: output_size must not be negative, got {output}")
     if any(o == 0 or n % o for n, o in zip(size, output, strict=True)):
@@ -74,15 +84,15 @@ def _adaptive_plan(op: str, rank: int, shape: Sizes, output_size: Any) -> tuple[
 
 
 def _adaptive_max_pool(op: str, rank: int, input: Tensor, output_size: Any, return_indices: bool) -> Any:
-    output, plan = _adaptive_plan(op, rank, _checked(input, op).shape, _key(output_size))
+    output, plan = _adaptive_plan(op, rank, array_of(input, op).shape, as_key(output_size))
     if plan is not None:
         return MaxPool.apply(input, plan=plan, return_indices=return_indices)
     return AdaptiveMaxPool.apply(input, output=output, return_indices=return_indices)
 
 
 def _adaptive_avg_pool(op: str, rank: int, input: Tensor, output_size: Any) -> Tensor:
-    x = _checked(input, op)
-    output, plan = _adaptive_plan(op, rank, x.shape, _key(output_size))
+    x = array_of(input, op)
+    output, plan = _adaptive_plan(op, rank, x.shape, as_key(output_size))
     if plan is not None:
         if not x.flags.c_contiguous and x.size and output == (1,) * rank and x.dtype.kind == "f":
             return mean(input, tuple(range(-rank, 0)), True)  # sums follow memory, windows would need a copy

@@ -340,8 +340,8 @@ def fit(grad: Any, like: tuple[tuple[int, ...], Any]) -> Any:
 
 def contiguous(array: Any, dtype: Any = None) -> Any:
     """The array in C order and ``dtype`` (its own if None); itself if it is that already."""
-    if dtype is not None and array.dtype is not dtype:
-        return cast(array, dtype)
+    if dtype is not None:
+        array = cast(array, dtype)
     return array if array.flags.c_contiguous else pooled_copy(array)
 
 

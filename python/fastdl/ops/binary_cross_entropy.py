@@ -115,7 +115,7 @@ def binary_cross_entropy(
     """
     op = "binary_cross_entropy"
     reduction = check_reduction(op, size_average, reduce, reduction)
-    _same_shape(op, input, target)
+    check_same_shape(op, input, target)
     return BinaryCrossEntropy.apply(  # type: ignore[no-any-return]
         input,
         matching_target(op, input, target),
@@ -152,7 +152,7 @@ def binary_cross_entropy_with_logits(
     """
     op = "binary_cross_entropy_with_logits"
     reduction = check_reduction(op, size_average, reduce, reduction)
-    _same_shape(op, input, target)
+    check_same_shape(op, input, target)
     x, t = input, target
     if x._data.dtype is not t._data.dtype:
         x, t = promoted(x, t)
@@ -176,7 +176,7 @@ def _as_input(weight: Tensor, input: Tensor) -> Tensor:
     return weight if weight._data.dtype is dtype or mode.autocast is not None else to(weight, dtype)
 
 
-def _same_shape(op: str, input: Tensor, target: Tensor) -> None:
+def check_same_shape(op: str, input: Tensor, target: Tensor) -> None:
     x, t = input._data, target._data
     if x.shape != t.shape:
         hint = ". Use target.reshape(input.shape)" if x.size == t.size else ""

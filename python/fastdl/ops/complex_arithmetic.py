@@ -17,7 +17,7 @@ from fastdl.ops.complex import ComplexFormula, conj
 from fastdl.ops.complex_kernels import composed
 from fastdl.ops.pieces import in_pieces
 from fastdl.ops.promotion import common_dtype
-from fastdl.ops.unary import _OF_INPUT, _OF_OUTPUT
+from fastdl.ops.unary import OF_INPUT, OF_OUTPUT
 from fastdl.tensor import Tensor
 
 
@@ -225,10 +225,10 @@ def _sigmoid(x: Any, out: Any, casting: str) -> Any:
     return np.reciprocal(1 + np.exp(-x), out=out, casting=casting)  # type: ignore[call-overload]
 
 
-_OF_X = {k: f for k, f in _OF_INPUT.items() if k not in ("abs", "erf")}
+_OF_X = {k: f for k, f in OF_INPUT.items() if k not in ("abs", "erf")}
 _OF_X["acosh"] = lambda x: (x + 1).rsqrt() * (x - 1).rsqrt()  # one root would take the wrong branch left of 0
 _OF_Y: dict[str, Callable[[Any], Any]] = {
-    **_OF_OUTPUT,
+    **OF_OUTPUT,
     "tanh": lambda y: 1 - y * y,
     "sigmoid": lambda y: y * (1 - y),
 }

@@ -13,7 +13,7 @@ import numpy as np
 from fastdl.errors import ArgumentError
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
-from fastdl.ops.pool import Ints, MaxPool, Plan, _check_shape, _checked, _sizes
+from fastdl.ops.pool import Ints, MaxPool, Plan, array_of, check_shape, to_sizes
 from fastdl.ops.sampling import rand
 from fastdl.tensor import Tensor
 
@@ -42,12 +42,12 @@ def _fractional(
     return_indices: bool,
     samples: Tensor | None,
 ) -> Any:
-    x = _checked(input, op)
-    _check_shape(op, x.shape, rank)
+    x = array_of(input, op)
+    check_shape(op, x.shape, rank)
     spatial = x.shape[-rank:]
-    kernel = _sizes(kernel_size, rank, op, "kernel_size")
+    kernel = to_sizes(kernel_size, rank, op, "kernel_size")
     if output_size is not None:
-        output = _sizes(output_size, rank, op, "output_size")
+        output = to_sizes(output_size, rank, op, "output_size")
     elif output_ratio is not None:
         ratios = output_ratio if isinstance(output_ratio, (tuple, list)) else (output_ratio,) * rank
         if len(ratios) != rank:

@@ -30,10 +30,10 @@ def long_index(op: str, index: Any) -> Any:
     """An index tensor's array, checked to be int64."""
     if isinstance(index, Tensor) and index._data.dtype is not int64:
         raise RuntimeError(f"{op}: index must have dtype int64, got {index._data.dtype}")
-    return _index(op, index)
+    return index_array(op, index)
 
 
-def _index(op: str, index: Any) -> Any:
+def index_array(op: str, index: Any) -> Any:
     """An index tensor's array, checked to be integer, as int64."""
     if not isinstance(index, Tensor):
         raise not_a_tensor(op, "index", index)
@@ -93,7 +93,7 @@ def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @number_as_row
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The entries ``index`` (one-dimensional) along ``dim``, in that order, as a copy; see ``torch.index_select``."""
-    indices = _index("index_select", index)
+    indices = index_array("index_select", index)
     if indices.ndim > 1:
         raise IndexError(f"index_select: index must have one dimension, got shape {indices.shape}")
     d = axis("index_select", dim, input._data.ndim)
@@ -156,7 +156,7 @@ def index_add(
 
     See ``torch.index_add``.
     """
-    indices = _index("index_add", index)
+    indices = index_array("index_add", index)
     d = _source("index_add", input, dim, indices, source)
     if alpha.__class__ is complex:
         if input._data.dtype.kind != "c":
@@ -198,7 +198,7 @@ def index_copy(
     input: Tensor, dim: int, index: Tensor, source: Tensor, *, out: Tensor | None = None
 ) -> Tensor:
     """The entries ``index`` along ``dim`` replaced by those of ``source``; see ``torch.index_copy``."""
-    indices = _index("index_copy", index)
+    indices = index_array("index_copy", index)
     d = _source("index_copy", input, dim, indices, source)
     return apply_into(out, IndexCopy, input, source, keeps=index, dim=d, index=indices.reshape(-1))
 
@@ -208,7 +208,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any, *, out: Tenso
     if input._data.ndim == 0:
         result = reshape(index_fill(reshape(input, (1,)), dim, index, value), ())
         return result if out is None else store("index_fill", out, result)
-    indices = _index("index_fill", index)
+    indices = index_array("index_fill", index)
     d = axis("index_fill", dim, input._data.ndim)
     places = from_front("index_fill", indices, input._data.shape[d])
     if not (isinstance(value, Tensor) or on_device(input._data) or (mode.enabled and input._requires_grad)):
@@ -229,7 +229,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any, *, out: Tenso
 # --------------------------------------------------------------------------------- one index for every element
 
 
-def _gather_key(dim: int, index: Any) -> tuple[Any, ...]:
+def gather_key(dim: int, index: Any) -> tuple[Any, ...]:
     """Open-grid index arrays: position everywhere but ``index`` along ``dim``."""
     grids = []
     for i, extent in enumerate(index.shape):
@@ -242,7 +242,7 @@ def _gather_key(dim: int, index: Any) -> tuple[Any, ...]:
     return tuple(grids)
 
 
-def _check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> int:
+def check_gather(op: str, x: Any, dim: int, index: Any, source: Any = None) -> int:
     """``dim`` from the front, after checks of all shapes; scatter also needs its indices checked."""
     if index.ndim != x.ndim:
         raise RuntimeError(
@@ -309,12 +309,12 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
         tensor([[2],
                 [3]])
     """
-    indices = _index("gather", index)
+    indices = index_array("gather", index)
     if input._data.ndim == 0 or indices.ndim == 0 or indices.size == 0:  # an empty index may have any shape
         flat, row = reshape(input, (input.numel(),)), indices.reshape(-1)
-        d = _check_gather("gather", flat._data, dim if row.size else 0, row)
+        d = check_gather("gather", flat._data, dim if row.size else 0, row)
         return reshape(needing(TakeAlong.apply(flat, dim=d, index=row), index), indices.shape)
-    d = _check_gather("gather", input._data, dim, indices)
+    d = check_gather("gather", input._data, dim, indices)
     return needing(TakeAlong.apply(input, dim=d, index=indices), index)
 
 
@@ -383,7 +383,7 @@ class Scatter(Op):
             else:
                 written(select(result).scatter, corner, self.dim, self.index, part)
         elif not self.add:
-            result[_gather_key(self.dim, self.index)] = part
+            result[gather_key(self.dim, self.index)] = part
         elif is_array(part) and is_kernel_dtype(result.dtype):
             total = select(result).gather_backward(part, self.dim, self.index, result.shape[self.dim])
             result[tuple([slice(0, n) for n in total.shape])] += total
@@ -429,15 +429,15 @@ class Scatter(Op):
 def _scatter(
     op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: bool, out: Tensor | None
 ) -> Tensor:
-    indices = _index(op, index)
+    indices = index_array(op, index)
     if isinstance(src, Tensor):
         if src._data.dtype != input._data.dtype:
             raise RuntimeError(f"{op}: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
         if indices.size == 0:
             return input.clone() if out is None else out.copy_(input)
-        d = _check_gather(op, input._data, dim, indices, src._data)
+        d = check_gather(op, input._data, dim, indices, src._data)
         return apply_into(out, Scatter, input, src, keeps=index, dim=d, index=indices, add=add)
-    d = _check_gather(op, input._data, dim, indices)
+    d = check_gather(op, input._data, dim, indices)
     value = filler(op, src, input._data.dtype)
     return apply_into(out, Scatter, input, None, keeps=index, dim=d, index=indices, value=value, add=add)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.dtypes import complex_dtype
-from fastdl.ops.arrays import eye
+from fastdl.ops.arrays import contiguous, eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import conj
@@ -95,7 +95,7 @@ class SlogdetResult(NamedTuple):
 
 
 class EighResult(NamedTuple):
-    """Eigenvalues, rising, and eigenvectors in columns."""
+    """Eigenvalues in ascending order, and eigenvectors in columns."""
 
     eigenvalues: Tensor
     eigenvectors: Tensor
@@ -202,7 +202,7 @@ def eigvals(A: Tensor) -> Tensor:
 
 @on_host
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
-    """The eigenvalues of a symmetric matrix, rising. See ``torch.linalg.eigvalsh``."""
+    """The eigenvalues of a symmetric matrix in ascending order. See ``torch.linalg.eigvalsh``."""
     if _differentiated(A):
         return eigh(A, UPLO).eigenvalues
     check_matrix("eigvalsh", A)
@@ -223,7 +223,7 @@ def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
 
 @on_host
 def svdvals(A: Tensor) -> Tensor:
-    """The singular values, falling. See ``torch.linalg.svdvals``."""
+    """The singular values in descending order. See ``torch.linalg.svdvals``."""
     if _differentiated(A):
         return svd(A, False).S
     check_matrix("svdvals", A, square=False)
@@ -242,9 +242,7 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
         raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
     if mode == "r":
         return QrResult(Tensor._wrap(np.empty(0, A.dtype)), Tensor._wrap(np.linalg.qr(A._data, "r")))
-    return QrResult(
-        *[Tensor._wrap(np.ascontiguousarray(a, like=a)) for a in np.linalg.qr(A._data, "complete")]
-    )
+    return QrResult(*[Tensor._wrap(contiguous(a)) for a in np.linalg.qr(A._data, "complete")])
 
 
 @on_host
@@ -401,7 +399,7 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 
 
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
-    """Rising powers 0 .. N - 1 of the last axis's elements, as a new last axis. See ``torch.linalg.vander``."""
+    """Powers 0 .. N - 1 of the last axis's elements, as a new last axis. See ``torch.linalg.vander``."""
     count = N if N is not None else x.shape[-1] if x.ndim else 1
     if count < 1:
         raise RuntimeError(f"vander: N must be positive, got {count}")

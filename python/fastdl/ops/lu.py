@@ -12,10 +12,10 @@ from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.complex_kernels import product
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import _h, check_matrix, triangle
+from fastdl.ops.matrix import check_matrix, mH, triangle
 from fastdl.ops.resample import pad
 from fastdl.ops.shape import cat, tril, triu
-from fastdl.ops.solve import _check, solve_triangular
+from fastdl.ops.solve import check_info, solve_triangular
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
 
@@ -73,13 +73,13 @@ class Factor(Op):
         kernels, right, rest = select(grad), packed[..., :k, k:], packed[..., k:, :]
         square, inner = packed[..., :k, :k], grad[..., :k, :k]
         lower, upper = kernels.lu_unpack(square)
-        lower, upper = _h(lower), _h(upper)
+        lower, upper = mH(lower), mH(upper)
         of_lower = product(lower, triangle(inner, -1, True))
         of_upper = product(triangle(inner, 0, False), upper)
         if right.shape[-1]:
-            of_lower = of_lower - product(grad[..., k:], _h(right))
+            of_lower = of_lower - product(grad[..., k:], mH(right))
         if rest.shape[-2]:
-            of_upper = of_upper - product(_h(rest), grad[..., k:, :])
+            of_upper = of_upper - product(mH(rest), grad[..., k:, :])
         left = triangle(of_lower, -1, True) + triangle(of_upper, 0, False)
         if right.shape[-1]:
             left = np.concatenate([left, grad[..., k:]], -1)
@@ -153,7 +153,7 @@ def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -
     """:func:`lu_factor` that tells of pivots that are 0. See ``torch.linalg.lu_factor_ex``."""
     check_matrix("lu_factor", A, square=False)
     packed, pivots, info = Factor.apply(A, pivot=pivot)
-    _check("lu_factor", info._data, check_errors, "singular: pivot")
+    check_info("lu_factor", info._data, check_errors, "singular: pivot")
     return LuFactorExResult(packed, pivots, info)
 
 
@@ -217,8 +217,8 @@ class FactorSolve(Op):
             y, x = (self.x, grad_b) if self.adjoint else (grad_b, self.x)
             lower, upper = kernels.lu_unpack(packed)
             y = product(kernels.lu_permutation(self.pivots, packed).swapaxes(-1, -2), y)
-            of_lower = product(y, _h(product(upper, x)))
-            of_upper = product(product(_h(lower), y), _h(x))
+            of_lower = product(y, mH(product(upper, x)))
+            of_upper = product(product(mH(lower), y), mH(x))
             both = triangle(of_lower, -1, True) + triangle(of_upper, 0, False)
             grad_packed = sum_to(-both, packed.shape)
         return grad_packed, sum_to(grad_b, self.b_shape)

@@ -14,7 +14,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arrays import cast, contiguous, full
-from fastdl.ops.binary_cross_entropy import _same_shape
+from fastdl.ops.binary_cross_entropy import check_same_shape
 from fastdl.ops.host import on_host
 from fastdl.ops.reduction import (
     check_reduction,
@@ -212,7 +212,7 @@ def multilabel_soft_margin_loss(
     See ``torch.nn.functional.multilabel_soft_margin_loss``."""
     op = "multilabel_soft_margin_loss"
     reduction = check_reduction(op, size_average, reduce, reduction)
-    _same_shape(op, input, target)
+    check_same_shape(op, input, target)
     if weight is None:
         input, target = promoted(input, target)
     else:

@@ -16,7 +16,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import MetaArray, select
-from fastdl.ops.arrays import sum_to
+from fastdl.ops.arrays import contiguous, sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.ops.complex_kernels import product
 from fastdl.tensor import Tensor
@@ -24,8 +24,8 @@ from fastdl.tensor import Tensor
 LinAlgError = np.linalg.LinAlgError
 
 
-def _h(a: Any) -> Any:
-    """The conjugate transpose; of real matrices the transpose, a view."""
+def mH(a: Any) -> Any:
+    """The conjugate transpose, named as the tensors' property; of real matrices the transpose, a view."""
     return np.swapaxes(a, -1, -2).conj()
 
 
@@ -50,7 +50,7 @@ def triangle(x: Any, diagonal: int, lower: bool) -> Any:
 
 
 def failed(info: Any) -> bool:
-    """Is there a matrix without a result? Not among those without values."""
+    """Is there a matrix without a result? (On the device ``meta`` there never is.)"""
     return info.__class__ is not MetaArray and bool(info.any())
 
 
@@ -63,7 +63,7 @@ def _refuse_singular(op: str, a: Any, info: Any) -> None:
 
 
 def spoil(result: Any, info: Any) -> Any:
-    """NaN in the place of what ``info`` says there is none of; ``result`` is whatever a batch broadcast to."""
+    """``result`` with NaN for every matrix whose ``info`` is not 0; it may have more batch axes than ``info``."""
     if failed(info):
         result = np.where((info != 0)[..., None, None], result.dtype.type(float("nan")), result)
     return result
@@ -84,7 +84,7 @@ class Inverse(Op):
         return self.y, info
 
     def backward(self, grad: Any, _: Any) -> Any:
-        y = _h(self.y)
+        y = mH(self.y)
         return -product(product(y, grad), y)
 
     def backward_graph(self, grad: Any, _: Any) -> Any:
@@ -109,7 +109,7 @@ class Solve(Op):
 
     def backward(self, grad: Any, _: Any) -> Any:
         grad_b = select(grad).lu_solve(self.packed.conj(), self.pivots, grad, True)
-        grad_a = sum_to(-product(grad_b, _h(self.x)), self.a.shape) if self.needs[0] else None
+        grad_a = sum_to(-product(grad_b, mH(self.x)), self.a.shape) if self.needs[0] else None
         return grad_a, sum_to(grad_b, self.b_shape)
 
     def backward_graph(self, grad: Any, _: Any) -> Any:
@@ -131,10 +131,10 @@ class TriangularSolve(Op):
 
     def backward(self, grad: Any) -> Any:
         kernels = select(grad)
-        grad_b = kernels.triangular_solve(_h(self.a), grad, not self.upper, self.unit)
+        grad_b = kernels.triangular_solve(mH(self.a), grad, not self.upper, self.unit)
         grad_a = None
         if self.needs[0]:
-            grad_a = sum_to(-product(grad_b, _h(self.x)), self.a.shape)
+            grad_a = sum_to(-product(grad_b, mH(self.x)), self.a.shape)
             grad_a = triangle(grad_a, int(self.unit if self.upper else -self.unit), not self.upper)
         return grad_a, None if self.b_shape is None else sum_to(grad_b, self.b_shape)
 
@@ -164,7 +164,7 @@ class Determinant(Op):
         odd = (pivots != np.arange(1, pivots.shape[-1] + 1)).sum(-1) % 2
         det = np.diagonal(packed, 0, -2, -1).prod(-1) * (1 - 2 * odd).astype(grad.dtype)
         inverse = select(grad).lu_solve(packed, pivots, None, False)
-        return (grad * det.conj())[..., None, None] * _h(inverse)
+        return (grad * det.conj())[..., None, None] * mH(inverse)
 
     def _of_singular(self, grad: Any) -> Any:
         u, s, vh = np.linalg.svd(self.a)
@@ -202,7 +202,7 @@ class LogDeterminant(Op):
             grad_log = grad_log + 1j * (grad_sign * self.sign.conj()).imag
         packed, pivots, info = select(self.a).lu_factor(self.a, True)
         _refuse_singular("slogdet", self.a, info)
-        return grad_log[..., None, None] * _h(select(packed).lu_solve(packed, pivots, None, False))
+        return grad_log[..., None, None] * mH(select(packed).lu_solve(packed, pivots, None, False))
 
     def backward_graph(self, grad_sign: Any, grad_log: Any) -> Any:
         if self.sign.dtype.kind == "c":
@@ -229,11 +229,11 @@ class Cholesky(Op):
 
     def backward(self, grad: Any) -> Any:
         lower = self.y
-        kernels, upper = select(grad), _h(lower)
+        kernels, upper = select(grad), mH(lower)
         middle = triangle(product(upper, grad), 0, True)
-        middle = middle + _h(triangle(middle, -1, True))
-        half = kernels.triangular_solve(upper, _h(middle), True, False)  # (M L^-1)^H
-        return kernels.triangular_solve(upper, _h(half), True, False) * lower.dtype.type(0.5)
+        middle = middle + mH(triangle(middle, -1, True))
+        half = kernels.triangular_solve(upper, mH(middle), True, False)  # (M L^-1)^H
+        return kernels.triangular_solve(upper, mH(half), True, False) * lower.dtype.type(0.5)
 
     def backward_graph(self, grad: Any) -> Any:
         lower = self.saved_output(self.y)
@@ -244,7 +244,7 @@ class Cholesky(Op):
 
 
 class SymmetricEigen(Op):
-    """Eigenvalues, rising, and eigenvectors in columns, of the lower (or upper) triangle."""
+    """Eigenvalues in ascending order, and eigenvectors in columns, of the lower (or upper) triangle."""
 
     takes_complex = True
     saves_output = True
@@ -252,21 +252,21 @@ class SymmetricEigen(Op):
 
     def forward(self, a: Any, uplo: str) -> Any:
         values, vectors = np.linalg.eigh(a, uplo)  # type: ignore[call-overload]
-        self.values, self.vectors = values, np.ascontiguousarray(vectors, like=vectors)
+        self.values, self.vectors = values, contiguous(vectors)
         return self.values, self.vectors
 
     def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
         v, w = self.vectors, self.values
         if grad_vectors is None:
-            return product(v * grad_values[..., None, :], _h(v))
+            return product(v * grad_values[..., None, :], mH(v))
         grad_values = _zeros_for(grad_values, w)
         gaps = w[..., None, :] - w[..., :, None]
         with np.errstate(divide="ignore"):
             inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(w.dtype)
-        turn = _h(v) @ grad_vectors  # its antisymmetric part counts: vectors only turn
-        inner = (turn - _h(turn)) * (inverse_gaps * 0.5)
+        turn = mH(v) @ grad_vectors  # its antisymmetric part counts: vectors only turn
+        inner = (turn - mH(turn)) * (inverse_gaps * 0.5)
         inner += grad_values[..., None] * np.eye(w.shape[-1], dtype=v.dtype)
-        return v @ inner @ _h(v)
+        return v @ inner @ mH(v)
 
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
         w, v = self.saved_output(self.values, 0), self.saved_output(self.vectors, 1)
@@ -288,7 +288,7 @@ class SingularValues(Op):
 
     def forward(self, a: Any, full: bool = False) -> Any:
         u, s, vh = np.linalg.svd(a, full_matrices=full)
-        self.u, self.s, self.vh = np.ascontiguousarray(u, like=u), s, np.ascontiguousarray(vh, like=vh)
+        self.u, self.s, self.vh = contiguous(u), s, contiguous(vh)
         return self.u, self.s, self.vh
 
     def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
@@ -304,18 +304,18 @@ class SingularValues(Op):
         gaps = squares[..., None, :] - squares[..., :, None]
         f = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(s.dtype)
         inner = grad_s[..., None] * eye
-        of_u, of_v = _h(u) @ grad_u, vh @ _h(grad_vh)
+        of_u, of_v = mH(u) @ grad_u, vh @ mH(grad_vh)
         if u.dtype.kind == "c":  # columns of u turn in the plane as those of v do
             turned = np.diagonal(of_u, axis1=-2, axis2=-1).imag / np.where(s == 0, 1, s)
             inner = inner + 1j * turned[..., None] * eye
-        inner = inner + (f * (of_u - _h(of_u))) * s[..., None, :] + s[..., :, None] * (f * (of_v - _h(of_v)))
+        inner = inner + (f * (of_u - mH(of_u))) * s[..., None, :] + s[..., :, None] * (f * (of_v - mH(of_v)))
         result = u @ inner @ vh
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = np.where(s == 0, 0, 1 / np.where(s == 0, 1, s)).astype(s.dtype)
         if u.shape[-2] > k:
             result = result + (grad_u - u @ of_u) * inverse[..., None, :] @ vh
         if vh.shape[-1] > k:
-            result = result + (u * inverse[..., None, :]) @ (grad_vh - _h(of_v) @ vh)
+            result = result + (u * inverse[..., None, :]) @ (grad_vh - mH(of_v) @ vh)
         return result
 
     def backward_graph(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
@@ -379,7 +379,7 @@ class Orthogonal(Op):
     def forward(self, a: Any) -> Any:
         self.a = a
         q, r = np.linalg.qr(a)
-        self.q, self.r = np.ascontiguousarray(q, like=q), np.ascontiguousarray(r, like=r)
+        self.q, self.r = contiguous(q), contiguous(r)
         return self.q, self.r
 
     def backward(self, grad_q: Any, grad_r: Any) -> Any:
@@ -387,15 +387,15 @@ class Orthogonal(Op):
         if k == self.r.shape[-1]:
             return self._tall(self.q, self.r, grad_q, grad_r)
         grad_v = grad_r[..., k:]
-        of_x = self._tall(self.q, self.r[..., :k], grad_q + self.a[..., k:] @ _h(grad_v), grad_r[..., :k])
+        of_x = self._tall(self.q, self.r[..., :k], grad_q + self.a[..., k:] @ mH(grad_v), grad_r[..., :k])
         return np.concatenate([of_x, self.q @ grad_v], -1)
 
     @staticmethod
     def _tall(q: Any, r: Any, grad_q: Any, grad_r: Any) -> Any:
-        m = r @ _h(grad_r) - _h(grad_q) @ q
+        m = r @ mH(grad_r) - mH(grad_q) @ q
         below = np.tril(m, -1)
-        symmetric = below + _h(below) + np.eye(m.shape[-1], dtype=m.dtype) * m.real
-        return _h(select(r).triangular_solve(r, _h(grad_q + q @ symmetric), True, False))
+        symmetric = below + mH(below) + np.eye(m.shape[-1], dtype=m.dtype) * m.real
+        return mH(select(r).triangular_solve(r, mH(grad_q + q @ symmetric), True, False))
 
     def backward_graph(self, grad_q: Any, grad_r: Any) -> Any:
         if self.q.shape[-1] != self.r.shape[-1]:
@@ -419,7 +419,7 @@ class Eigen(ComplexFormula):
     def forward(self, a: Any) -> Any:
         self.likes, dtype = a.dtype, complex_dtype(a.dtype)
         values, vectors = np.linalg.eig(a)
-        self.values, self.vectors = values.astype(dtype), np.ascontiguousarray(vectors, dtype, like=vectors)
+        self.values, self.vectors = values.astype(dtype), contiguous(vectors, dtype)
         return self.values, self.vectors
 
     def backward(self, grad_values: Any, grad_vectors: Any) -> Any:
@@ -427,7 +427,7 @@ class Eigen(ComplexFormula):
             return super().backward(grad_values, grad_vectors)
         packed, pivots, info = select(self.vectors).lu_factor(self.vectors, True)
         _refuse_singular("eig", self.vectors, info)
-        scaled = grad_values[..., None] * _h(self.vectors)
+        scaled = grad_values[..., None] * mH(self.vectors)
         result = select(packed).lu_solve(packed.conj(), pivots, scaled, True)
         return result if self.likes.kind == "c" else result.real.copy()
 

@@ -19,11 +19,11 @@ from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
     IndexAdd,
     Scatter,
-    _check_gather,
-    _gather_key,
-    _index,
+    check_gather,
     check_range,
     from_front,
+    gather_key,
+    index_array,
     long_index,
     number_as_row,
     scatter_add,
@@ -81,7 +81,7 @@ class ScatterReduce(Op):
 
     def taken(self, x: Any) -> Any:
         """The target of every source."""
-        return x[_gather_key(self.dim, self.index)]
+        return x[gather_key(self.dim, self.index)]
 
     def backward(self, grad: Any) -> Any:
         kept = full(grad.shape, True, bool_, grad) if self.include else self.counts == 0
@@ -139,7 +139,7 @@ class ScatterReduce(Op):
 
     def places(self) -> tuple[Tensor, ...]:
         return tuple(
-            [Tensor._wrap(np.broadcast_to(k, self.part.shape)) for k in _gather_key(self.dim, self.index)]
+            [Tensor._wrap(np.broadcast_to(k, self.part.shape)) for k in gather_key(self.dim, self.index)]
         )
 
 
@@ -211,10 +211,10 @@ def scatter_reduce(
         raise RuntimeError(f"scatter_reduce: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
     if reduce == "sum" and include_self:
         return scatter_add(input, dim, index, src)
-    indices = _index("scatter_reduce", index)
+    indices = index_array("scatter_reduce", index)
     if indices.size == 0:
         return input.clone()
-    d = _check_gather("scatter_reduce", input._data, dim, indices, src._data)
+    d = check_gather("scatter_reduce", input._data, dim, indices, src._data)
     if reduce == "mean" or not include_self:  # what counts the sources would speak of scatter_add
         check_range("scatter_reduce", indices, input.shape[d])
     result = ScatterReduce.apply(input, src, dim=d, index=indices, reduce=reduce, include_self=include_self)
@@ -250,7 +250,7 @@ def index_reduce(
     alike = source.shape[:d] == input.shape[:d] and source.shape[d + 1 :] == input.shape[d + 1 :]
     if not alike or source.dtype != input.dtype or on_device(input._data) or not source.numel():
         return scatter_reduce(input, d, places, source, reduce, include_self=include_self)
-    indices = _index("index_reduce", index)
+    indices = index_array("index_reduce", index)
     check_range("index_reduce", indices, input.shape[d])
     spread = np.broadcast_to(indices.reshape(shape), source.shape)
     result = IndexReduce.apply(input, source, dim=d, index=spread, reduce=reduce, include_self=include_self)

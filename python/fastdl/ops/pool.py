@@ -135,7 +135,7 @@ def take_places(x: Any, places: Any, rank: int) -> Any:
     return np.take_along_axis(flat, flat_places, -1).reshape(places.shape)
 
 
-def _sizes(value: Any, rank: int, op: str, name: str) -> Sizes:
+def to_sizes(value: Any, rank: int, op: str, name: str) -> Sizes:
     """An int, or as many ints as there are spatial axes (or one for all)."""
     try:
         if isinstance(value, (tuple, list)):
@@ -151,7 +151,7 @@ def _sizes(value: Any, rank: int, op: str, name: str) -> Sizes:
     return sizes
 
 
-def _check_shape(op: str, shape: Sizes, rank: int) -> None:
+def check_shape(op: str, shape: Sizes, rank: int) -> None:
     spatial = ", ".join("DHW"[3 - rank :])
     if len(shape) not in (rank + 1, rank + 2):
         raise ArgumentError(
@@ -161,14 +161,15 @@ def _check_shape(op: str, shape: Sizes, rank: int) -> None:
         raise ArgumentError(f"{op}: only the batch axis of the input may be empty, got shape {shape}")
 
 
-def _checked(x: Any, op: str, name: str = "input") -> Any:
-    """The tensor's array, if it is one of floating-point numbers."""
+def array_of(x: Any, op: str, name: str = "input") -> Any:
+    """The array of a tensor; an error that names the argument for anything else."""
     if not isinstance(x, Tensor):
         raise not_a_tensor(op, name, x)
     return x._data
 
 
-def _key(value: Any) -> Any:
+def as_key(value: Any) -> Any:
+    """A size as a key of :func:`_plan`'s cache, which cannot hash a list."""
     return tuple(value) if type(value) is list else value
 
 
@@ -183,11 +184,11 @@ def _plan(
     dilation: Any,
     ceil_mode: bool,
 ) -> Plan:
-    _check_shape(op, shape, rank)
-    kernel = _sizes(kernel_size, rank, op, "kernel_size")
-    strides = kernel if stride is None or stride == () else _sizes(stride, rank, op, "stride")
-    pads = _sizes(padding, rank, op, "padding")
-    dilations = _sizes(dilation, rank, op, "dilation")
+    check_shape(op, shape, rank)
+    kernel = to_sizes(kernel_size, rank, op, "kernel_size")
+    strides = kernel if stride is None or stride == () else to_sizes(stride, rank, op, "stride")
+    pads = to_sizes(padding, rank, op, "padding")
+    dilations = to_sizes(dilation, rank, op, "dilation")
     for name, values in (("kernel_size", kernel), ("stride", strides), ("dilation", dilations)):
         if min(values) <= 0:
             raise ArgumentError(f"{op}: {name} must be positive, got {values}")
@@ -227,9 +228,16 @@ def _max_pool(
     ceil_mode: bool,
     return_indices: bool,
 ) -> Any:
-    shape = _checked(input, op).shape
+    shape = array_of(input, op).shape
     plan = _plan(
-        op, rank, shape, _key(kernel_size), _key(stride), _key(padding), _key(dilation), bool(ceil_mode)
+        op,
+        rank,
+        shape,
+        as_key(kernel_size),
+        as_key(stride),
+        as_key(padding),
+        as_key(dilation),
+        bool(ceil_mode),
     )
     return MaxPool.apply(input, plan=plan, return_indices=return_indices)
 
@@ -245,8 +253,8 @@ def _avg_pool(
     count_include_pad: bool,
     divisor_override: int | None = None,
 ) -> Tensor:
-    shape = _checked(input, op).shape
-    plan = _plan(op, rank, shape, _key(kernel_size), _key(stride), _key(padding), 1, bool(ceil_mode))
+    shape = array_of(input, op).shape
+    plan = _plan(op, rank, shape, as_key(kernel_size), as_key(stride), as_key(padding), 1, bool(ceil_mode))
     if divisor_override is not None and divisor_override == 0:
         raise ArgumentError(f"{op}: divisor_override must not be 0")
     return AvgPool.apply(  # type: ignore[no-any-return]
@@ -427,11 +435,11 @@ def avg_pool3d(
 def _lp_pool(
     op: str, rank: int, input: Tensor, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool
 ) -> Tensor:
-    shape = _checked(input, op).shape
+    shape = array_of(input, op).shape
     p = float(norm_type)
     if p == 0 or p != p:
         raise ArgumentError(f"{op}: norm_type must be a number other than 0, got {norm_type}")
-    plan = _plan(op, rank, shape, _key(kernel_size), _key(stride), 0, 1, bool(ceil_mode))
+    plan = _plan(op, rank, shape, as_key(kernel_size), as_key(stride), 0, 1, bool(ceil_mode))
     if p == float("inf"):
         return MaxPool.apply(input.abs(), plan=plan, return_indices=False)  # type: ignore[no-any-return]
     if p == -float("inf"):

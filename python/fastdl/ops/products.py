@@ -17,7 +17,7 @@ from fastdl.ops.common import axes
 from fastdl.ops.complex import conj
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.reduce import sum as sum_over
-from fastdl.ops.shape import _common_dtype
+from fastdl.ops.shape import common_dtype
 from fastdl.ops.views import permute, reshape, unsqueeze
 from fastdl.tensor import Tensor
 
@@ -166,7 +166,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     except ValueError:
         raise RuntimeError(f"cross: shapes {input.shape} and {other.shape} do not broadcast") from None
     if input._data.dtype != other._data.dtype:
-        dtype = _common_dtype((input, other))
+        dtype = common_dtype((input, other))
         input, other = input.to(dtype), other.to(dtype)
     return Cross.apply(input, other, axis=axis)  # type: ignore[no-any-return]
 
@@ -252,7 +252,7 @@ def block_diag(*tensors: Any) -> Tensor:
     for t in tensors:
         if t._data.ndim > 2:
             raise RuntimeError(f"block_diag: expects tensors of at most 2 dimensions, got shape {t.shape}")
-    return BlockDiagonal.apply(*tensors, dtype=_common_dtype(tensors))  # type: ignore[no-any-return]
+    return BlockDiagonal.apply(*tensors, dtype=common_dtype(tensors))  # type: ignore[no-any-return]
 
 
 class BlockDiagonal(Op):
@@ -309,7 +309,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
 
 
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
-    """Powers of a vector as columns, falling unless ``increasing``. See ``torch.vander``."""
+    """Powers of a vector as columns, in descending order unless ``increasing``. See ``torch.vander``."""
     if x._data.ndim != 1:
         raise RuntimeError(f"vander: expects a one-dimensional tensor, got shape {x.shape}")
     count = x.numel() if N is None else N

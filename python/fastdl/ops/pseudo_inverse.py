@@ -11,7 +11,7 @@ from fastdl.dtypes import real_dtype
 from fastdl.ops.complex_kernels import product
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import _h, check_matrix
+from fastdl.ops.matrix import check_matrix, mH
 from fastdl.ops.reduce import sum
 from fastdl.ops.unary import abs
 from fastdl.ops.views import squeeze, unsqueeze
@@ -56,7 +56,7 @@ class PseudoInverse(Op):
         return inverse
 
     def backward(self, grad: Any) -> Any:
-        return self.formula(self.A, self.P, grad, product, _h)
+        return self.formula(self.A, self.P, grad, product, mH)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return self.formula(
@@ -81,7 +81,7 @@ def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
         left, sizes = right.swapaxes(-1, -2), np.abs(s)
     else:
         u, s, vh = np.linalg.svd(x, full_matrices=False)
-        left, right, sizes = u.swapaxes(-1, -2), _h(vh), s
+        left, right, sizes = u.swapaxes(-1, -2), mH(vh), s
     large = sizes > _tolerance(x, sizes.max(-1, keepdims=True), atol, rtol)
     inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
     return product(right * inverse[..., None, :], left.conj())
@@ -134,7 +134,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
         large = s > _tolerance(x, s[..., :1], None, rcond)
         rank = Tensor._wrap(np.asarray(large.sum(-1)))
         inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
-        inverse = product(_h(vh) * inverse[..., None, :], _h(u))
+        inverse = product(mH(vh) * inverse[..., None, :], mH(u))
         solution = matmul(PseudoInverse.apply(A, inverse=inverse), right)
         if driver in ("gelsd", "gelss"):
             values = Tensor._wrap(s)

@@ -52,7 +52,7 @@ def _dropped(kernel: str, array: Any, drawn: tuple[Any, ...]) -> Any:
 
 
 def _stored_in_half(array: Any) -> bool:
-    """Is half precision only a way to store what is computed in float32, as on the CPU?"""
+    """Is half precision only stored, and computed in float32, as on the CPU?"""
     return is_half(array.dtype) and not on_device(array)
 
 

@@ -38,7 +38,7 @@ from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
 
-def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
+def draw_key(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
     """The key of one random operation on a device."""
     if where is META:
         return 0, 0
@@ -59,7 +59,7 @@ def _uniform(
 ) -> Any:
     if dtype.kind == "c":  # both parts
         return _uniform((*shape, 2), real_dtype(dtype), low, high, generator, where).view(dtype)[..., 0]
-    seed, offset = _draw(generator, where)
+    seed, offset = draw_key(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_uniform", shape, float32, low, high, seed, offset).astype(dtype)
     return make(where, "random_uniform", shape, dtype, low, high, seed, offset)
@@ -71,14 +71,14 @@ def _normal(
     if dtype.kind == "c":  # the variance is that of both parts together
         parts = _normal((*shape, 2), real_dtype(dtype), mean, std / math.sqrt(2), generator, where)
         return parts.view(dtype)[..., 0]
-    seed, offset = _draw(generator, where)
+    seed, offset = draw_key(generator, where)
     if dtype.itemsize == 2:
         return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
     return make(where, "random_normal", shape, dtype, mean, std, seed, offset)
 
 
 def _integers(shape: Any, low: int, high: int, generator: Generator | None, where: Any = CPU) -> Any:
-    return make(where, "random_integers", shape, low, high, *_draw(generator, where))
+    return make(where, "random_integers", shape, low, high, *draw_key(generator, where))
 
 
 def _named_size(op: str, size: Any, named: dict[str, Any]) -> Any:
@@ -167,7 +167,7 @@ def randperm(
     """The integers 0 .. n - 1 in random order; see ``torch.randperm``."""
     if n < 0:
         raise RuntimeError(f"randperm: n must not be negative, got {n}")
-    array = make(CPU, "random_permutation", int(n), *_draw(generator))
+    array = make(CPU, "random_permutation", int(n), *draw_key(generator))
     d = int64 if dtype is None else as_dtype("randperm", dtype)
     return finish(
         "randperm", array if d is int64 else array.astype(d), resolve("randperm", device), requires_grad
@@ -274,7 +274,7 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | N
         outside = x[~((x >= 0) & (x <= 1))].reshape(-1)[0].item()
         raise RuntimeError(f"bernoulli: probabilities must lie in [0, 1], got {outside:g}")
     return Tensor._wrap(
-        select(x).random_bernoulli(x, *_draw(generator, device_of(x))).astype(input.dtype, copy=False)
+        select(x).random_bernoulli(x, *draw_key(generator, device_of(x))).astype(input.dtype, copy=False)
     )
 
 
@@ -282,7 +282,7 @@ def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
     """Poisson-distributed numbers with the rates ``input``; see ``torch.poisson``."""
     if input.numel() and not bool((input >= 0).all()):
         raise RuntimeError("poisson: rates must not be negative")
-    rng = np.random.Generator(np.random.Philox(key=np.array(_draw(generator), np.uint64)))
+    rng = np.random.Generator(np.random.Philox(key=np.array(draw_key(generator), np.uint64)))
     drawn = np.asarray(rng.poisson(to_host(input._data)), input.dtype)
     return Tensor._wrap(to_device(drawn, device_of(input._data)))
 
@@ -298,7 +298,7 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
         )
     if not ((trials >= 0).all() and (p >= 0).all() and (p <= 1).all()):
         raise RuntimeError("binomial: count must not be negative, and prob must be between 0 and 1")
-    rng = np.random.Generator(np.random.Philox(key=np.array(_draw(generator), np.uint64)))
+    rng = np.random.Generator(np.random.Philox(key=np.array(draw_key(generator), np.uint64)))
     drawn = np.asarray(rng.binomial(trials.astype(np.int64), p.astype(np.float64)), trials.dtype)
     return Tensor._wrap(to_device(drawn, device_of(count._data)))
 
@@ -391,7 +391,7 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
     if not 0 <= p <= 1:
         raise RuntimeError(f"bernoulli_: p must lie in [0, 1], got {p}")
     chances = full(self._data.shape, p, float32, self._data)
-    drawn = select(chances).random_bernoulli(chances, *_draw(generator, device_of(chances)))
+    drawn = select(chances).random_bernoulli(chances, *draw_key(generator, device_of(chances)))
     return _store(self, drawn)
 
 

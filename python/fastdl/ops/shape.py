@@ -110,7 +110,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
         else:
             return Cat.apply(*parts, dim=axis("cat", dim, len(first)), dtype=dtype)  # type: ignore[no-any-return]
     shapes = [t._data.shape for t in parts]
-    dtype = _common_dtype(parts)
+    dtype = common_dtype(parts)
     if (0,) in shapes:
         kept = [t for t in parts if t._data.shape != (0,)]
         if kept and kept[0]._data.ndim != 1:
@@ -131,7 +131,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
 concat = concatenate = cat
 
 
-def _common_dtype(parts: Sequence[Tensor]) -> Any:
+def common_dtype(parts: Sequence[Tensor]) -> Any:
     dtypes = [t._data.dtype for t in parts]
     if len(set(map(id, dtypes))) == 1 or len(set(dtypes)) == 1:
         return dtypes[0]
@@ -178,7 +178,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
                 f"stack: shapes must be equal: tensor 0 has {shape}, tensor {i} has {t._data.shape}"
             )
         if t._data.dtype is not dtype:
-            dtype = _common_dtype(parts)
+            dtype = common_dtype(parts)
     return Stack.apply(*parts, dim=axis("stack", dim, len(shape) + 1), dtype=dtype)  # type: ignore[no-any-return]
 
 

@@ -97,7 +97,7 @@ def _replaced(A: Tensor, failed: Any) -> Tensor:
     return where(Tensor._wrap(failed[..., None, None]), Tensor._wrap(np.eye(A.shape[-1], dtype=A.dtype)), A)  # type: ignore[no-any-return]
 
 
-def _check(op: str, info: Any, check_errors: bool, what: str) -> None:
+def check_info(op: str, info: Any, check_errors: bool, what: str) -> None:
     if check_errors and failed(info):
         at = tuple(int(i) for i in np.argwhere(info)[0]) if info.ndim else ()
         where = f" of the matrix at {at}" if at else ""
@@ -115,7 +115,7 @@ def inv_ex(A: Tensor, *, check_errors: bool = False) -> InvExResult:
     """
     check_matrix("inv_ex", A)
     inverse, info = Inverse.apply(A)
-    _check("inv_ex", info._data, check_errors, "singular: pivot")
+    check_info("inv_ex", info._data, check_errors, "singular: pivot")
     return InvExResult(inverse, info)
 
 
@@ -128,7 +128,7 @@ def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = Fa
     else:
         result, info = _solved("solve_ex", A.mT, B.mT, None)
         result = result.mT
-    _check("solve_ex", info._data, check_errors, "singular: pivot")
+    check_info("solve_ex", info._data, check_errors, "singular: pivot")
     return SolveExResult(result, info)
 
 
@@ -148,7 +148,7 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     except LinAlgError:
         matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
         info = np.asarray([_minor(a) for a in matrices], np.int32).reshape(shape)
-    _check("cholesky_ex", info, check_errors, "not positive definite: leading minor")
+    check_info("cholesky_ex", info, check_errors, "not positive definite: leading minor")
     failed = info != 0
     lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)
     if failed.any():

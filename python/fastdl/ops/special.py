@@ -354,7 +354,7 @@ def frexp(input: Tensor) -> MantissaExponent:
 
 
 class NextAfter(Op):
-    """As good as its first operand, where they differ: the gradient of the other is 0."""
+    """The gradient passes to the first operand where the two differ; that of the other is 0."""
 
     def forward(self, x: Any, y: Any) -> Any:
         self.shapes_in = x.shape, y.shape

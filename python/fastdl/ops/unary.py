@@ -100,7 +100,7 @@ class FromInput(Unary):
         return getattr(select(grad), self.label + "_backward")(grad, self.x)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        return grad * _OF_INPUT[self.label](self.saved_input(0, self.x))
+        return grad * OF_INPUT[self.label](self.saved_input(0, self.x))
 
 
 class FromOutput(Unary):
@@ -114,7 +114,7 @@ class FromOutput(Unary):
         return getattr(select(grad), self.label + "_backward")(grad, self.y)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        return grad * _OF_OUTPUT[self.label](self.saved_output(self.y))
+        return grad * OF_OUTPUT[self.label](self.saved_output(self.y))
 
 
 class Neg(Unary):
@@ -129,7 +129,7 @@ class Neg(Unary):
 
 
 # Derivatives as operations: of functions of the input, and of those whose output says it.
-_OF_INPUT: dict[str, Callable[[Any], Any]] = {
+OF_INPUT: dict[str, Callable[[Any], Any]] = {
     "abs": lambda x: x.sign(),
     "square": lambda x: x * 2,
     "log": lambda x: 1 / x,
@@ -148,7 +148,7 @@ _OF_INPUT: dict[str, Callable[[Any], Any]] = {
     "atanh": lambda x: 1 / (1 - x * x),
     "erf": lambda x: (-(x * x)).exp() * (2 / math.sqrt(math.pi)),
 }
-_OF_OUTPUT: dict[str, Callable[[Any], Any]] = {
+OF_OUTPUT: dict[str, Callable[[Any], Any]] = {
     "sqrt": lambda y: 0.5 / y,
     "rsqrt": lambda y: y * y * y * -0.5,
     "reciprocal": lambda y: -(y * y),

@@ -10,7 +10,7 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import select
-from fastdl.ops.pool import Ints, Sizes, _check_shape, _checked, _sizes
+from fastdl.ops.pool import Ints, Sizes, array_of, check_shape, to_sizes
 from fastdl.tensor import Tensor
 
 
@@ -42,16 +42,16 @@ def _max_unpool(
     padding: Any,
     output_size: Any,
 ) -> Tensor:
-    shape = _checked(input, op).shape
-    at = _checked(indices, op, "indices")
-    _check_shape(op, shape, rank)
+    shape = array_of(input, op).shape
+    at = array_of(indices, op, "indices")
+    check_shape(op, shape, rank)
     if at.dtype != "int64":
         raise DtypeError(f"{op}: indices must be int64, got {at.dtype}")
     if at.shape != shape:
         raise ArgumentError(f"{op}: indices must have the shape of the input {shape}, got {at.shape}")
-    kernel = _sizes(kernel_size, rank, op, "kernel_size")
-    strides = kernel if stride is None or stride in ((), []) else _sizes(stride, rank, op, "stride")
-    pads = _sizes(padding, rank, op, "padding")
+    kernel = to_sizes(kernel_size, rank, op, "kernel_size")
+    strides = kernel if stride is None or stride in ((), []) else to_sizes(stride, rank, op, "stride")
+    pads = to_sizes(padding, rank, op, "padding")
     if min(kernel) <= 0 or min(strides) <= 0:
         raise ArgumentError(f"{op}: kernel_size and stride must be positive, got {kernel} and {strides}")
     default = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastdl.dtypes import floating_info
 from fastdl.ops.arrays import zeros
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_lr
+from fastdl.optim.optimizer import Group, GroupCache, Optimizer, check_lr
 from fastdl.tensor import Tensor
 
 __all__ = ["Adafactor"]
@@ -92,7 +92,7 @@ class Adafactor(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         lr, (least_root, least_size) = float(group["lr"]), group["eps"]
         for param, p, grad, count in zip(cached.params, arrays, grads, state[0], strict=True):

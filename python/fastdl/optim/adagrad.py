@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.optim.optimizer import Group, GroupCache, Optimizer, check_options
 from fastdl.tensor import Tensor
 
 __all__ = ["Adadelta", "Adagrad", "RMSprop"]
@@ -86,7 +86,7 @@ class Adagrad(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         kernels.adagrad_step(
             arrays,
@@ -152,7 +152,7 @@ class RMSprop(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         kernels.rmsprop_step(
             arrays,
@@ -216,7 +216,7 @@ class Adadelta(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         kernels.adadelta_step(
             arrays,

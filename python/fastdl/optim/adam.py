@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.optim.optimizer import Group, GroupCache, Optimizer, check_options
 from fastdl.tensor import Tensor
 
 __all__ = ["Adam", "AdamW", "Adamax", "NAdam", "RAdam"]
@@ -75,7 +75,7 @@ class Adam(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         kernels.adam_step(
             arrays,
@@ -174,7 +174,7 @@ class Adamax(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         kernels.adamax_step(
             arrays,
@@ -245,7 +245,7 @@ class NAdam(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         kernels.nadam_step(
             arrays,
@@ -310,7 +310,7 @@ class RAdam(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         kernels.radam_step(
             arrays,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_lr
+from fastdl.optim.optimizer import Group, GroupCache, Optimizer, check_lr
 
 __all__ = ["Muon"]
 
@@ -98,7 +98,7 @@ class Muon(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         lr, momentum = float(group["lr"]), group["momentum"]
         for p, g, b in zip(arrays, grads, state[0], strict=True):

@@ -43,7 +43,7 @@ def _widened(array: Any) -> Any:
     return pooled_copy(array, float32) if is_half(array.dtype) else array
 
 
-class _Cached:
+class GroupCache:
     """What one group's last step worked on: rebuilt only when the parameters with gradients change."""
 
     def __init__(self, params: list[Tensor], names: tuple[str, ...]) -> None:
@@ -90,7 +90,7 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: differentiable=True is not supported")
         self.defaults = defaults
         self._state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
-        self._cache: dict[int, _Cached] = {}
+        self._cache: dict[int, GroupCache] = {}
         self._step_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
         self._step_post_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
         self._state_dict_pre_hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
@@ -195,13 +195,13 @@ class Optimizer:
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         """Update the arrays in place. ``state`` has a list of arrays for each of ``_state_names``."""
         raise NotImplementedError
 
-    def _fill_cache(self, group: Group, params: list[Tensor], names: tuple[str, ...]) -> _Cached:
-        cached = _Cached(params, names)
+    def _fill_cache(self, group: Group, params: list[Tensor], names: tuple[str, ...]) -> GroupCache:
+        cached = GroupCache(params, names)
         if names:
             fresh = []
             for p in params:
@@ -232,61 +232,62 @@ class Optimizer:
                 loss = closure()
         self._stepped = True
         for index, group in enumerate(self.param_groups):
-            params = group["params"]
-            try:
-                grads = [p._grad._data for p in params]
-            except AttributeError:  # some have no gradient
-                params = [p for p in params if p._grad is not None]
-                grads = [p._grad._data for p in params]
-            if not params:
-                continue
-            if SparseArray.made and SparseArray in [grad.__class__ for grad in grads]:
-                params = self._dense_after_sparse(group, params)
-                grads = [p._grad._data for p in params]  # type: ignore[union-attr]
-                if not params:
-                    continue
-            names = self._state_names(group)
-            if capture.active and "step" in names and not group.get("capturable"):
-                raise RuntimeError(
-                    f"{type(self).__name__}: a step cannot be recorded in a CUDA graph as long as its count is in the "
-                    "CPU's memory: every replay would be the same step. "
-                    + (
-                        "Pass capturable=True"
-                        if "capturable" in group
-                        else "Use Adam(capturable=True) or SGD"
-                    )
-                )
-            cached = self._cache.get(index)
-            if (
-                cached is None
-                or cached.names != names
-                or len(cached.params) != len(params)
-                or not all(map(is_, cached.params, params))
-            ):
-                self._cache[index] = cached = self._fill_cache(group, list(params), names)
-            state = [[t._data for t in column] for column in cached.columns]
-            arrays = [p._data for p in params]
-            other = [a for a in arrays if a.dtype is not float32 and a.dtype is not float64]
-            if "c" in [array.dtype.kind for array in other]:  # steps see real and imaginary parts
-                arrays, grads, *state = [[as_real(a) for a in column] for column in (arrays, grads, *state)]
-            there = on_device(arrays[0])
-            if there:
-                arrays = cached.remembered(arrays)
-            if 2 in [array.itemsize for array in other] and not there:
-                self._update_in_float32(group, arrays, grads, state, cached)
-            else:
-                self._update(select(grads[0]), group, arrays, grads, state, cached)
-            if cached.fresh:
-                cached.fresh = []
-            for p in params:
-                cell = p._counter
-                if cell is None:
-                    p._counter = [1]
-                else:
-                    cell[0] += 1
+            self._step_group(index, group)
         for hook in list(self._step_post_hooks.values()):
             hook(self, args, {})
         return loss
+
+    def _step_group(self, index: int, group: Group) -> None:
+        """Update the parameters of one group that have a gradient, all with one call of :meth:`_update`."""
+        params = group["params"]
+        try:
+            grads = [p._grad._data for p in params]
+        except AttributeError:  # some have no gradient
+            params = [p for p in params if p._grad is not None]
+            grads = [p._grad._data for p in params]
+        if SparseArray.made and SparseArray in [grad.__class__ for grad in grads]:
+            params = self._dense_after_sparse(group, params)
+            grads = [p._grad._data for p in params]  # type: ignore[union-attr]
+        if not params:
+            return
+        names = self._state_names(group)
+        if capture.active and "step" in names and not group.get("capturable"):
+            self._refuse_recording(group)
+        cached = self._cache.get(index)
+        if (
+            cached is None
+            or cached.names != names
+            or len(cached.params) != len(params)
+            or not all(map(is_, cached.params, params))
+        ):
+            self._cache[index] = cached = self._fill_cache(group, list(params), names)
+        state = [[t._data for t in column] for column in cached.columns]
+        arrays = [p._data for p in params]
+        other = [a for a in arrays if a.dtype is not float32 and a.dtype is not float64]
+        if "c" in [array.dtype.kind for array in other]:  # steps see real and imaginary parts
+            arrays, grads, *state = [[as_real(a) for a in column] for column in (arrays, grads, *state)]
+        there = on_device(arrays[0])
+        if there:
+            arrays = cached.remembered(arrays)
+        if 2 in [array.itemsize for array in other] and not there:
+            self._update_in_float32(group, arrays, grads, state, cached)
+        else:
+            self._update(select(grads[0]), group, arrays, grads, state, cached)
+        if cached.fresh:
+            cached.fresh = []
+        for p in params:
+            cell = p._counter
+            if cell is None:
+                p._counter = [1]
+            else:
+                cell[0] += 1
+
+    def _refuse_recording(self, group: Group) -> None:
+        remedy = "Pass capturable=True" if "capturable" in group else "Use Adam(capturable=True) or SGD"
+        raise RuntimeError(
+            f"{type(self).__name__}: a step cannot be recorded in a CUDA graph as long as its count is in the CPU's "
+            f"memory: every replay would be the same step. {remedy}"
+        )
 
     def _dense_after_sparse(self, group: Group, params: list[Tensor]) -> list[Tensor]:
         """The parameters with dense gradients, after a step of the others."""
@@ -300,7 +301,7 @@ class Optimizer:
         raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
 
     def _update_in_float32(
-        self, group: Group, arrays: list[Any], grads: list[Any], state: list[list[Any]], cached: _Cached
+        self, group: Group, arrays: list[Any], grads: list[Any], state: list[list[Any]], cached: GroupCache
     ) -> None:
         """Half precision on the CPU: parameters and state are converted, updated and rounded once."""
         kept = [arrays, *state]

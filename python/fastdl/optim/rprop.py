@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.arrays import assign
 from fastdl.kernels import on_device
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.optim.optimizer import Group, GroupCache, Optimizer, check_options
 from fastdl.tensor import Tensor
 
 __all__ = ["ASGD", "Rprop"]
@@ -79,7 +79,7 @@ class Rprop(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         shrink, grow = group["etas"]
         smallest, largest = group["step_sizes"]
@@ -147,7 +147,7 @@ class ASGD(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         lr, lambd = float(group["lr"]), group["lambd"]
         for p, grad, count, eta, mu, average in zip(arrays, grads, *state, strict=True):

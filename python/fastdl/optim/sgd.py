@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import compress
 from typing import Any
 
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.optim.optimizer import Group, GroupCache, Optimizer, check_options
 from fastdl.tensor import Tensor
 
 __all__ = ["SGD"]
@@ -86,7 +86,7 @@ class SGD(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         options = (
             float(group["lr"]),

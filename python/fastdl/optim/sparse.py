@@ -13,7 +13,7 @@ from fastdl.kernels import select
 from fastdl.kernels.sparse import is_sparse
 from fastdl.ops.arrays import zeros
 from fastdl.ops.gather import IndexCopy
-from fastdl.optim.optimizer import Group, Optimizer, _Cached, check_options
+from fastdl.optim.optimizer import Group, GroupCache, Optimizer, check_options
 from fastdl.tensor import Tensor
 
 __all__ = ["SparseAdam"]
@@ -78,7 +78,7 @@ class SparseAdam(Optimizer):
         arrays: list[Any],
         grads: list[Any],
         state: list[Any],
-        cached: _Cached,
+        cached: GroupCache,
     ) -> None:
         raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
 

@@ -15,7 +15,7 @@ from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import on_device, select
 from fastdl.nn.modules.module import Module
-from fastdl.optim.lr_scheduler.base import LRScheduler, _per_group
+from fastdl.optim.lr_scheduler.base import LRScheduler, per_group
 from fastdl.optim.optimizer import Optimizer
 from fastdl.tensor import Tensor
 
@@ -50,7 +50,7 @@ class SWALR(LRScheduler):
             )
         if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")
-        for group, rate in zip(optimizer.param_groups, _per_group("swa_lr", optimizer, swa_lr), strict=True):
+        for group, rate in zip(optimizer.param_groups, per_group("swa_lr", optimizer, swa_lr), strict=True):
             group["swa_lr"] = rate
         self.anneal_epochs = anneal_epochs
         self.anneal_strategy = anneal_strategy

@@ -13,7 +13,7 @@ from typing import Any
 from fastdl.dtypes import float16, float32, float64, int8, int16, int32, int64, uint8
 from fastdl.kernels.sparse import SparseArray, not_for_sparse
 from fastdl.sparse import arithmetic, conversion, creation, parts, products
-from fastdl.sparse.creation import _old_type, spdiags
+from fastdl.sparse.creation import old_type, spdiags
 from fastdl.sparse.parts import log_softmax, softmax, sum
 from fastdl.sparse.products import addmm, mm, sampled_addmm
 from fastdl.sparse.tensor import SparseTensor, refuse_others
@@ -38,10 +38,10 @@ __all__ = [
     "sum",
 ]
 
-FloatTensor, DoubleTensor = _old_type("FloatTensor", float32), _old_type("DoubleTensor", float64)
-HalfTensor, LongTensor = _old_type("HalfTensor", float16), _old_type("LongTensor", int64)
-IntTensor, ShortTensor = _old_type("IntTensor", int32), _old_type("ShortTensor", int16)
-CharTensor, ByteTensor = _old_type("CharTensor", int8), _old_type("ByteTensor", uint8)
+FloatTensor, DoubleTensor = old_type("FloatTensor", float32), old_type("DoubleTensor", float64)
+HalfTensor, LongTensor = old_type("HalfTensor", float16), old_type("LongTensor", int64)
+IntTensor, ShortTensor = old_type("IntTensor", int32), old_type("ShortTensor", int16)
+CharTensor, ByteTensor = old_type("CharTensor", int8), old_type("ByteTensor", uint8)
 
 
 class check_sparse_tensor_invariants:

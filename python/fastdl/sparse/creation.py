@@ -349,6 +349,6 @@ class _OfDtype(type):
         return sparse_coo_tensor(*data, dtype=cls.dtype)
 
 
-def _old_type(name: str, dtype: Any) -> Any:
+def old_type(name: str, dtype: Any) -> Any:
     text = f"PyTorch's older notation: {name}(indices, values, size) makes a sparse tensor; also for ``isinstance``."
     return _OfDtype(name, (), {"dtype": dtype, "__doc__": text, "__module__": "fastdl.sparse"})

@@ -31,7 +31,7 @@ __all__ = [
 _NUMBERS = (float, int, np.generic)
 
 
-def _prepare(op: str, *inputs: Any) -> tuple[Any, int, Any, tuple[int, ...]]:
+def prepare(op: str, *inputs: Any) -> tuple[Any, int, Any, tuple[int, ...]]:
     """The runtime, the number of the dtype, the dtype, and the broadcast shape."""
     first, last = inputs[0], inputs[-1]
     if first.__class__ is last.__class__ and len(inputs) <= 2 and not isinstance(first, _NUMBERS):
@@ -55,7 +55,7 @@ def _prepare(op: str, *inputs: Any) -> tuple[Any, int, Any, tuple[int, ...]]:
     return device.of(arrays[0]), number, arrays[0].dtype, shape
 
 
-def _result(op: str, runtime: Any, shape: tuple[int, ...], dtype: Any, out: Array | None) -> Array:
+def result_array(op: str, runtime: Any, shape: tuple[int, ...], dtype: Any, out: Array | None) -> Array:
     if out is None:
         return runtime.empty(shape, dtype)
     if out.shape != shape:
@@ -66,8 +66,8 @@ def _result(op: str, runtime: Any, shape: tuple[int, ...], dtype: Any, out: Arra
 
 
 def _unary(op: str, x: Array, out: Array | None, a: float = 0.0, b: float = 0.0) -> Array:
-    runtime, number, dtype, shape = _prepare(op, x)
-    y = _result(op, runtime, shape, dtype, out)
+    runtime, number, dtype, shape = prepare(op, x)
+    y = result_array(op, runtime, shape, dtype, out)
     arguments = (op, number, shape, operand(runtime, y, shape), operand(runtime, x, shape), float(a))
     if op in _FUNCTIONS:
         runtime.extension.function(*arguments, runtime.stream())
@@ -91,8 +91,8 @@ _BINARY_FUNCTIONS = frozenset(
 
 
 def _binary(op: str, x: Any, y: Any, out: Array | None) -> Array:
-    runtime, number, dtype, shape = _prepare(op, x, y)
-    z = _result(op, runtime, shape, dtype, out)
+    runtime, number, dtype, shape = prepare(op, x, y)
+    z = result_array(op, runtime, shape, dtype, out)
     function = runtime.extension.binary_function if op in _BINARY_FUNCTIONS else runtime.extension.binary
     function(
         op,
@@ -107,8 +107,8 @@ def _binary(op: str, x: Any, y: Any, out: Array | None) -> Array:
 
 
 def _compare(op: str, x: Any, y: Any, out: Array | None) -> Array:
-    runtime, number, _, shape = _prepare(op, x, y)
-    z = _result(op, runtime, shape, np.dtype(np.bool_), out)
+    runtime, number, _, shape = prepare(op, x, y)
+    z = result_array(op, runtime, shape, np.dtype(np.bool_), out)
     runtime.extension.compare(
         op,
         number,
@@ -122,7 +122,7 @@ def _compare(op: str, x: Any, y: Any, out: Array | None) -> Array:
 
 
 def _gradient(op: str, grad_y: Array, saved: Array, a: float = 0.0, b: float = 0.0) -> Array:
-    runtime, number, dtype, shape = _prepare(op, grad_y, saved)
+    runtime, number, dtype, shape = prepare(op, grad_y, saved)
     grad_x = runtime.empty(shape, dtype)
     runtime.extension.gradient(
         op.removesuffix("_backward"),
@@ -139,8 +139,8 @@ def _gradient(op: str, grad_y: Array, saved: Array, a: float = 0.0, b: float = 0
 
 
 def _ternary(op: str, x: Any, y: Any, z: Any, value: float = 0.0, out: Array | None = None) -> Array:
-    runtime, number, dtype, shape = _prepare(op, x, y, z)
-    result = _result(op, runtime, shape, dtype, out)
+    runtime, number, dtype, shape = prepare(op, x, y, z)
+    result = result_array(op, runtime, shape, dtype, out)
     runtime.extension.ternary(
         op,
         number,
@@ -323,7 +323,7 @@ def clamp_backward(grad_y: Array, x: Array, lower: float, upper: float) -> Array
 
 
 def where_forward(condition: Array, x: Any, y: Any) -> Array:
-    runtime, number, dtype, shape = _prepare("where", x, y)
+    runtime, number, dtype, shape = prepare("where", x, y)
     if condition.dtype != np.bool_:
         raise DtypeError(f"where: condition must be bool, got {condition.dtype}")
     shape = np.broadcast_shapes(shape, condition.shape)

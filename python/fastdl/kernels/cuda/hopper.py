@@ -56,7 +56,7 @@ def half_types() -> list[Any]:
 
 @contextmanager
 def choose(hopper: bool) -> Iterator[None]:
-    """Inside, every family of this thread uses (or does not use) the kernels, whatever else is said."""
+    """Inside the block this thread uses the kernels for every family, or for none, whatever trials and settings say."""
     token = _choice.set(hopper)
     try:
         yield

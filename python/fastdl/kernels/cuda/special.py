@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, operand
-from fastdl.kernels.cuda.elementwise import _prepare, _result
+from fastdl.kernels.cuda.elementwise import prepare, result_array
 
 __all__ = [
     "digamma_forward",
@@ -31,8 +31,8 @@ __all__ = [
 
 def _named(op: str) -> Callable[..., Array]:
     def forward(x: Array, out: Array | None = None) -> Array:
-        runtime, number, dtype, shape = _prepare(op, x)
-        y = _result(op, runtime, shape, dtype, out)
+        runtime, number, dtype, shape = prepare(op, x)
+        y = result_array(op, runtime, shape, dtype, out)
         runtime.extension.special(
             op, number, shape, operand(runtime, y, shape), operand(runtime, x, shape), runtime.stream()
         )
@@ -60,7 +60,7 @@ sinc_forward = _named("sinc")
 
 
 def special_backward(op: str, grad_y: Array, x: Array) -> Array:
-    """grad_y f'(x), in one pass. trigamma has none: its derivative is no function of this file."""
+    """grad_y f'(x), in one pass; for all but trigamma, whose derivative is not among these functions."""
     runtime, shape = device.of(x), x.shape
     number = device.code(f"{op}_backward", x, grad_y)
     grad_x = runtime.empty(shape, x.dtype)

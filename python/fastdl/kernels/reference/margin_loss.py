@@ -17,7 +17,7 @@ __all__ = [
 
 
 def _positive(gaps: Array) -> Array:
-    """What is no number opens no gap."""
+    """max(0, gap), and 0 for NaN."""
     return np.where(gaps > 0, gaps, gaps.dtype.type(0))
 
 

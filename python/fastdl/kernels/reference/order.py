@@ -12,7 +12,7 @@ __all__ = ["mode_index", "searchsorted", "select_index", "sort_forward"]
 
 
 def sort_forward(x: Array, k: int, descending: bool) -> tuple[Array, Array]:
-    """The first k along the last axis in rising (or falling) order, and where they were. Equal elements keep
+    """The first k along the last axis in ascending (or descending) order, and where they were. Equal elements keep
     their order; NaN counts as largest.
     """
     if descending:  # reversed twice

@@ -16,7 +16,7 @@ R = TypeVar("R", bound=OrderedDict[int, Any])
 
 
 class CallHooks(OrderedDict[int, Callable[..., Any]]):
-    """Hooks of forward by the ids of their handles, and the ids of those that are called otherwise than the rest."""
+    """Forward hooks by the ids of their handles, and the ids of those that take keywords or are called after errors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ class Calls:
         return registry
 
     def _replace_hooks(self, name: str, registry: OrderedDict[int, Any], hooks: Mapping[int, Any]) -> None:
-        """``module._forward_hooks = OrderedDict()`` is how models are rid of hooks whose handles are gone."""
+        """For ``module._forward_hooks = OrderedDict()``, by which programs drop hooks whose handles are lost."""
         registry.update(hooks)
         self.__dict__[name] = registry
         if registry:

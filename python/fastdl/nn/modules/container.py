@@ -9,7 +9,7 @@ from typing import Any, Self, overload
 
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.nn.modules.linear import Linear, fusable_activation
-from fastdl.nn.modules.module import Module, _indent_rest
+from fastdl.nn.modules.module import Module, indent_rest
 from fastdl.nn.parameter import Parameter
 from fastdl.ops.linear import linear
 from fastdl.tensor import Tensor
@@ -229,7 +229,7 @@ class ModuleList(_NumberedModules):
                 line = f"({first}): {text}"
             else:
                 line = f"({first}-{last}): {last - first + 1} x {text}"
-            lines.append(_indent_rest(line, 2))
+            lines.append(indent_rest(line, 2))
         return f"{self._get_name()}(\n  " + "\n  ".join(lines) + "\n)"
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from fastdl.nn.modules.module import Module
-from fastdl.nn.modules.rnn import _check_size, _parameter, _uniform
+from fastdl.nn.modules.rnn import check_size, init_uniform, new_parameter
 from fastdl.ops.conv import conv2d
 from fastdl.ops.parts import chunk
 from fastdl.ops.shape import stack
@@ -58,8 +58,8 @@ class ConvLSTM2d(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        _check_size("ConvLSTM2d", "in_channels", in_channels)
-        _check_size("ConvLSTM2d", "hidden_channels", hidden_channels)
+        check_size("ConvLSTM2d", "in_channels", in_channels)
+        check_size("ConvLSTM2d", "hidden_channels", hidden_channels)
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
         if len(kernel) != 2 or any(k < 1 or k % 2 == 0 for k in kernel):
             raise ValueError(
@@ -70,14 +70,14 @@ class ConvLSTM2d(Module):
         self.kernel_size = kernel
         self.batch_first = batch_first
         rows = 4 * hidden_channels
-        self.weight_ih = _parameter((rows, in_channels, *kernel), device, dtype)
-        self.weight_hh = _parameter((rows, hidden_channels, *kernel), device, dtype)
-        self.register_parameter("bias", _parameter((rows,), device, dtype) if bias else None)
+        self.weight_ih = new_parameter((rows, in_channels, *kernel), device, dtype)
+        self.weight_hh = new_parameter((rows, hidden_channels, *kernel), device, dtype)
+        self.register_parameter("bias", new_parameter((rows,), device, dtype) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        _uniform(self, self.hidden_channels * math.prod(self.kernel_size))
+        init_uniform(self, self.hidden_channels * math.prod(self.kernel_size))
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fastdl.nn.modules.module import Module
-from fastdl.nn.modules.pool import Ints, _tuple
+from fastdl.nn.modules.pool import Ints, as_tuple
 from fastdl.ops import fractional_pool as ops
 from fastdl.tensor import Tensor
 
@@ -28,7 +28,7 @@ class _FractionalMaxPool(Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.kernel_size = _tuple(kernel_size, self.rank)
+        self.kernel_size = as_tuple(kernel_size, self.rank)
         if min(self.kernel_size) <= 0:
             raise ValueError(f"{name}: kernel_size must be greater than 0, but got {kernel_size}")
         if output_size is None and output_ratio is None:
@@ -37,7 +37,7 @@ class _FractionalMaxPool(Module):
             raise ValueError(f"{name}: only one of output_size and output_ratio may be specified")
         self.return_indices = return_indices
         self.register_buffer("_random_samples", _random_samples)
-        self.output_size = None if output_size is None else _tuple(output_size, self.rank)
+        self.output_size = None if output_size is None else as_tuple(output_size, self.rank)
         self.output_ratio: tuple[float, ...] | None = None
         if output_ratio is not None:
             if isinstance(output_ratio, (int, float)):

@@ -91,7 +91,7 @@ def _convert(tensor: Tensor, dtype: Any, where: Any = None, kinds: str = FLOATIN
     return tensor if array is tensor._data else Tensor._wrap(array)
 
 
-def _indent_rest(text: str, spaces: int) -> str:
+def indent_rest(text: str, spaces: int) -> str:
     first, *rest = text.split("\n")
     return "\n".join([first] + [" " * spaces + line for line in rest])
 
@@ -537,7 +537,7 @@ class Module(State):
     def __repr__(self) -> str:
         extra = self.extra_repr()
         lines = extra.split("\n") if extra else []
-        children = [f"({name}): {_indent_rest(repr(self.__dict__[name]), 2)}" for name in self._module_names]
+        children = [f"({name}): {indent_rest(repr(self.__dict__[name]), 2)}" for name in self._module_names]
         if not children and len(lines) <= 1:
             return f"{self._get_name()}({extra})"
         return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"

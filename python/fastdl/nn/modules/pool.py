@@ -34,7 +34,7 @@ __all__ = [
 Ints = int | tuple[int, ...]
 
 
-def _tuple(value: Any, rank: int) -> Any:
+def as_tuple(value: Any, rank: int) -> Any:
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
@@ -106,9 +106,9 @@ class AvgPool1d(Module):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__()
-        self.kernel_size = _tuple(kernel_size, 1)
-        self.stride = _tuple(stride if stride is not None else kernel_size, 1)
-        self.padding = _tuple(padding, 1)
+        self.kernel_size = as_tuple(kernel_size, 1)
+        self.stride = as_tuple(stride if stride is not None else kernel_size, 1)
+        self.padding = as_tuple(padding, 1)
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
 
@@ -279,9 +279,9 @@ class _MaxUnpool(Module):
 
     def __init__(self, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0) -> None:
         super().__init__()
-        self.kernel_size = _tuple(kernel_size, self.rank)
-        self.stride = _tuple(stride if stride is not None else kernel_size, self.rank)
-        self.padding = _tuple(padding, self.rank)
+        self.kernel_size = as_tuple(kernel_size, self.rank)
+        self.stride = as_tuple(stride if stride is not None else kernel_size, self.rank)
+        self.padding = as_tuple(padding, self.rank)
 
     def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         return type(self).pool(input, indices, self.kernel_size, self.stride, self.padding, output_size)

@@ -20,17 +20,17 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 
 
-def _parameter(shape: tuple[int, ...], device: Any, dtype: Any) -> Parameter:
+def new_parameter(shape: tuple[int, ...], device: Any, dtype: Any) -> Parameter:
     return Parameter(empty(shape, device, dtype))
 
 
-def _uniform(module: Module, hidden_size: int) -> None:
+def init_uniform(module: Module, hidden_size: int) -> None:
     bound = 1 / math.sqrt(hidden_size)
     for weight in module.parameters():
         init.uniform_(weight, -bound, bound)
 
 
-def _check_size(name: str, what: str, value: Any) -> None:
+def check_size(name: str, what: str, value: Any) -> None:
     if not isinstance(value, int):
         raise TypeError(f"{name}: {what} must be an int, got {type(value).__name__}")
     if value <= 0:
@@ -82,9 +82,9 @@ class RNNBase(Module):
         for what, flag in (("bias", bias), ("batch_first", batch_first)):
             if not isinstance(flag, bool):
                 raise TypeError(f"{name}: {what} must be a bool, got {type(flag).__name__}: {flag!r}")
-        _check_size(name, "input_size", input_size)
-        _check_size(name, "hidden_size", hidden_size)
-        _check_size(name, "num_layers", num_layers)
+        check_size(name, "input_size", input_size)
+        check_size(name, "hidden_size", hidden_size)
+        check_size(name, "num_layers", num_layers)
         if not 0 <= proj_size < hidden_size:
             raise ValueError(
                 f"{name}: proj_size must be at least 0 (no projection) and smaller than hidden_size={hidden_size}, "
@@ -123,14 +123,14 @@ class RNNBase(Module):
                     ("weight_hr", (output, hidden_size), proj_size > 0),
                 ):
                     if there:
-                        setattr(self, f"{kind}_l{layer}{suffix}", _parameter(shape, device, dtype))
+                        setattr(self, f"{kind}_l{layer}{suffix}", new_parameter(shape, device, dtype))
                     names.append(f"{kind}_l{layer}{suffix}" if there else None)
                 self._all_weights.append(names)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters from U(-s, s), s = 1 / sqrt(hidden_size)."""
-        _uniform(self, self.hidden_size)
+        init_uniform(self, self.hidden_size)
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels pack weights themselves. There for code that calls it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastdl.autograd.mode import mode
 from fastdl.nn.modules.module import Module
-from fastdl.nn.modules.rnn import _check_size, _parameter, _uniform
+from fastdl.nn.modules.rnn import check_size, init_uniform, new_parameter
 from fastdl.ops.rnn import recurrent
 from fastdl.tensor import Tensor
 
@@ -32,21 +32,21 @@ class RNNCellBase(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        _check_size(type(self).__name__, "input_size", input_size)
-        _check_size(type(self).__name__, "hidden_size", hidden_size)
+        check_size(type(self).__name__, "input_size", input_size)
+        check_size(type(self).__name__, "hidden_size", hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
         rows = num_chunks * hidden_size
-        self.weight_ih = _parameter((rows, input_size), device, dtype)
-        self.weight_hh = _parameter((rows, hidden_size), device, dtype)
-        self.register_parameter("bias_ih", _parameter((rows,), device, dtype) if bias else None)
-        self.register_parameter("bias_hh", _parameter((rows,), device, dtype) if bias else None)
+        self.weight_ih = new_parameter((rows, input_size), device, dtype)
+        self.weight_hh = new_parameter((rows, hidden_size), device, dtype)
+        self.register_parameter("bias_ih", new_parameter((rows,), device, dtype) if bias else None)
+        self.register_parameter("bias_hh", new_parameter((rows,), device, dtype) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters from U(-s, s), s = 1 / sqrt(hidden_size)."""
-        _uniform(self, self.hidden_size)
+        init_uniform(self, self.hidden_size)
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"

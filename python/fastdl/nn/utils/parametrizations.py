@@ -12,8 +12,8 @@ from fastdl.devices import to_host
 from fastdl.nn.modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from fastdl.nn.modules.module import Module
 from fastdl.nn.utils.parametrize import register_parametrization
-from fastdl.nn.utils.spectral_norm import _DivideBySigma, _matrix, _unit
-from fastdl.nn.utils.weight_norm import ScaledDirection, _norm
+from fastdl.nn.utils.spectral_norm import DivideBySigma, as_matrix, unit_vector
+from fastdl.nn.utils.weight_norm import ScaledDirection, norm_along
 from fastdl.ops.arrays import eye
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
@@ -41,7 +41,7 @@ class _WeightNorm(Module):
         return ScaledDirection.apply(direction, magnitude, axes=axes)  # type: ignore[no-any-return]
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return Tensor._wrap(_norm(weight._data, self._axes(weight._data.ndim))), weight.detach()
+        return Tensor._wrap(norm_along(weight._data, self._axes(weight._data.ndim))), weight.detach()
 
 
 def _old_keys(name: str) -> Any:
@@ -94,17 +94,17 @@ class _SpectralNorm(Module):
             )
         self.dim, self.iterations, self.eps = dim % ndim, iterations, eps
         if ndim > 1:
-            rows, columns = _matrix(weight._data, self.dim).shape
+            rows, columns = as_matrix(weight._data, self.dim).shape
             for name, n in (("_u", rows), ("_v", columns)):
                 start = randn(n, dtype=weight.dtype, device=weight.device)
-                self.register_buffer(name, Tensor._wrap(_unit(start._data, eps)))
+                self.register_buffer(name, Tensor._wrap(unit_vector(start._data, eps)))
             self._iterate(weight, 15)
 
     def _iterate(self, weight: Tensor, times: int) -> None:
-        w, u, v = _matrix(weight._data, self.dim), self._u._data, self._v._data
+        w, u, v = as_matrix(weight._data, self.dim), self._u._data, self._v._data
         for _ in range(times):
-            u[...] = _unit(w @ v, self.eps)
-            v[...] = _unit(u @ w, self.eps)
+            u[...] = unit_vector(w @ v, self.eps)
+            v[...] = unit_vector(u @ w, self.eps)
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight._data.ndim == 1:
@@ -112,7 +112,7 @@ class _SpectralNorm(Module):
             return weight / length.clamp(min=self.eps)
         if self.training:
             self._iterate(weight, self.iterations)
-        return _DivideBySigma.apply(weight, u=self._u._data, v=self._v._data, dim=self.dim)  # type: ignore[no-any-return]
+        return DivideBySigma.apply(weight, u=self._u._data, v=self._v._data, dim=self.dim)  # type: ignore[no-any-return]
 
     def right_inverse(self, value: Tensor) -> Tensor:
         return value

@@ -18,14 +18,14 @@ __all__ = ["remove_spectral_norm", "spectral_norm"]
 M = TypeVar("M", bound=Module)
 
 
-class _DivideBySigma(Op):
+class DivideBySigma(Op):
     """y = w / s with s = u^T W v, u and v fixed:  grad_w = grad_y / s - <grad_y, w> / s^2 * u v^T."""
 
     saves = (0,)
 
     def forward(self, w: Any, u: Any, v: Any, dim: int) -> Any:
         self.w, self.u, self.v, self.dim = w, u.copy(), v.copy(), dim
-        self.sigma = u @ (_matrix(w, dim) @ v)
+        self.sigma = u @ (as_matrix(w, dim) @ v)
         return w / self.sigma
 
     def backward(self, grad_y: Any) -> Any:
@@ -42,11 +42,11 @@ class _DivideBySigma(Op):
         return replay(self, grad_y, composed, self.w)
 
 
-def _matrix(w: Any, dim: int) -> Any:
+def as_matrix(w: Any, dim: int) -> Any:
     return np.moveaxis(w, dim, 0).reshape(w.shape[dim], -1)
 
 
-def _unit(x: Any, eps: float) -> Any:
+def unit_vector(x: Any, eps: float) -> Any:
     return x / max(float(np.sqrt(np.square(x).sum())), eps)
 
 
@@ -61,15 +61,15 @@ class _Hook:
 
     def iterate(self, module: Module, times: int) -> None:
         u, v = getattr(module, f"{self.name}_u")._data, getattr(module, f"{self.name}_v")._data
-        w = _matrix(getattr(module, f"{self.name}_orig")._data, self.dim)
+        w = as_matrix(getattr(module, f"{self.name}_orig")._data, self.dim)
         for _ in range(times):
-            v[...] = _unit(u @ w, self.eps)
-            u[...] = _unit(w @ v, self.eps)
+            v[...] = unit_vector(u @ w, self.eps)
+            u[...] = unit_vector(w @ v, self.eps)
 
     def compute(self, module: Module) -> Tensor:
         u, v = getattr(module, f"{self.name}_u"), getattr(module, f"{self.name}_v")
         weight = getattr(module, f"{self.name}_orig")
-        return _DivideBySigma.apply(weight, u=u._data, v=v._data, dim=self.dim)  # type: ignore[no-any-return]
+        return DivideBySigma.apply(weight, u=u._data, v=v._data, dim=self.dim)  # type: ignore[no-any-return]
 
     def __call__(self, module: Module, args: Any) -> None:
         if module.training:
@@ -99,12 +99,12 @@ def spectral_norm(
     if dim is None:
         dim = 1 if type(module).__name__.startswith("ConvTranspose") else 0
     hook = _Hook(name, n_power_iterations, eps, dim)
-    rows, cols = _matrix(weight._data, dim).shape
+    rows, cols = as_matrix(weight._data, dim).shape
     delattr(module, name)
     module.register_parameter(f"{name}_orig", weight)
     for suffix, size in (("u", rows), ("v", cols)):
         vector = init.normal_(Tensor._wrap(np.empty(size, weight._data.dtype, like=weight._data)))
-        module.register_buffer(f"{name}_{suffix}", Tensor._wrap(_unit(vector._data, eps)))
+        module.register_buffer(f"{name}_{suffix}", Tensor._wrap(unit_vector(vector._data, eps)))
     hook.iterate(module, 15)
     setattr(module, name, hook.compute(module))
     module.register_forward_pre_hook(hook)

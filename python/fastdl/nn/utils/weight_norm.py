@@ -18,7 +18,7 @@ __all__ = ["remove_weight_norm", "weight_norm"]
 M = TypeVar("M", bound=Module)
 
 
-def _norm(v: Any, axes: tuple[int, ...]) -> Any:
+def norm_along(v: Any, axes: tuple[int, ...]) -> Any:
     """The norm over ``axes``: a number if these are all, else with the kept axes in place."""
     return array(np.sqrt(np.square(v).sum(axis=axes, keepdims=len(axes) < v.ndim)))
 
@@ -30,7 +30,7 @@ class ScaledDirection(Op):
 
     def forward(self, v: Any, g: Any, axes: tuple[int, ...]) -> Any:
         self.axes = axes
-        self.norm = _norm(v, axes)
+        self.norm = norm_along(v, axes)
         self.v, self.g = v, g
         return v * (g / self.norm)
 
@@ -77,7 +77,7 @@ def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
     kept = set() if dim is None else {dim % ndim}
     axes = tuple(i for i in range(ndim) if i not in kept)
     hook = _Hook(name, axes)
-    norm = _norm(weight._data, axes)
+    norm = norm_along(weight._data, axes)
     delattr(module, name)
     module.register_parameter(f"{name}_g", Parameter(norm))
     module.register_parameter(f"{name}_v", Parameter(weight.detach()))

@@ -11,12 +11,12 @@ from fastdl.tensor import Tensor
 __all__ = ["LRScheduler"]
 
 
-def _check_optimizer(optimizer: Any) -> None:
+def check_optimizer(optimizer: Any) -> None:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
 
 
-def _per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
+def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
     """One value for each parameter group."""
     groups = len(optimizer.param_groups)
     if not isinstance(value, (list, tuple)):
@@ -46,7 +46,7 @@ class LRScheduler:
     _unsaved: tuple[str, ...] = ("optimizer",)  # attributes that state_dict leaves out
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        _check_optimizer(optimizer)
+        check_optimizer(optimizer)
         self.optimizer = optimizer
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:

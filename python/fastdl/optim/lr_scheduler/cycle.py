@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fastdl.optim.lr_scheduler.base import LRScheduler, _check_optimizer, _per_group, set_rate
+from fastdl.optim.lr_scheduler.base import LRScheduler, check_optimizer, per_group, set_rate
 from fastdl.optim.optimizer import Optimizer
 
 __all__ = ["CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR"]
@@ -143,9 +143,9 @@ class CyclicLR(_Cycling):
         max_momentum: Any = 0.9,
         last_epoch: int = -1,
     ) -> None:
-        _check_optimizer(optimizer)
-        base_lrs = _per_group("base_lr", optimizer, base_lr)
-        self.max_lrs = _per_group("max_lr", optimizer, max_lr)
+        check_optimizer(optimizer)
+        base_lrs = per_group("base_lr", optimizer, base_lr)
+        self.max_lrs = per_group("max_lr", optimizer, max_lr)
         self.total_size = float(step_size_up) + float(
             step_size_up if step_size_down is None else step_size_down
         )
@@ -162,8 +162,8 @@ class CyclicLR(_Cycling):
         self.cycle_momentum = cycle_momentum
         if cycle_momentum:
             self._check_momentum(optimizer)
-            self.base_momentums = _per_group("base_momentum", optimizer, base_momentum)
-            self.max_momentums = _per_group("max_momentum", optimizer, max_momentum)
+            self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
+            self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
         if last_epoch == -1:
             for i, group in enumerate(optimizer.param_groups):
                 set_rate(group, base_lrs[i])
@@ -226,7 +226,7 @@ class OneCycleLR(_Cycling):
         three_phase: bool = False,
         last_epoch: int = -1,
     ) -> None:
-        _check_optimizer(optimizer)
+        check_optimizer(optimizer)
         if total_steps is not None:
             given = {"total_steps": total_steps}
         elif epochs is not None and steps_per_epoch is not None:
@@ -256,11 +256,11 @@ class OneCycleLR(_Cycling):
         keys = ("end_step", "start_lr", "end_lr", "start_momentum", "end_momentum")
         self._schedule_phases = [dict(zip(keys, phase, strict=True)) for phase in phases]
         self.cycle_momentum = cycle_momentum
-        max_lrs = _per_group("max_lr", optimizer, max_lr)
+        max_lrs = per_group("max_lr", optimizer, max_lr)
         if cycle_momentum:
             self._check_momentum(optimizer)
-            max_momentums = _per_group("max_momentum", optimizer, max_momentum)
-            base_momentums = _per_group("base_momentum", optimizer, base_momentum)
+            max_momentums = per_group("max_momentum", optimizer, max_momentum)
+            base_momentums = per_group("base_momentum", optimizer, base_momentum)
         if last_epoch == -1:
             for i, group in enumerate(optimizer.param_groups):
                 group["initial_lr"] = max_lrs[i] / div_factor

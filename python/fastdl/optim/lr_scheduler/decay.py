@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastdl.optim.lr_scheduler.base import LRScheduler, _check_optimizer, _per_group
+from fastdl.optim.lr_scheduler.base import LRScheduler, check_optimizer, per_group
 from fastdl.optim.optimizer import Optimizer
 
 __all__ = [
@@ -27,8 +27,8 @@ class _Lambdas(LRScheduler):
     _unsaved = ("optimizer", "lr_lambdas")
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
-        _check_optimizer(optimizer)
-        self.lr_lambdas: list[Callable[[int], float]] = _per_group("lr_lambda", optimizer, lr_lambda)
+        check_optimizer(optimizer)
+        self.lr_lambdas: list[Callable[[int], float]] = per_group("lr_lambda", optimizer, lr_lambda)
         super().__init__(optimizer, last_epoch)
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from fastdl.optim.lr_scheduler.base import LRScheduler, _check_optimizer, _per_group, set_rate
+from fastdl.optim.lr_scheduler.base import LRScheduler, check_optimizer, per_group, set_rate
 from fastdl.optim.optimizer import Optimizer
 
 __all__ = ["ReduceLROnPlateau"]
@@ -36,7 +36,7 @@ class ReduceLROnPlateau(LRScheduler):
     ) -> None:
         if factor >= 1.0:
             raise ValueError("Factor should be < 1.0.")
-        _check_optimizer(optimizer)
+        check_optimizer(optimizer)
         if mode not in ("min", "max"):
             raise ValueError(f"mode {mode} is unknown!")
         if threshold_mode not in ("rel", "abs"):
@@ -48,7 +48,7 @@ class ReduceLROnPlateau(LRScheduler):
         self.threshold = threshold
         self.threshold_mode = threshold_mode
         self.cooldown = cooldown
-        self.min_lrs = _per_group("min_lr", optimizer, min_lr)
+        self.min_lrs = per_group("min_lr", optimizer, min_lr)
         self.eps = eps
         self.best = math.inf if mode == "min" else -math.inf
         self.cooldown_counter = 0
