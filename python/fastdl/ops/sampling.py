@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plainly_writable
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
@@ -359,15 +360,30 @@ def _store(self: Tensor, array: Any) -> Tensor:
 
 
 def _check(op: str, self: Tensor) -> Any:
-    check_writable(op, self)
+    if not plainly_writable(self):
+        check_writable(op, self)
     return self._data.dtype if self._data.dtype.kind in DIFFERENTIABLE else float64
+
+
+def _drawn(self: Tensor, kernel: str, first: float, second: float, generator: Generator | None) -> bool:
+    """Has what ``kernel`` draws been written into the tensor? Into floats on the CPU, where nothing is recorded."""
+    x = self._data
+    dtype = x.dtype
+    if not (dtype is float32 or dtype is float64) or not plainly_writable(self):
+        return False
+    seed, offset = (default_generator if generator is None else generator).draw()
+    assign(x, getattr(select(x), kernel)(x.shape, dtype, first, second, seed, offset))
+    self._bump_version()
+    return True
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Overwrite with uniform numbers in [a, b); see ``torch.Tensor.uniform_``."""
-    dtype = _check("uniform_", self)
     if a > b:
         raise RuntimeError(f"uniform_: a must not exceed b, got {a} and {b}")
+    if _drawn(self, "random_uniform", a, b, generator):
+        return self
+    dtype = _check("uniform_", self)
     where = device_of(self._data)
     return _store(self, _uniform(self._data.shape, dtype, float(a), float(b), generator, where))
 
@@ -376,8 +392,10 @@ def normal_(
     self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Overwrite with normally distributed numbers; see ``torch.Tensor.normal_``."""
-    dtype = _check("normal_", self)
     _check_std("normal_", std)
+    if _drawn(self, "random_normal", mean, std, generator):
+        return self
+    dtype = _check("normal_", self)
     where = device_of(self._data)
     return _store(self, _normal(self._data.shape, dtype, float(mean), float(std), generator, where))
 
@@ -413,7 +431,8 @@ def random_(
     assert high is not None
     if low >= high:
         raise RuntimeError(f"random_: from must be below to, got {low} and {high}")
-    return _store(self, _integers(self.shape, int(low), int(high), generator, self.device))
+    x = self._data
+    return _store(self, _integers(x.shape, int(low), int(high), generator, device_of(x)))
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
