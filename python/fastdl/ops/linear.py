@@ -163,6 +163,7 @@ def _matmul_grads_graph(a: Any, b: Any, grad: Any, need_a: bool, need_b: bool) -
 class AddMatMul(Op):
     """beta * c + alpha * a @ b, with c broadcast."""
 
+    floats_only = True
     saves = (1, 2)
     aliases_grad = True
 
@@ -187,6 +188,7 @@ class AddMatMul(Op):
 class AddMatVec(Op):
     """beta * c + alpha * a @ b with a vector b, and c broadcast."""
 
+    floats_only = True
     saves = (1, 2)
     aliases_grad = True
 

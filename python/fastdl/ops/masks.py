@@ -115,6 +115,10 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
     value = filler("masked_fill", value, x.dtype)
     if out is None and x.dtype.kind == "f" and plain(input):  # no node where nothing is recorded
         return Tensor._wrap(select(x).where_forward(where, value, x))
+    if out is input and 0 < x.size < _FEW and plain(input):
+        np.copyto(x, value, where=where, casting="unsafe")
+        out._bump_version()
+        return out
     return apply_into(out, MaskedFill, input, None, keeps=mask, mask=where, number=value)
 
 

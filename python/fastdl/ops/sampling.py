@@ -32,7 +32,7 @@ from fastdl.dtypes import (
 )
 from fastdl.kernels import capture, select
 from fastdl.kernels.sparse import is_sparse, not_for_sparse
-from fastdl.ops.arrays import contiguous, count_true, full
+from fastdl.ops.arrays import cast, contiguous, count_true, full
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import check_real
 from fastdl.random import Generator, default_generator
@@ -44,6 +44,14 @@ def _draw(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
     if where is META:
         return 0, 0
     return (default_generator if generator is None else generator).draw(where is not CPU)
+
+
+def _made(where: Any, generator: Generator | None, kernel: str, *arguments: Any) -> Any:
+    """What a kernel draws."""
+    if where is CPU:
+        seed, offset = (default_generator if generator is None else generator).draw()
+        return getattr(select(None), kernel)(*arguments, seed, offset)
+    return make(where, kernel, *arguments, *_draw(generator, where))
 
 
 def _floating(op: str, dtype: Any) -> Any:
@@ -60,10 +68,9 @@ def _uniform(
 ) -> Any:
     if dtype.kind == "c":  # both parts
         return _uniform((*shape, 2), real_dtype(dtype), low, high, generator, where).view(dtype)[..., 0]
-    seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
-        return make(where, "random_uniform", shape, float32, low, high, seed, offset).astype(dtype)
-    return make(where, "random_uniform", shape, dtype, low, high, seed, offset)
+        return cast(_made(where, generator, "random_uniform", shape, float32, low, high), dtype)
+    return _made(where, generator, "random_uniform", shape, dtype, low, high)
 
 
 def _normal(
@@ -72,14 +79,13 @@ def _normal(
     if dtype.kind == "c":  # the variance is that of both parts together
         parts = _normal((*shape, 2), real_dtype(dtype), mean, std / math.sqrt(2), generator, where)
         return parts.view(dtype)[..., 0]
-    seed, offset = _draw(generator, where)
     if dtype.itemsize == 2:
-        return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
-    return make(where, "random_normal", shape, dtype, mean, std, seed, offset)
+        return cast(_made(where, generator, "random_normal", shape, float32, mean, std), dtype)
+    return _made(where, generator, "random_normal", shape, dtype, mean, std)
 
 
 def _integers(shape: Any, low: int, high: int, generator: Generator | None, where: Any = CPU) -> Any:
-    return make(where, "random_integers", shape, low, high, *_draw(generator, where))
+    return _made(where, generator, "random_integers", shape, low, high)
 
 
 def _named_size(op: str, size: Any, named: dict[str, Any]) -> Any:
@@ -371,8 +377,7 @@ def _drawn(self: Tensor, kernel: str, first: float, second: float, generator: Ge
     dtype = x.dtype
     if not (dtype is float32 or dtype is float64) or not plainly_writable(self):
         return False
-    seed, offset = (default_generator if generator is None else generator).draw()
-    assign(x, getattr(select(x), kernel)(x.shape, dtype, first, second, seed, offset))
+    assign(x, _made(CPU, generator, kernel, x.shape, dtype, first, second))
     self._bump_version()
     return True
 
