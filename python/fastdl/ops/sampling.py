@@ -377,7 +377,8 @@ def _drawn(self: Tensor, kernel: str, first: float, second: float, generator: Ge
     dtype = x.dtype
     if not (dtype is float32 or dtype is float64) or not plainly_writable(self):
         return False
-    assign(x, _made(CPU, generator, kernel, x.shape, dtype, first, second))
+    seed, offset = (default_generator if generator is None else generator).draw()
+    assign(x, getattr(select(x), kernel)(x.shape, dtype, first, second, seed, offset))
     self._bump_version()
     return True
 
