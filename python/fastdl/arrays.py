@@ -56,6 +56,11 @@ def assign(to: Any, array: Any) -> None:
         return
     if array.dtype.kind == "c" and dtype.kind not in "cb":
         array = array.real
+    elif array.__class__ is np.ndarray is to.__class__ and dtype.kind != "c":
+        converted = select(array).convert(array, dtype)
+        if converted is not None:
+            assign(to, converted)
+            return
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(to, array, casting="unsafe")
 

@@ -337,7 +337,7 @@ def _filled(
     if value.__class__ is int and value == 0 and where is CPU:
         array = select(None).zeros(shape, dtype)
     else:
-        array = make(where, "empty", shape, dtype)
+        array = select(None).empty(shape, dtype) if where is CPU else make(where, "empty", shape, dtype)
         fill(array, filler(op, value, dtype))
     return finish(op, array, where, requires_grad)
 

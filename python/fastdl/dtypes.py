@@ -7,6 +7,7 @@ imported when bfloat16 is first asked for or met, and nothing else needs it.
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -179,6 +180,7 @@ class finfo:
         return f"finfo({', '.join(f'{n}={getattr(self, n):g}' for n in names)}, dtype={self.dtype})"
 
 
+@cache
 def floating_info(d: dtype) -> Any:
     """``numpy.finfo``, for bfloat16 as well."""
     if d.isbuiltin == _OF_ML_DTYPES:

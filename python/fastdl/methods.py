@@ -322,7 +322,7 @@ def attach() -> None:
         setattr(Tensor, f"__{name}__", _operator(function))
         setattr(Tensor, f"__r{name}__", _operator(function, swapped=True))
         if name != "matmul":  # torch has none either: x @= y makes a new tensor
-            writes_out = function.__name__ in _BINARY.split()
+            writes_out = function.__name__ in f"{_BINARY} {_IN_PLACE_OUT}".split()
             setattr(Tensor, f"__i{name}__", in_place(function, f"__i{name}__", writes_out))
     mark_absent(Tensor)
     for name, function in _COMPARISONS.items():

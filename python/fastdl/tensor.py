@@ -8,6 +8,7 @@ functions of :mod:`fastdl.ops`, attached by :mod:`fastdl.methods`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import MemberDescriptorType
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,6 @@ class Tensor(Differentiable):
         self._data = made(data, get_default_dtype())
 
     # -------------------------------------------------------------------------------------- shape and storage
-
-    @property
-    def shape(self) -> Size:
-        """The extents of all axes."""
-        return Size(self._data.shape)
 
     @property
     def dtype(self) -> Any:
@@ -205,7 +201,7 @@ class Tensor(Differentiable):
 
     def cpu(self, memory_format: Any = None) -> Tensor:
         """This tensor in the CPU's memory; itself if it is there."""
-        return self.to("cpu")
+        return self if isinstance(self._data, np.ndarray) else self.to("cpu")
 
     def cuda(self, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
         """This tensor on a GPU (the current one, or a certain one); itself if it is there.
@@ -377,7 +373,10 @@ class Tensor(Differentiable):
 
 
 _graph.set_tensor(Tensor)
-_FIELDS = tuple([name for name in vars(_graph.TensorFields) if name.startswith("_") and name[1] != "_"])
+_graph.set_size(Size)
+_FIELDS = tuple(
+    [name for name, field in vars(_graph.TensorFields).items() if isinstance(field, MemberDescriptorType)]
+)
 
 
 def _real_item(t: Tensor) -> Any:

@@ -84,13 +84,14 @@ class Differentiable(TensorMethods):
             self._counter = cell = [0]
         return cell
 
-    def _bump_version(self) -> None:
-        """Note an in-place change of the data: backward through operations that kept it becomes an error."""
-        cell = self._counter
-        if cell is None:
-            self._counter = [1]
-        else:
-            cell[0] += 1
+    if TYPE_CHECKING:  # TensorFields': csrc/bindings/graph/fields.cpp
+
+        @property
+        def shape(self) -> Size:
+            """The extents of all axes."""
+
+        def _bump_version(self) -> None:
+            """Note an in-place change of the data: backward through operations that kept it becomes an error."""
 
     def _accumulate(self, grad: Any, own: bool) -> None:
         """Add an array to ``.grad``; ``own`` says that nobody else holds it."""

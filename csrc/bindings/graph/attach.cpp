@@ -144,6 +144,15 @@ PyObject* bound_plainly_writable(PyObject*, PyObject* object) {
   return PyBool_FromLong(array && array->writable() && !(recording() && t->needs_grad()));
 }
 
+// Are these all tensors around NumPy's arrays, and nothing recorded for them?
+PyObject* bound_plain(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    const Tensor* t = as_tensor(args[i]);
+    if (!t || !as_array(t->data) || (t->needs_grad() && recording())) Py_RETURN_FALSE;
+  }
+  Py_RETURN_TRUE;
+}
+
 bool load_attach() {
   no_grad_path = PyUnicode_InternFromString("was made under no_grad()");
   multiple_path = PyUnicode_InternFromString("is one of several views that one call returned");

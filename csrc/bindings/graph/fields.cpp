@@ -3,7 +3,8 @@
 namespace fastdl::graph {
 namespace {
 
-PyObject *zero, *one;  // kept for ever, as None is
+PyObject *zero, *one;     // kept for ever, as None is
+PyTypeObject* size_type;  // fastdl.Size
 thread_local bool enabled = true;
 
 template <class T>
@@ -94,6 +95,41 @@ PyMemberDef node_fields[] = {FIELD(needs, "which inputs need a gradient"),
                              {nullptr, 0, 0, 0, nullptr}};
 #undef FIELD
 
+// Notes a change in place.
+PyObject* bump_version(PyObject* self, PyObject*) {
+  const Ref cell = counter_of(reinterpret_cast<Tensor*>(self));
+  const Ref next(cell ? PyNumber_Add(PyList_GET_ITEM(cell.get(), 0), one) : nullptr);
+  if (!next || PyList_SetItem(cell.get(), 0, Ref::to(next.get()).release()) != 0) return nullptr;
+  Py_RETURN_NONE;
+}
+PyMethodDef tensor_methods[] = {
+    {"_bump_version", bump_version, METH_NOARGS,
+     "Note a change of the data in place: backward through operations that kept it becomes an error."},
+    {nullptr, nullptr, 0, nullptr}};
+
+// The extents, a tuple of a class of its own.
+PyObject* get_shape(PyObject* self, void*) {
+  const Ref data = Ref::to(reinterpret_cast<Tensor*>(self)->data);
+  if (!data || !size_type) {
+    PyErr_SetString(PyExc_AttributeError, "_data");
+    return nullptr;
+  }
+  const Array* array = as_array(data.get());
+  if (!array) {
+    const Ref shape(PyObject_GetAttr(data.get(), names.shape));
+    return shape ? PyObject_CallOneArg(reinterpret_cast<PyObject*>(size_type), shape.get()) : nullptr;
+  }
+  Ref shape(size_type->tp_alloc(size_type, array->ndim));
+  for (int axis = 0; shape && axis < array->ndim; ++axis) {
+    PyObject* extent = PyLong_FromSsize_t(array->shape[axis]);
+    if (!extent) return nullptr;
+    PyTuple_SET_ITEM(shape.get(), axis, extent);
+  }
+  return shape.release();
+}
+PyGetSetDef tensor_properties[] = {{"shape", get_shape, nullptr, "The extents of all axes.", nullptr},
+                                   {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
 PyObject* get_enabled(PyObject*, void*) {
   return PyBool_FromLong(enabled);
 }
@@ -129,6 +165,8 @@ PyTypeObject TensorFields = [] {
   type.tp_traverse = traverse<Tensor>;
   type.tp_clear = clear<Tensor>;
   type.tp_members = tensor_fields;
+  type.tp_methods = tensor_methods;
+  type.tp_getset = tensor_properties;
   type.tp_new = new_tensor;
   return type;
 }();
@@ -151,6 +189,17 @@ PyTypeObject GradMode = [] {
   type.tp_getset = mode_fields;
   return type;
 }();
+
+PyObject* bound_set_size(PyObject*, PyObject* type) {
+  if (!PyType_Check(type) ||
+      !PyType_FastSubclass(reinterpret_cast<PyTypeObject*>(type), Py_TPFLAGS_TUPLE_SUBCLASS)) {
+    PyErr_SetString(PyExc_TypeError, "set_size: takes a class of tuples");
+    return nullptr;
+  }
+  Py_INCREF(type);
+  size_type = reinterpret_cast<PyTypeObject*>(type);
+  Py_RETURN_NONE;
+}
 
 bool recording() {
   return enabled;

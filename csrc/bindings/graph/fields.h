@@ -152,6 +152,7 @@ Ref view_of(const Array* array, int ndim, const Py_ssize_t* shape, const Py_ssiz
 PyObject* bound_wrap(PyObject*, PyObject* array);
 PyObject* bound_next_order(PyObject*, PyObject*);
 PyObject* bound_set_tensor(PyObject*, PyObject* type);
+PyObject* bound_set_size(PyObject*, PyObject* type);
 PyObject* bound_set_sparse(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_set_recorded(PyObject*, PyObject* function);
 PyObject* bound_set_otherwise(PyObject*, PyObject* function);
@@ -161,6 +162,7 @@ PyObject* bound_attach(PyObject* cls, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_register_view(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_share(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_plainly_writable(PyObject*, PyObject* object);
+PyObject* bound_plain(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_parts(PyObject*, PyObject* const* args, Py_ssize_t count);
 
 // A method's entry from a function of the vectorcall family.

@@ -20,10 +20,14 @@ PyMethodDef functions[] = {
     {"plainly_writable", bound_plainly_writable, METH_O,
      "plainly_writable(tensor: object) -> bool\n\n"
      "May its memory be written to, with nothing to say about autograd?"},
+    {"plain", entry(bound_plain), METH_FASTCALL,
+     "plain(*tensors: object) -> bool\n\n"
+     "Are these all tensors around NumPy's arrays, for which nothing is recorded?"},
     {"next_order", bound_next_order, METH_NOARGS,
      "next_order() -> int\n\nThe number of a new node: later ones compare lower."},
     {"set_tensor", bound_set_tensor, METH_O,
      "set_tensor(type: object) -> None\n\nThe class that wrap() makes."},
+    {"set_size", bound_set_size, METH_O, "set_size(type: object) -> None\n\nThe class of tensors' shapes."},
     {"set_sparse", entry(bound_set_sparse), METH_FASTCALL,
      "set_sparse(array: object, type: object) -> None\n\n"
      "The class that wrap() makes around what is of the class ``array``."},

@@ -129,25 +129,46 @@ bool t(Plan& plan, Arguments given) {
   return given.count == 0 && plan.array->ndim == 2 && exchange(plan, 0, 1);
 }
 
+// The axes in this order.
+bool reorder(Plan& plan, const int* axes) {
+  const int ndim = plan.array->ndim;
+  Ref order(PyTuple_New(ndim));
+  if (!order) return false;
+  for (int i = 0; i < ndim; ++i) {
+    plan.keep(axes[i]);
+    PyTuple_SET_ITEM(order.get(), i, PyLong_FromLong(axes[i]));
+  }
+  plan.names = &dims_names;
+  plan.option[0] = std::move(order);
+  return true;
+}
+
 bool permute(Plan& plan, Arguments given) {
   const Array* x = plan.array;
   Py_ssize_t dims[kMaxAxes];
   int count;
   if (!given.count || !integers(given, dims, count) || count != x->ndim) return false;
   uint32_t seen = 0;
-  Ref order(PyTuple_New(count));
-  if (!order) return false;
+  int axes[kMaxAxes];
   for (int i = 0; i < count; ++i) {
     if (dims[i] < -count || dims[i] >= count) return false;
-    const int axis = int(dims[i] < 0 ? dims[i] + count : dims[i]);
-    if (seen >> axis & 1) return false;
-    seen |= uint32_t(1) << axis;
-    plan.keep(axis);
-    PyTuple_SET_ITEM(order.get(), i, PyLong_FromLong(axis));
+    axes[i] = int(dims[i] < 0 ? dims[i] + count : dims[i]);
+    if (seen >> axes[i] & 1) return false;
+    seen |= uint32_t(1) << axes[i];
   }
-  plan.names = &dims_names;
-  plan.option[0] = std::move(order);
-  return true;
+  return reorder(plan, axes);
+}
+
+bool movedim(Plan& plan, Arguments given) {
+  const int ndim = plan.array->ndim;
+  int from, to, axes[kMaxAxes], count = 0;
+  if (given.count != 2 || !axis_of(given.objects[0], ndim, from) || !axis_of(given.objects[1], ndim, to))
+    return false;
+  for (int axis = 0; axis < ndim; ++axis)
+    if (axis != from) axes[count++] = axis;
+  std::copy_backward(axes + to, axes + count, axes + ndim);
+  axes[to] = from;
+  return reorder(plan, axes);
 }
 
 bool expand(Plan& plan, Arguments given) {
@@ -296,6 +317,7 @@ constexpr struct {
              {"transpose", transpose},
              {"mT", transpose_last},
              {"permute", permute},
+             {"movedim", movedim},
              {"expand", expand},
              {"select", select},
              {"diagonal", diagonal},

@@ -2,8 +2,12 @@
 //
 // A Call of a view works out extents, strides and start itself, for a tensor of the CPU and plain arguments
 // (integers, slices with integers), and attaches the view; for all else, errors included, it calls the
-// function, which has the last word: nothing is refused here. A public one passes everything on, a call with
-// out= to another function, and has errors explained: without a frame of Python's around every call.
+// function, which has the last word: nothing is refused here. A Call of a method that changes its tensor does so
+// at once where nothing is recorded. A public one passes everything on, a call with out= to another function, and
+// has errors explained: without a frame of Python's around every call.
+#include <algorithm>
+#include <cstring>
+
 #include "bindings/graph/plan.h"
 
 namespace fastdl::graph {
@@ -12,21 +16,19 @@ namespace {
 // explain(call, args, options, error) may raise a better error, or give a result after all (else None); which
 // errors it sees.
 PyObject *explain, *refused;
-PyObject* out_name;
+PyObject *out_name, *only_out;  // "out", ("out",)
 
 struct Call {
   PyObject ob_base;
   vectorcallfunc vectorcall;
-  Planner plan;  // null: no view
+  Planner plan;   // null: no view
+  bool in_place;  // ops[0] is the function, ops[1] None if that takes out=, or store(tensor, result)
   PyObject *general, *ops[2], *into, *dict, *weak_references;
 };
 
-// The call of `function`, whose error is explained.
-PyObject* explained(PyObject* self, PyObject* function, PyObject* const* args, size_t flags,
-                    PyObject* names) {
-  const Ref alive = Ref::to(function);
-  PyObject* result = PyObject_Vectorcall(function, args, flags, names);
-  if (result || !explain || !PyErr_ExceptionMatches(refused)) return result;
+// The error that is set, explained: a better one, or a result after all.
+PyObject* explained(PyObject* self, PyObject* const* args, size_t flags, PyObject* names) {
+  if (!explain || !PyErr_ExceptionMatches(refused)) return nullptr;
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);
   PyErr_NormalizeException(&type, &value, &trace);
@@ -38,6 +40,31 @@ PyObject* explained(PyObject* self, PyObject* function, PyObject* const* args, s
     return nullptr;
   }
   return answer.release();
+}
+
+// The change in place of a tensor that plainly may be written to, where nothing is recorded. Null without an
+// error: it is not that plain.
+PyObject* change(const Call* c, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  constexpr Py_ssize_t kMost = 12;
+  const Py_ssize_t given = count + (names ? PyTuple_GET_SIZE(names) : 0);
+  Tensor* input = count > 0 && given < kMost ? as_tensor(args[0]) : nullptr;
+  const Array* array = input ? as_array(input->data) : nullptr;
+  if (!array || !array->writable() || array->size() == 0) return nullptr;
+  for (Py_ssize_t i = 0; recording() && i < given; ++i)
+    if (const Tensor* each = as_tensor(args[i]); each && each->needs_grad()) return nullptr;
+  const Ref function = Ref::to(c->ops[0]), store = Ref::to(c->ops[1]);
+  if (store.get() != Py_None) {
+    const Ref result(PyObject_Vectorcall(function.get(), args, size_t(count), names));
+    PyObject* both[] = {args[0], result.get()};
+    return result ? PyObject_Vectorcall(store.get(), both, 2, nullptr) : nullptr;
+  }
+  PyObject* all[kMost];
+  std::copy(args, args + given, all);
+  all[given] = args[0];
+  const Ref keys(names ? PySequence_Concat(names, only_out) : Ref::to(only_out).release());
+  if (!keys) return nullptr;
+  const Ref result(PyObject_Vectorcall(function.get(), all, size_t(count), keys.get()));
+  return result ? Ref::to(args[0]).release() : nullptr;
 }
 
 PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* names) {
@@ -64,13 +91,16 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flags, PyObject* na
     }
     if (PyErr_Occurred()) return nullptr;
   }
-  if (!c->into) return PyObject_Vectorcall(c->general, args, flags, names);
-  if (c->into != Py_None && names) {
+  Ref function = Ref::to(c->general);
+  const bool is_public = c->into;
+  if (is_public && c->into != Py_None && names) {
     const int has_out = PySequence_Contains(names, out_name);
     if (has_out < 0) return nullptr;
-    if (has_out) return explained(self, c->into, args, flags, names);
+    if (has_out) function = Ref::to(c->into);
   }
-  return explained(self, c->general, args, flags, names);
+  PyObject* result = c->in_place ? change(c, args, count, names) : nullptr;
+  if (!result && !PyErr_Occurred()) result = PyObject_Vectorcall(function.get(), args, flags, names);
+  return result || !is_public ? result : explained(self, args, flags, names);
 }
 
 PyObject* get(PyObject* self, PyObject* object, PyObject*) {
@@ -103,12 +133,14 @@ void deallocate(PyObject* self) {
   PyObject_GC_Del(self);
 }
 
-PyObject* new_call(Planner plan, PyObject* general, PyObject* op, PyObject* second, PyObject* into) {
+PyObject* new_call(Planner plan, bool in_place, PyObject* general, PyObject* op, PyObject* second,
+                   PyObject* into) {
   PyObject* self = FunctionCall.tp_alloc(&FunctionCall, 0);
   if (!self) return nullptr;
   Call* c = reinterpret_cast<Call*>(self);
   c->vectorcall = call;
   c->plan = plan;
+  c->in_place = in_place;
   set(c->general, general);
   set(c->ops[0], op);
   set(c->ops[1], second);
@@ -121,15 +153,17 @@ PyObject* make(PyTypeObject*, PyObject* args, PyObject*) {
   PyObject *general, *op = nullptr, *second = nullptr;
   if (!PyArg_ParseTuple(args, "O|sOO:FunctionCall", &general, &kind, &op, &second)) return nullptr;
   const Planner plan = kind ? planner_of(kind) : nullptr;
-  if (!kind || (plan && op)) return new_call(plan, general, op, second ? second : op, nullptr);
-  PyErr_Format(PyExc_ValueError, "FunctionCall: no kind %s, or no class of its views", kind);
+  const bool in_place = kind && std::strcmp(kind, "in_place") == 0;
+  if (!kind || ((plan || in_place) && op))
+    return new_call(plan, in_place, general, op, second ? second : op, nullptr);
+  PyErr_Format(PyExc_ValueError, "FunctionCall: no kind %s, or nothing that it is made of", kind);
   return nullptr;
 }
 
 // The same call as a public one.
 PyObject* published(PyObject* self, PyObject* into) {
   const Call* c = reinterpret_cast<Call*>(self);
-  return new_call(c->plan, c->general, c->ops[0], c->ops[1], into);
+  return new_call(c->plan, c->in_place, c->general, c->ops[0], c->ops[1], into);
 }
 
 // As a function: pickled by its name, copied as itself.
@@ -163,13 +197,16 @@ PyObject* bound_set_explain(PyObject*, PyObject* const* args, Py_ssize_t count) 
 }
 
 bool load_calls() {
-  return (out_name = PyUnicode_InternFromString("out")) != nullptr;
+  out_name = PyUnicode_InternFromString("out");
+  only_out = out_name ? PyTuple_Pack(1, out_name) : nullptr;
+  return only_out != nullptr;
 }
 
 PyTypeObject FunctionCall = [] {
-  PyTypeObject type = type_of(
-      "fastdl._graph.FunctionCall", sizeof(Call),
-      "FunctionCall(function, kind, op, second_op): the function, with plain cases of views in one call.");
+  PyTypeObject type = type_of("fastdl._graph.FunctionCall", sizeof(Call),
+                              "FunctionCall(function, kind, op, second_op): the function, with plain cases "
+                              "of views and of changes in "
+                              "place in one call.");
   type.tp_flags |= Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR;
   type.tp_dealloc = deallocate;
   type.tp_vectorcall_offset = offsetof(Call, vectorcall);

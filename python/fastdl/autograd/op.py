@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastdl._graph import NodeFields, next_order, set_otherwise
+from fastdl._graph import NodeFields, next_order
 from fastdl.tensor import Tensor
 from fastdl.tensor_autograd import RemovableHandle
 
@@ -209,15 +209,6 @@ class Op(NodeFields):
     def stay(self) -> None:
         """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go
         through what they made before it (slices and conversions of the data)."""
-
-
-def _apply_otherwise(cls: Any, inputs: Any, options: dict[str, Any], error: Exception) -> Any:
-    from fastdl.autograd.refused import apply_otherwise
-
-    return apply_otherwise(cls, inputs, options, error)
-
-
-set_otherwise(_apply_otherwise)
 
 
 def needing(result: Tensor, *tensors: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from fastdl._graph import set_otherwise
 from fastdl.autograd.in_float32 import InFloat32, compute
 from fastdl.autograd.op import ComplexOperand, NoKernel, Op
 from fastdl.devices import device_of, to_host
@@ -165,3 +166,6 @@ def _in_float64(
         for r in (result if isinstance(result, tuple) else (result,))
     ]
     return tuple(results) if isinstance(result, tuple) else results[0]
+
+
+set_otherwise(apply_otherwise)

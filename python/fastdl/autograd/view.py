@@ -13,11 +13,12 @@ of that base is attached to the new history (`_refresh`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any
 
 from numpy import ndarray
 
-from fastdl._graph import next_order, plainly_writable, register_view, share
+from fastdl._graph import FunctionCall, next_order, plainly_writable, register_view, share
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
@@ -267,10 +268,11 @@ def in_place(
 ) -> Callable[..., Tensor]:
     """The in-place method made from a function: ``add_`` from ``add``.
 
-    Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor. Otherwise it runs on an
-    alias of the tensor. If that needs the old values for backward (it then asks for the alias's version counter) it
-    runs again on a copy of them, since their memory is about to be overwritten. ``overwrite``: the same function for
-    floating numbers, whose node keeps only its result, computed in the memory of its argument.
+    Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor, called from C where the
+    memory plainly may be written to (csrc/bindings/graph/view.cpp). Otherwise it runs on an alias of the tensor. If
+    that needs the old values for backward (it then asks for the alias's version counter) it runs again on a copy of
+    them, since their memory is about to be overwritten. ``overwrite``: the same function for floating numbers, whose
+    node keeps only its result, computed in the memory of its argument.
     """
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
@@ -305,7 +307,8 @@ def in_place(
     method.__doc__ = (
         f"``{function.__name__}``, with the result stored in this tensor; see ``torch.Tensor.{name}``."
     )
-    return method
+    call: Any = FunctionCall(method, "in_place", function, None if writes_out else partial(write, name))
+    return update_wrapper(call, method)
 
 
 def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:

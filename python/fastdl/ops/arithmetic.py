@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.autograd.mode import mode
 from fastdl.autograd.refused import apply_otherwise
-from fastdl.dtypes import DIFFERENTIABLE, FLOATING, is_half
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, float32, float64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.binary import (
@@ -54,6 +55,15 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
         raise not_a_tensor(op.label, "out", out)
     if isinstance(other, Tensor):
         if isinstance(input, Tensor):
+            x, y = input._data, other._data
+            dtype = x.dtype
+            if (
+                dtype is y.dtype
+                and (dtype is float32 or dtype is float64)
+                and (out is None or out.dtype is dtype)
+                and plain(input, other)
+            ):  # no node where nothing is recorded
+                return Tensor._wrap(getattr(select(x), op.kernel)(x, y, out))
             return op.apply(input, other) if out is None else op.apply(input, other, out=out)  # type: ignore[no-any-return]
         value = number(op.label, input, "input")
         if value.__class__ is complex:

@@ -80,6 +80,8 @@ SMALL = 65504  # every floating-point dtype holds what is smaller
 
 def _check_range(op: str, value: complex, dtype: Any) -> None:
     """Refuse a finite number that would become infinite."""
+    if value == math.inf or value == -math.inf:
+        return
     if dtype.kind not in DIFFERENTIABLE or dtype.itemsize == (16 if dtype.kind == "c" else 8):
         return
     most = float(floating_info(real_dtype(dtype)).max)

@@ -24,8 +24,10 @@ def normal_axis(op: str, dim: Any, ndim: int) -> int:
 
 def normal_axes(op: str, dim: Any, ndim: int) -> tuple[int, ...] | None:
     """Dims counted from the front, or None for all of them (as an empty tuple means, too)."""
-    if dim is None or ndim == 0:
-        for one in dim if isinstance(dim, Sequence) else () if dim is None else (dim,):
+    if dim is None:
+        return None
+    if ndim == 0:
+        for one in dim if isinstance(dim, Sequence) else (dim,):
             normal_axis(op, one, 0)
         return None
     if isinstance(dim, (tuple, list)):

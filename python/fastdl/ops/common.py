@@ -42,6 +42,12 @@ def axes(op: str, dims: Any, ndim: int) -> tuple[int, ...]:
 
 def ints(args: Any) -> tuple[int, ...]:
     """Integers given one by one or as one sequence: ``f(2, 3)`` and ``f((2, 3))``."""
+    if args.__class__ is tuple:
+        for each in args:
+            if each.__class__ is not int:
+                break
+        else:
+            return args
     if len(args) == 1 and not isinstance(given := args[0], (int, np.integer)):
         if given.__class__ is tuple:
             return tuple(map(to_int, given))

@@ -12,7 +12,7 @@ from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_compl
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.kernels.sparse import is_sparse, not_for_sparse
 from fastdl.ops.arithmetic import number
-from fastdl.ops.arrays import as_bool, by_numpy, cast, full, has_integer_kernels, operand
+from fastdl.ops.arrays import as_bool, by_numpy, cast, empty, full, has_integer_kernels, operand
 from fastdl.ops.common import check_tensors
 from fastdl.ops.out import store
 from fastdl.ops.promotion import common_dtype
@@ -96,13 +96,13 @@ ge = _comparison("ge", np.greater_equal, ">=")
 not_equal, less, less_equal, greater, greater_equal = ne, lt, le, gt, ge
 
 
-def _bits(name: str, x: Any, y: Any) -> Any:
+def _bits(name: str, x: Any, y: Any, out: Any = None) -> Any:
     """``and``, ``or`` or ``xor`` by the kernel, where both are bool arrays on the CPU, else None."""
     if getattr(x, "dtype", None) is not bool_ or getattr(y, "dtype", None) is not bool_:
         return None
     if on_device(x) or on_device(y):
         return None
-    return getattr(select(x), f"bitwise_{name}_forward")(x, y)
+    return getattr(select(x), f"bitwise_{name}_forward")(x, y, out)
 
 
 def _truth(x: Any) -> Any:
@@ -149,8 +149,13 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
 
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
-        if of_bools and (found := _bits(name[8:], x, y)) is not None:
-            return _result(name, found, out)
+        if of_bools:
+            same = out is not None and out is input and y.__class__ is x.__class__ and y.shape == x.shape
+            if (found := _bits(name[8:], x, y, x if same else None)) is not None:
+                if not same:
+                    return _result(name, found, out)
+                out._bump_version()  # type: ignore[union-attr]
+                return out  # type: ignore[return-value]
         dtype = getattr(x, "dtype", None)
         if dtype is None or not (
             is_common_integer(dtype) and (y.__class__ is int or dtype is getattr(y, "dtype", None))
@@ -209,7 +214,9 @@ def _test(name: str, ufunc: Any, text: str, of_integers: bool | None = False) ->
         if name in _BY_SIZE and is_half(x.dtype):  # NumPy converts number by number
             k = select(x)
             return Tensor._wrap(getattr(k, _BY_SIZE[name])(k.abs_forward(x), float("inf")))
-        return Tensor._wrap(by_numpy(name, ufunc, bool_, None, x))
+        result = empty(x.shape, bool_, x)
+        ufunc(x, out=result, casting="unsafe")  # which warns of nothing
+        return Tensor._wrap(result)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{text} See ``torch.{name}``."

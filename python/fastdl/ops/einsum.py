@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.graph import replay
-from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, float32, float64, int64, is_half
+from fastdl.autograd.op import Op
+from fastdl.dtypes import FLOATING, float32, float64, int64
 from fastdl.kernels import array as array_of
-from fastdl.kernels import on_device, select, strided
+from fastdl.kernels import select, strided
 from fastdl.ops.arrays import cast, integer_product
 from fastdl.ops.cast import to
 from fastdl.ops.complex_kernels import product
@@ -192,12 +192,11 @@ def _ordered(array: Any, labels: Labels, output: Labels) -> Any:
 
 
 class Einsum(Op):
+    floats_only = True  # NumPy would add up in half precision
     # All inputs are kept; the Op machinery reads `saves` per instance.
     aliases_grad = True
 
     def forward(self, *arrays: Any, labels: Sequence[Labels], output: Labels) -> Any:
-        if is_half(arrays[0].dtype) and not on_device(arrays[0]):
-            raise NoKernel  # NumPy would add up in half precision
         if len(arrays) == 1 and arrays[0].dtype.kind in "biu" and not set(output).issuperset(labels[0]):
             arrays = (cast(arrays[0], int64),)  # as sum()
         self.saves = tuple(range(len(arrays)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import builtins
 from functools import cache
+from math import inf
 from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.autograd.graph import fitted, linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import NoKernel, Op
@@ -145,6 +147,7 @@ _limits = cache(np.iinfo)
 
 
 _WHOLE = frozenset((int, type(None)))  # bounds that make integers nothing else
+_REAL = _WHOLE | {float}  # and floats
 
 
 class Clamp(Op):
@@ -157,7 +160,7 @@ class Clamp(Op):
         whole = dtype.kind == "i" and min.__class__ in _WHOLE and max.__class__ in _WHOLE
         if not (dtype is float32 or dtype is float64 or whole):
             dtype = common_dtype(x, *[b for b in (min, max) if b is not None])
-        lower, upper = float("-inf") if min is None else min, float("inf") if max is None else max
+        lower, upper = -inf if min is None else min, inf if max is None else max
         self.x, self.bounds, self.dtype = x, (lower, upper), x.dtype
         if dtype is not x.dtype:
             x = cast(x, dtype)
@@ -232,6 +235,21 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
     if min != min or max != max:  # a bound that is NaN makes all NaN
         min = max = float("nan")
         input = mul(input, min)
+    x = input._data
+    dtype = x.dtype
+    if (
+        (dtype is float32 or dtype is float64)
+        and (out is None or (out is input and x.size))
+        and min.__class__ in _REAL
+        and max.__class__ in _REAL
+        and plain(input)
+    ):  # no node where nothing is recorded
+        lower, upper = -inf if min is None else min, inf if max is None else max
+        result = select(x).clamp_forward(x, lower, upper, None if out is None else x)
+        if out is None:
+            return Tensor._wrap(result)
+        out._bump_version()
+        return out
     return apply_into(out, Clamp, input, min=min, max=max)
 
 

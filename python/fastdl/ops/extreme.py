@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op, needing
 from fastdl.dtypes import FLOATING, bool_, float32, float64, int32, int64, uint8
@@ -96,14 +97,26 @@ class Median(Amax):
 
     def forward(self, x: Any, axes: Any = None, keepdim: bool = False, skip: bool = False) -> Any:
         flat = x.reshape(-1)
-        missing = x.dtype.kind in FLOATING and np.isnan(flat).any()
+        missing = x.dtype.kind in FLOATING and _has_nan(flat)
         if missing and skip:
             flat = flat[~np.isnan(flat)]
             missing = flat.size == 0
         k = (flat.size - 1) // 2
-        middle = np.nan if missing else np.partition(orderable(flat), k)[k]
+        if missing:
+            middle: Any = np.nan
+        else:
+            halves = orderable(flat).copy()
+            halves.partition(k)
+            middle = halves[k]
         self.x, self.y = x, array(middle, x, x.dtype)
         return self.y
+
+
+def _has_nan(x: Any) -> Any:
+    if not (x.size and _has_kernel(x)):
+        return np.isnan(x).any()
+    largest = select(x).amax_forward(x, None, False)
+    return largest != largest
 
 
 class Pick(Op):
@@ -227,8 +240,12 @@ def amin(input: Tensor, dim: Any = (), keepdim: bool = False, **names: Any) -> T
 
 
 def _amax(op: str, kind: type[Amax], input: Tensor, dim: Any, keepdim: bool) -> Tensor:
-    axes = normal_axes(op, dim, input._data.ndim)
-    _check_some(op, input._data.shape, axes)
+    x = input._data
+    axes = normal_axes(op, dim, x.ndim)
+    if not x.size:
+        _check_some(op, x.shape, axes)
+    if _has_kernel(x) and plain(input):
+        return Tensor._wrap(getattr(select(x), op + "_forward")(x, axes, keepdim))
     return kind.apply(input, axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
@@ -266,10 +283,11 @@ def _extreme(op: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     if isinstance(dim, Tensor):
         return maximum(input, dim) if op == "max" else minimum(input, dim)
     if dim is None:
-        return (amax if op == "max" else amin)(input)
+        return amax(input) if op == "max" else amin(input)
     x = input._data
     axis = normal_axis(op, dim, x.ndim)
-    _check_some(op, x.shape, (axis,))
+    if not x.size:
+        _check_some(op, x.shape, (axis,))
     values, indices = _search(op, x, axis, keepdim)
     return pick(input, values, indices, axis)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plainly_writable
 from fastdl.arrays import assign
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
@@ -48,7 +49,8 @@ class Overwrite(Op):
 
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite this tensor with ``src``, broadcast and converted to its dtype; see ``torch.Tensor.copy_``."""
-    check_writable("copy_", self)
+    if not plainly_writable(self):
+        check_writable("copy_", self)
     array = as_array("copy_", src)
     if device_of(array) is not device_of(self._data):  # as inputs of a recorded graph are filled
         src = (src if isinstance(src, Tensor) else Tensor._wrap(array)).to(self.device)
@@ -81,7 +83,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 f"fill_: value must be a number or a tensor of 0 dimensions, got shape {value.shape}"
             )
         return copy_(self, value)
-    check_writable("fill_", self)
+    if not plainly_writable(self):
+        check_writable("fill_", self)
     value = filler("fill_", value, self._data.dtype)
     if mode.enabled and self._requires_grad:
         return write("fill_", self, Overwrite.apply(alias(self), None, value=value))

@@ -360,7 +360,8 @@ class Scatter(Op):
         if source is not None:
             self.source_shape = source.shape
             if (
-                source.shape == index.shape == result.shape
+                source.shape == index.shape
+                and (result.ndim == 1 or index.shape == result.shape)  # a vector's index reaches all of it
                 and (x.dtype is float32 or x.dtype is float64)
                 and x.__class__ is np.ndarray
                 and result.flags.c_contiguous

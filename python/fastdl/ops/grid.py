@@ -110,6 +110,7 @@ def grid_sample(
 
 
 class GridSample(Op):
+    floats_only = True
     saves = (0, 1)
 
     def forward(self, x: Any, grid: Any, **options: Any) -> Any:

@@ -163,6 +163,7 @@ def _matmul_grads_graph(a: Any, b: Any, grad: Any, need_a: bool, need_b: bool) -
 class AddMatMul(Op):
     """beta * c + alpha * a @ b, with c broadcast."""
 
+    floats_only = True
     saves = (1, 2)
     aliases_grad = True
 
@@ -187,6 +188,7 @@ class AddMatMul(Op):
 class AddMatVec(Op):
     """beta * c + alpha * a @ b with a vector b, and c broadcast."""
 
+    floats_only = True
     saves = (1, 2)
     aliases_grad = True
 
@@ -348,7 +350,8 @@ def _check_dims(op: str, dims: int, **tensors: Tensor) -> None:
 
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """``(n, k) @ (k, m)``, two dimensions exactly. See ``torch.mm``."""
-    _check_dims("mm", 2, input=input, mat2=mat2)
+    if input._data.ndim != 2 or mat2._data.ndim != 2:
+        _check_dims("mm", 2, input=input, mat2=mat2)
     return matmul(input, mat2)
 
 
@@ -364,14 +367,16 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
 
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """``(n, k) @ (k,)``. See ``torch.mv``."""
-    _check_dims("mv", 2, input=input)
-    _check_dims("mv", 1, vec=vec)
+    if input._data.ndim != 2 or vec._data.ndim != 1:
+        _check_dims("mv", 2, input=input)
+        _check_dims("mv", 1, vec=vec)
     return matmul(input, vec)
 
 
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """The inner product of two vectors of one length. See ``torch.dot``."""
-    _check_dims("dot", 1, input=input, tensor=tensor)
+    if input._data.ndim != 1 or tensor._data.ndim != 1:
+        _check_dims("dot", 1, input=input, tensor=tensor)
     return matmul(input, tensor)
 
 
@@ -416,7 +421,9 @@ def _add_matmul(op: str, dims: int, c: Tensor, a: Tensor, b: Tensor, beta: float
         raise RuntimeError(f"{op}: the matrices do not fit: {_shapes(a, b)}")
     shape = left.shape[:-1] + right.shape[-1:]
     missing = len(shape) - add.ndim
-    if missing < 0 or not all([n in (1, m) for n, m in zip(add.shape, shape[missing:], strict=True)]):
+    if add.shape != shape and (
+        missing < 0 or not all([n in (1, m) for n, m in zip(add.shape, shape[missing:], strict=True)])
+    ):
         raise RuntimeError(f"{op}: input {add.shape} must be broadcastable to the result's shape {shape}")
     if not _same_float(op, left, right) or not _same_float(op, add, left):
         return _integer_product(int(beta) * add + int(alpha) * integer_product(left, right), left.dtype)
@@ -451,8 +458,9 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, al
 
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """``beta * input + alpha * mat @ vec``. See ``torch.addmv``."""
-    _check_dims("addmv", 2, mat=mat)
-    _check_dims("addmv", 1, vec=vec)
+    if mat._data.ndim != 2 or vec._data.ndim != 1:
+        _check_dims("addmv", 2, mat=mat)
+        _check_dims("addmv", 1, vec=vec)
     if mat._data.shape[1] != vec._data.shape[0]:
         raise RuntimeError(f"addmv: mat and vec do not fit: {_shapes(mat, vec)}")
     c, rows = input._data, mat._data.shape[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op, needing
@@ -110,7 +111,14 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
         if value._data.dtype.kind == "c" and input._data.dtype.kind != "c":
             filler("masked_fill", value.item(), input._data.dtype)  # an error where it has an imaginary part
         return apply_into(out, MaskedFill, input, value, keeps=mask, mask=where)
-    value = filler("masked_fill", value, input._data.dtype)
+    x = input._data
+    value = filler("masked_fill", value, x.dtype)
+    if out is None and x.dtype.kind == "f" and plain(input):  # no node where nothing is recorded
+        return Tensor._wrap(select(x).where_forward(where, value, x))
+    if out is input and 0 < x.size < _FEW and plain(input):
+        np.copyto(x, value, where=where, casting="unsafe")
+        out._bump_version()
+        return out
     return apply_into(out, MaskedFill, input, None, keeps=mask, mask=where, number=value)
 
 

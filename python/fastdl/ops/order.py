@@ -145,6 +145,7 @@ def _reversed_sum(grad: Any, axis: int) -> Any:
 
 
 class Cumsum(Op):
+    floats_only = True
     release = Op.stay
 
     def forward(self, x: Any, axis: int) -> Any:
@@ -174,6 +175,7 @@ def _products(x: Any, axis: int) -> Any:
 
 
 class Cumprod(Op):
+    floats_only = True
     saves, saves_output = (0,), True
 
     def forward(self, x: Any, axis: int) -> Any:

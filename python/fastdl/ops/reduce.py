@@ -257,6 +257,7 @@ class Norm(Reduction):
 class Spread(Reduction):
     """Variance and mean: sum (x - mean)^2 / (n - correction). Subclasses return one, the other or both."""
 
+    floats_only = True
     saves = (0,)
 
     def compute(self, x: Any, axes: Any, keepdim: bool, correction: float) -> tuple[Any, Any]:

@@ -56,6 +56,7 @@ class InterpolateNearest(Interpolate):
 class Repeat(Op):
     """Nearest interpolation by whole factors: average pooling's gradient with divisor 1, and the other way round."""
 
+    floats_only = True
     release = Op.stay
     wide_integers = True
 

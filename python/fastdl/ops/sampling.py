@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plainly_writable
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.view import check_writable
@@ -31,7 +32,7 @@ from fastdl.dtypes import (
 )
 from fastdl.kernels import capture, select
 from fastdl.kernels.sparse import is_sparse, not_for_sparse
-from fastdl.ops.arrays import contiguous, count_true, full
+from fastdl.ops.arrays import cast, contiguous, count_true, full
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import check_real
 from fastdl.random import Generator, default_generator
@@ -43,6 +44,14 @@ def draw_key(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
     if where is META:
         return 0, 0
     return (default_generator if generator is None else generator).draw(where is not CPU)
+
+
+def _made(where: Any, generator: Generator | None, kernel: str, *arguments: Any) -> Any:
+    """What a kernel draws."""
+    if where is CPU:
+        seed, offset = (default_generator if generator is None else generator).draw()
+        return getattr(select(None), kernel)(*arguments, seed, offset)
+    return make(where, kernel, *arguments, *_draw(generator, where))
 
 
 def _floating(op: str, dtype: Any) -> Any:
@@ -59,10 +68,9 @@ def _uniform(
 ) -> Any:
     if dtype.kind == "c":  # both parts
         return _uniform((*shape, 2), real_dtype(dtype), low, high, generator, where).view(dtype)[..., 0]
-    seed, offset = draw_key(generator, where)
     if dtype.itemsize == 2:
-        return make(where, "random_uniform", shape, float32, low, high, seed, offset).astype(dtype)
-    return make(where, "random_uniform", shape, dtype, low, high, seed, offset)
+        return cast(_made(where, generator, "random_uniform", shape, float32, low, high), dtype)
+    return _made(where, generator, "random_uniform", shape, dtype, low, high)
 
 
 def _normal(
@@ -71,14 +79,13 @@ def _normal(
     if dtype.kind == "c":  # the variance is that of both parts together
         parts = _normal((*shape, 2), real_dtype(dtype), mean, std / math.sqrt(2), generator, where)
         return parts.view(dtype)[..., 0]
-    seed, offset = draw_key(generator, where)
     if dtype.itemsize == 2:
-        return make(where, "random_normal", shape, float32, mean, std, seed, offset).astype(dtype)
-    return make(where, "random_normal", shape, dtype, mean, std, seed, offset)
+        return cast(_made(where, generator, "random_normal", shape, float32, mean, std), dtype)
+    return _made(where, generator, "random_normal", shape, dtype, mean, std)
 
 
 def _integers(shape: Any, low: int, high: int, generator: Generator | None, where: Any = CPU) -> Any:
-    return make(where, "random_integers", shape, low, high, *draw_key(generator, where))
+    return _made(where, generator, "random_integers", shape, low, high)
 
 
 def _named_size(op: str, size: Any, named: dict[str, Any]) -> Any:
@@ -359,15 +366,30 @@ def _store(self: Tensor, array: Any) -> Tensor:
 
 
 def _check(op: str, self: Tensor) -> Any:
-    check_writable(op, self)
+    if not plainly_writable(self):
+        check_writable(op, self)
     return self._data.dtype if self._data.dtype.kind in DIFFERENTIABLE else float64
+
+
+def _drawn(self: Tensor, kernel: str, first: float, second: float, generator: Generator | None) -> bool:
+    """Has what ``kernel`` draws been written into the tensor? Into floats on the CPU, where nothing is recorded."""
+    x = self._data
+    dtype = x.dtype
+    if not (dtype is float32 or dtype is float64) or not plainly_writable(self):
+        return False
+    seed, offset = (default_generator if generator is None else generator).draw()
+    assign(x, getattr(select(x), kernel)(x.shape, dtype, first, second, seed, offset))
+    self._bump_version()
+    return True
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Overwrite with uniform numbers in [a, b); see ``torch.Tensor.uniform_``."""
-    dtype = _check("uniform_", self)
     if a > b:
         raise RuntimeError(f"uniform_: a must not exceed b, got {a} and {b}")
+    if _drawn(self, "random_uniform", a, b, generator):
+        return self
+    dtype = _check("uniform_", self)
     where = device_of(self._data)
     return _store(self, _uniform(self._data.shape, dtype, float(a), float(b), generator, where))
 
@@ -376,8 +398,10 @@ def normal_(
     self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
     """Overwrite with normally distributed numbers; see ``torch.Tensor.normal_``."""
-    dtype = _check("normal_", self)
     _check_std("normal_", std)
+    if _drawn(self, "random_normal", mean, std, generator):
+        return self
+    dtype = _check("normal_", self)
     where = device_of(self._data)
     return _store(self, _normal(self._data.shape, dtype, float(mean), float(std), generator, where))
 
@@ -413,7 +437,8 @@ def random_(
     assert high is not None
     if low >= high:
         raise RuntimeError(f"random_: from must be below to, got {low} and {high}")
-    return _store(self, _integers(self.shape, int(low), int(high), generator, self.device))
+    x = self._data
+    return _store(self, _integers(x.shape, int(low), int(high), generator, device_of(x)))
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import converted, linear_backward
 from fastdl.autograd.op import Op
@@ -36,6 +37,14 @@ def _tensors(op: str, tensors: Any) -> Sequence[Tensor]:
             at = [isinstance(p, Tensor) for p in tensors].index(False)
             raise TypeError(f"{op}: expects tensors, got {type(t).__name__} at position {at}")
     return tensors  # type: ignore[no-any-return]
+
+
+def _joined(parts: Sequence[Any], dim: int) -> Any:
+    """Arrays of one dtype, one after the other."""
+    first = parts[0]
+    if first.size >= 4096 and not (first.flags.c_contiguous or on_device(first)):
+        return _put_together(parts, dim)
+    return concat_arrays(parts, dim)
 
 
 def _put_together(parts: Sequence[Any], dim: int) -> Any:
@@ -68,10 +77,7 @@ class Cat(Op):
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
             self.extents = [a.shape[dim] for a in arrays]
-        parts = _in_dtype(arrays, dtype)
-        if arrays[0].size >= 4096 and not (parts[0].flags.c_contiguous or on_device(parts[0])):
-            return _put_together(parts, dim)
-        return concat_arrays(parts, dim)
+        return _joined(_in_dtype(arrays, dtype), dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -104,11 +110,15 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     parts = _tensors("cat", tensors)
     first, dtype = parts[0]._data.shape, parts[0]._data.dtype
     if first and first != (0,):  # alike in everything: the common case, without the checks below
-        for t in parts:
-            if t._data.shape != first or t._data.dtype is not dtype:
+        arrays = [t._data for t in parts]
+        for a in arrays:
+            if a.shape != first or a.dtype is not dtype:
                 break
         else:
-            return Cat.apply(*parts, dim=axis("cat", dim, len(first)), dtype=dtype)  # type: ignore[no-any-return]
+            d = axis("cat", dim, len(first))
+            if plain(*parts):
+                return Tensor._wrap(_joined(arrays, d))
+            return Cat.apply(*parts, dim=d, dtype=dtype)  # type: ignore[no-any-return]
     shapes = [t._data.shape for t in parts]
     dtype = common_dtype(parts)
     if (0,) in shapes:
@@ -140,6 +150,15 @@ def common_dtype(parts: Sequence[Tensor]) -> Any:
     return reduce(promote_types, dtypes)
 
 
+def _stacked(parts: Sequence[Any], dim: int) -> Any:
+    """Arrays of one shape and dtype along a new axis."""
+    shape = parts[0].shape
+    if dim < len(shape):  # one after the other along the axis that will be behind the new one
+        return concat_arrays(parts, dim).reshape(*shape[:dim], len(parts), *shape[dim:])
+    one = (slice(None),) * dim + (None,)
+    return concat_arrays([a[one] for a in parts], dim)
+
+
 class Stack(Op):
     aliases_grad = True
     takes_complex = True
@@ -149,8 +168,7 @@ class Stack(Op):
         self.dim = dim
         if True in self.needs:
             self.dtypes = [a.dtype for a in arrays]
-        one = (slice(None),) * dim + (None,)
-        return concat_arrays([a[one] for a in _in_dtype(arrays, dtype)], dim)
+        return _stacked(_in_dtype(arrays, dtype), dim)
 
     def backward(self, grad: Any) -> Any:
         before = (slice(None),) * self.dim
@@ -171,15 +189,16 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     if names:
         dim, _ = numpy_names("stack", names, dim)
     parts = _tensors("stack", tensors)
-    shape, dtype = parts[0]._data.shape, parts[0]._data.dtype
-    for i, t in enumerate(parts):
-        if t._data.shape != shape:
-            raise RuntimeError(
-                f"stack: shapes must be equal: tensor 0 has {shape}, tensor {i} has {t._data.shape}"
-            )
-        if t._data.dtype is not dtype:
-            dtype = common_dtype(parts)
-    return Stack.apply(*parts, dim=axis("stack", dim, len(shape) + 1), dtype=dtype)  # type: ignore[no-any-return]
+    arrays = [t._data for t in parts]
+    shape, dtype, alike = arrays[0].shape, arrays[0].dtype, True
+    for i, a in enumerate(arrays):
+        if a.shape != shape:
+            raise RuntimeError(f"stack: shapes must be equal: tensor 0 has {shape}, tensor {i} has {a.shape}")
+        alike = alike and a.dtype is dtype
+    d = axis("stack", dim, len(shape) + 1)
+    if alike and plain(*parts):
+        return Tensor._wrap(_stacked(arrays, d))
+    return Stack.apply(*parts, dim=d, dtype=dtype if alike else common_dtype(parts))  # type: ignore[no-any-return]
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:

@@ -423,9 +423,9 @@ def nan_to_num(
         return complex(*[nan_to_num(part(input), nan, posinf, neginf) for part in (real, imag)])
     if x.dtype.kind not in FLOATING:
         return input.clone()
-    limits = floating_info(x.dtype)
-    if not on_device(x) and np.isfinite(_largest(x)):  # the usual case
+    if not on_device(x) and math.isfinite(_largest(x)):  # the usual case
         return input.clone()
+    limits = floating_info(x.dtype)
     result = where(isnan(input), 0.0 if nan is None else float(nan), input)
     result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
     return where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)  # type: ignore[no-any-return]

@@ -268,6 +268,7 @@ def cummin(input: Tensor, dim: int) -> ValuesIndices:
 
 
 class LogCumSumExp(Op):
+    floats_only = True
     saves, saves_output = (0,), True
 
     def forward(self, x: Any, axis: int) -> Any:

@@ -174,15 +174,20 @@ def _function(
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         if not isinstance(input, Tensor):
             raise not_a_tensor(name, "input", input)
+        x = input._data
+        dtype = x.dtype
+        if (
+            (dtype is float32 or dtype is float64)
+            and x.__class__ is np.ndarray
+            and not (input._requires_grad and mode.enabled)
+        ):  # no node where nothing is recorded
+            if out is None:
+                return Tensor._wrap(getattr(select(x), kernel)(x))
+            if out is input and x.size:
+                getattr(select(x), kernel)(x, x)
+                out._bump_version()
+                return out
         if out is None:
-            x = input._data
-            dtype = x.dtype
-            if (
-                (dtype is float32 or dtype is float64)
-                and x.__class__ is np.ndarray
-                and not (input._requires_grad and mode.enabled)
-            ):
-                return Tensor._wrap(getattr(select(x), kernel)(x))  # no node where nothing is recorded
             return op.apply(input)  # type: ignore[no-any-return]
         if not isinstance(out, Tensor):
             raise not_a_tensor(name, "out", out)

@@ -58,6 +58,7 @@ class Fold(Op):
 
 
 class PixelShuffle(Op):
+    floats_only = True
     release = Op.stay
     wide_integers = True
 
@@ -73,6 +74,7 @@ class PixelShuffle(Op):
 
 
 class PixelUnshuffle(Op):
+    floats_only = True
     release = Op.stay
     wide_integers = True
 

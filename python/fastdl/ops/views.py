@@ -350,6 +350,7 @@ def t(input: Tensor) -> Tensor:
     return Permute.apply(input, dims=tuple(range(input._data.ndim))[::-1])  # type: ignore[no-any-return]
 
 
+@in_one_call("movedim", Permute)
 def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     """Axes ``source`` at the places ``destination``, the others in order; see ``torch.movedim``."""
     ndim = input._data.ndim

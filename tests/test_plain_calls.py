@@ -1,0 +1,294 @@
+"""Calls with nothing to record on tensors of the CPU, which go a shorter way: it must not be another one."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import _graph
+
+X = np.array([[0.5, -1.5, 2.0], [3.0, 0.25, -0.75]], np.float32)
+Y = np.array([[1.0, 2.0, -0.5], [0.5, 4.0, 1.5]], np.float32)
+
+# In-place methods on x, with y at hand; each is the function of that name on x.
+IN_PLACE = {
+    "sqrt_": lambda x, y: x.sqrt_(),
+    "round_": lambda x, y: x.round_(),
+    "neg_": lambda x, y: x.neg_(),
+    "sigmoid_": lambda x, y: x.sigmoid_(),
+    "tril_": lambda x, y: x.tril_(),
+    "clamp_": lambda x, y: x.clamp_(-1, max=1.5),
+    "clamp_ by a tensor": lambda x, y: x.clamp_(min=y),
+    "clamp_min_": lambda x, y: x.clamp_min_(0),
+    "pow_": lambda x, y: x.pow_(2),
+    "fmod_": lambda x, y: x.fmod_(y),
+    "add_": lambda x, y: x.add_(y, alpha=0.5),
+    "addcmul_": lambda x, y: x.addcmul_(y, y, value=0.5),
+    "lerp_": lambda x, y: x.lerp_(y, 0.25),
+    "masked_fill_": lambda x, y: x.masked_fill_(y > 1, -2.0),
+    "index_fill_": lambda x, y: x.index_fill_(1, fastdl.tensor([0, 2]), 7),
+    "scatter_": lambda x, y: x.scatter_(0, fastdl.tensor([[1, 0, 1]]), y),
+    "cumsum_": lambda x, y: x.cumsum_(1),
+    "nan_to_num_": lambda x, y: x.nan_to_num_(),
+}
+
+
+def _memory(kind):
+    """A tensor of X's values: in C order, as a transposed and a sparse view."""
+    if kind == "C":
+        return fastdl.tensor(X)
+    if kind == "transposed":
+        return fastdl.tensor(X.T).t()
+    whole = fastdl.zeros(4, 6)
+    view = whole[1:3, ::2]
+    view.copy_(fastdl.tensor(X))
+    return view
+
+
+@pytest.mark.parametrize("kind", ["C", "transposed", "strided"])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_with_and_without_a_graph(name, kind):
+    call = IN_PLACE[name]
+    recorded = fastdl.tensor(X, requires_grad=True) * 1
+    expected = call(recorded, fastdl.tensor(Y))
+    assert expected is recorded
+    assert recorded.requires_grad
+
+    x = _memory(kind)
+    base = x if x._base is None else x._base
+    before = x._version
+    assert call(x, fastdl.tensor(Y)) is x
+    np.testing.assert_array_equal(x.numpy(), expected.detach().numpy())
+    assert x._version == before + 1 == base._version
+
+
+@pytest.mark.parametrize("name", ["fmod_", "add_", "addcmul_", "lerp_"])
+def test_in_place_with_an_operand_that_needs_a_gradient(name):
+    x, y = fastdl.tensor(X), fastdl.tensor(Y, requires_grad=True)
+    expected = IN_PLACE[name](fastdl.tensor(X), fastdl.tensor(Y))
+    assert IN_PLACE[name](x, y) is x
+    assert x.requires_grad
+    np.testing.assert_array_equal(x.detach().numpy(), expected.numpy())
+    x.sum().backward()
+    assert y.grad.shape == y.shape
+
+
+def test_in_place_on_what_may_not_be_written_to():
+    with pytest.raises(RuntimeError, match=r"sqrt_: the tensor's memory cannot be written to"):
+        fastdl.ones(1).expand(3).sqrt_()
+    with pytest.raises(RuntimeError, match=r"clamp_: a leaf tensor that requires a gradient"):
+        fastdl.ones(3, requires_grad=True).clamp_(0, 1)
+    with pytest.raises(RuntimeError, match=r"uniform_: a leaf tensor that requires a gradient"):
+        fastdl.ones(3, requires_grad=True).uniform_()
+    with fastdl.no_grad():
+        assert fastdl.ones(3, requires_grad=True).mul_(2).sqrt_().clamp_(0, 1).tolist() == [1, 1, 1]
+    with pytest.raises(RuntimeError):
+        fastdl.ones(1, 2).masked_fill_(fastdl.tensor([[True], [False]]), 1.0)
+    with pytest.raises(TypeError):
+        fastdl.ones(2).sqrt_(1)
+    with pytest.raises(TypeError):
+        fastdl.ones(2).sqrt_(out=fastdl.ones(2))
+    assert fastdl.ones(0, 2).sqrt_().shape == (0, 2)
+    assert fastdl.ones(2, device="meta").sqrt_().is_meta
+    with pytest.raises(TypeError, match="leaky_relu_: input must be a Tensor"):
+        fastdl.nn.functional.leaky_relu_(3)
+
+
+def test_integers_and_bools_in_place():
+    a, b = fastdl.tensor([True, False, True]), fastdl.tensor([True, True, False])
+    a &= b
+    assert a.tolist() == [True, False, False]
+    assert a._version == 1
+    a |= fastdl.tensor([False, True, False])
+    assert a.logical_not_().tolist() == [False, False, True]
+    assert a.bitwise_xor_(b).tolist() == [True, True, True]
+    i = fastdl.tensor([1, 2, 3])
+    assert i.bitwise_and_(a).tolist() == [1, 0, 1]
+    assert i.add_(2).tolist() == [3, 2, 3]
+    with pytest.raises(RuntimeError, match="bitwise_and"):
+        i &= 1.5
+
+
+def test_movedim_of_one_axis():
+    x = fastdl.tensor(np.arange(120.0).reshape(2, 3, 4, 5), requires_grad=True)
+    for source in range(-4, 4):
+        for destination in range(-4, 4):
+            moved = fastdl.movedim(x, source, destination)
+            np.testing.assert_array_equal(
+                moved.detach().numpy(), np.moveaxis(x.detach().numpy(), source, destination)
+            )
+            weight = fastdl.arange(120.0, dtype=fastdl.float64).reshape(moved.shape)
+            (grad,) = fastdl.autograd.grad(moved, x, weight)
+            np.testing.assert_array_equal(grad.numpy(), np.moveaxis(weight.numpy(), destination, source))
+    with pytest.raises(IndexError):
+        fastdl.movedim(x, 4, 0)
+    y = x * 1
+    view = y.movedim(0, -1)
+    y.mul_(2)  # the view is made again
+    view.sum().backward()
+    assert x.grad.unique().tolist() == [2]
+
+
+def test_shapes_are_sizes():
+    for t in (fastdl.ones(2, 3), fastdl.ones(2, 3, device="meta"), fastdl.ones(2, 3).to_sparse()):
+        assert type(t.shape) is fastdl.Size
+        assert t.shape == (2, 3)
+        assert t.shape[1:].numel() == 3
+    assert fastdl.tensor(1.0).shape == ()
+    with pytest.raises(AttributeError):
+        fastdl.ones(2).shape = (1, 2)
+    t = fastdl.ones(2)
+    del t._data
+    with pytest.raises(AttributeError):
+        t.shape  # noqa: B018
+    shape = fastdl.ones(2, 3).shape
+    assert gc.is_tracked(shape)
+    assert hash(shape) == hash((2, 3))
+
+
+def test_a_shape_is_a_class_of_tuples():
+    with pytest.raises(TypeError, match="set_size"):
+        _graph.set_size(list)
+    with pytest.raises(TypeError, match="set_size"):
+        _graph.set_size(3)
+
+
+def test_plain_tensors():
+    x, w = fastdl.ones(2), fastdl.ones(2, requires_grad=True)
+    assert _graph.plain()
+    assert _graph.plain(x)
+    assert _graph.plain(x, x)
+    assert not _graph.plain(x, w)
+    assert not _graph.plain(x, 3)
+    assert not _graph.plain(fastdl.ones(2, device="meta"))
+    with fastdl.no_grad():
+        assert _graph.plain(x, w)
+
+
+JOINED = {
+    "cat": lambda x, y: fastdl.cat((x, y), 1),
+    "stack in front": lambda x, y: fastdl.stack((x, y)),
+    "stack": lambda x, y: fastdl.stack([x, y], 1),
+    "stack behind": lambda x, y: fastdl.stack([x, y], -1),
+    "clamp": lambda x, y: x.clamp(-1, 1.5),
+    "clamp from below": lambda x, y: x.clamp(min=0),
+    "maximum": lambda x, y: fastdl.maximum(x, y),
+    "minimum of a row": lambda x, y: fastdl.minimum(x, y[:1]),
+    "atan2": lambda x, y: fastdl.atan2(x, y),
+    "hypot": lambda x, y: fastdl.hypot(x, y),
+    "power": lambda x, y: x.abs() ** y,
+    "remainder": lambda x, y: x % y,
+    "truncated": lambda x, y: fastdl.div(x, y, rounding_mode="trunc"),
+    "max": lambda x, y: x.max(),
+    "amin": lambda x, y: x.amin((0, 1), keepdim=True),
+    "aminmax": lambda x, y: x.aminmax(dim=1).max,
+    "masked_fill": lambda x, y: x.masked_fill(y > 1, float("-inf")),
+}
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float32, fastdl.float64, fastdl.bfloat16])
+@pytest.mark.parametrize("name", JOINED)
+def test_functions_with_and_without_a_graph(name, dtype):
+    call = JOINED[name]
+    x, y = fastdl.tensor(X).to(dtype), fastdl.tensor(Y).to(dtype)
+    plain = call(x, y)
+    recorded = call(x.clone().requires_grad_(), y)
+    assert not plain.requires_grad
+    assert recorded.requires_grad
+    assert plain.dtype == recorded.dtype
+    assert plain.shape == recorded.shape
+    assert fastdl.equal(plain, recorded.detach())
+    with fastdl.no_grad():
+        assert not call(x.clone().requires_grad_(), y).requires_grad
+
+
+def test_stacks_without_elements():
+    rows = [fastdl.zeros(0, 2)] * 3
+    assert [fastdl.stack(rows, d).shape for d in (0, 1, 2)] == [(3, 0, 2), (0, 3, 2), (0, 2, 3)]
+    assert fastdl.stack([fastdl.tensor(1), fastdl.tensor(2.5)]).tolist() == [1.0, 2.5]
+
+
+def test_draws_are_those_of_the_functions():
+    def generator():
+        return fastdl.Generator().manual_seed(3)
+
+    for dtype in (fastdl.float32, fastdl.float64, fastdl.bfloat16):
+        into = fastdl.zeros(5, dtype=dtype)
+        assert fastdl.equal(
+            into.uniform_(generator=generator()), fastdl.rand(5, generator=generator(), dtype=dtype)
+        )
+        assert fastdl.equal(
+            into.normal_(generator=generator()), fastdl.randn(5, generator=generator(), dtype=dtype)
+        )
+        assert into._version == 2
+    columns = fastdl.zeros(3, 2).t()
+    assert fastdl.equal(columns.uniform_(generator=generator()), fastdl.rand(2, 3, generator=generator()))
+    assert fastdl.zeros(1000).uniform_(2, 3).min() >= 2
+    assert fastdl.zeros(1000).random_(4).unique().tolist() == [0, 1, 2, 3]
+
+
+def test_an_index_shorter_than_a_vector():
+    index, source = fastdl.tensor([3, 0]), fastdl.tensor([1.5, -1.0])
+    assert fastdl.zeros(4).scatter(0, index, source).tolist() == [-1, 0, 0, 1.5]
+    assert fastdl.ones(4).scatter_add_(0, index, source).tolist() == [0, 1, 1, 2.5]
+    with pytest.raises(IndexError):
+        fastdl.zeros(4).scatter_(0, fastdl.tensor([4, 0]), source)
+    with pytest.raises(RuntimeError):
+        fastdl.zeros(4).scatter_(0, fastdl.tensor([1, 0]), source[:1])
+
+
+HALF = {
+    "cumsum": lambda x: x.cumsum(0),
+    "cumprod": lambda x: x.cumprod(1),
+    "logcumsumexp": lambda x: x.logcumsumexp(1),
+    "var": lambda x: x.var(),
+    "std_mean": lambda x: fastdl.std_mean(x, 1)[0],
+    "addmm": lambda x: fastdl.addmm(x, x, x, beta=0.5),
+    "addmv": lambda x: fastdl.addmv(x[0], x, x[0]),
+    "einsum": lambda x: fastdl.einsum("ij,kj->ik", x, x),
+    "pixel_shuffle": lambda x: fastdl.nn.functional.pixel_shuffle(x.reshape(1, 4, 1, 4), 2),
+    "interpolate": lambda x: fastdl.nn.functional.interpolate(x.reshape(1, 1, 4, 4), scale_factor=2),
+    "grid_sample": lambda x: fastdl.nn.functional.grid_sample(
+        x.reshape(1, 1, 4, 4), x.reshape(1, 2, 4, 2).detach() / 4, align_corners=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_half_precision_is_not_tried_on_kernels_that_know_floats_only(name):
+    from fastdl.autograd import refused
+
+    def never(cls, *_):
+        raise AssertionError(f"the kernel of {cls.__name__} was asked first")
+
+    values = (np.arange(16).reshape(4, 4) % 5 - 1.5).astype(np.float32)
+    wide = fastdl.tensor(values, requires_grad=True)
+    half = fastdl.tensor(values).to(fastdl.bfloat16).requires_grad_()
+    _graph.set_otherwise(never)
+    try:
+        result = HALF[name](half)
+    finally:
+        _graph.set_otherwise(refused.apply_otherwise)
+    expected = HALF[name](wide)
+    assert result.dtype is fastdl.bfloat16
+    np.testing.assert_allclose(
+        result.detach().float().numpy(), expected.detach().numpy(), rtol=2**-7, atol=1e-6
+    )
+    result.sum().backward()
+    expected.sum().backward()
+    np.testing.assert_allclose(half.grad.float().numpy(), wide.grad.numpy(), rtol=2**-5, atol=2**-4)
+
+
+def test_medians():
+    for values in ([3.0, 1.0, 2.0], [4.0, 1.0, 3.0, 2.0], [5.0]):
+        x = fastdl.tensor(values, requires_grad=True)
+        assert x.median().item() == sorted(values)[(len(values) - 1) // 2]
+        x.median().backward()
+        assert x.grad.sum() == 1
+    x = fastdl.tensor([1.0, float("nan"), 0.5])
+    assert x.median().isnan()
+    assert x.nanmedian().item() == 0.5
+    assert x.tolist()[0] == 1.0
