@@ -310,13 +310,14 @@ __all__ = sorted(
 
 # Those that can store their result in a tensor that is there. The elementwise functions write to it themselves.
 _OUT = """
-addbmm addmm addmv addr all amax amin aminmax angle any baddbmm bernoulli bmm bucketize cat chain_matmul column_stack
-concat concatenate complex conj_physical copysign cross cummax cummin cumprod cumsum deg2rad diag diff digamma dot
-dstack erfc erfinv exp2 float_power fmax fmin frac frexp gather gcd ger hardshrink heaviside histc histogram
-hstack i0 igamma igammac index_select inner isin isneginf isposinf kron kthvalue lcm ldexp lgamma log_softmax
-logaddexp logaddexp2 logcumsumexp logit logsumexp masked_select matmul max mean median min mm mode msort
-multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafter nonzero nonzero_static normal outer
-polar polygamma prod quantile rad2deg renorm row_stack scatter_reduce searchsorted sigmoid signbit sinc softmax sort
-stack std std_mean sum take take_along_dim tanh tensordot threshold topk tril triu var var_mean vdot vstack where xlogy
+addbmm addmm addmv addr all amax amin aminmax angle any argmax argmin baddbmm bernoulli bmm bucketize cat
+chain_matmul column_stack concat concatenate complex conj_physical copysign cross cummax cummin cumprod cumsum
+deg2rad diag diff digamma dot dstack erfc erfinv exp2 float_power fmax fmin frac frexp gather gcd ger hardshrink
+heaviside histc histogram hstack i0 igamma igammac index_reduce index_select inner isin isneginf isposinf kron
+kthvalue lcm ldexp lgamma log_softmax logaddexp logaddexp2 logcumsumexp logit logsumexp masked_select matmul max
+mean median min mm mode msort multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafter
+nonzero nonzero_static normal outer polar polygamma prod quantile rad2deg renorm row_stack scatter_reduce
+searchsorted sigmoid signbit sinc slice_scatter softmax sort stack std std_mean sum take take_along_dim tanh
+tensordot threshold topk tril triu var var_mean vdot vstack where xlogy
 """
 _publish(globals(), __all__, _OUT)
