@@ -39,7 +39,7 @@ class PointwiseLoss(Op):
     floats_only = True
 
     kernel: ClassVar[str]
-    saves = (0, 1)
+    saves: tuple[int, ...] = (0, 1)
 
     def forward(self, x: Any, target: Any, *, options: tuple[Any, ...]) -> Any:
         self.shapes_in = (x.shape, target.shape)
