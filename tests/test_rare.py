@@ -195,5 +195,27 @@ def test_assert_close_looks_at_everything(library):
         close(x, x + 1, msg=lambda text: f"so: {text}")
 
 
+@pytest.mark.parametrize("library", [torch, fastdl])
+def test_unpadded_sequences_are_contiguous(library):
+    parts = library.nn.utils.rnn.unpad_sequence(library.ones(4, 2), library.tensor([4, 2]))
+    assert [tuple(p.view(-1).shape) for p in parts] == [(4,), (2,)]
+
+
+@pytest.mark.parametrize("library", [torch, fastdl])
+def test_signs_of_transforms_are_integers(library):
+    transforms = library.distributions.transforms
+    parts = [transforms.AffineTransform(1.0, -2.0), transforms.ExpTransform()]
+    assert [str(t.sign) for t in (*parts, transforms.ComposeTransform(parts))] == ["-1", "1", "-1"]
+
+
+def test_distributions_print_their_parameters():
+    found = []
+    for library in (torch, fastdl):
+        d = library.distributions
+        made = (d.Normal(library.tensor([0.5]), 2.0), d.Normal(0.0, 1.0), d.Categorical(library.ones(2, 3)))
+        found.append([repr(m).replace("torch.Size([2, 3])", "(2, 3)") for m in made])
+    assert found[0] == found[1]
+
+
 def test_float_results_into_integers():
     assert np.array_equal(fastdl.arange(3).apply_(lambda v: v + 0.9).numpy(), [0, 1, 2])
