@@ -71,6 +71,11 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
     raise RuntimeError(f"{op}: {value} does not fit into dtype {dtype}")
 
 
+def any_true(array: Any) -> bool:
+    """Is an element of the array true? Of one without values none is."""
+    return array.__class__ is not MetaArray and bool(array.any())
+
+
 SMALL = 65504  # every floating-point dtype holds what is smaller
 
 
