@@ -56,6 +56,31 @@ def test_incomplete_gamma_functions(dtype):
     np.testing.assert_allclose(lower.astype(float) + upper, 1.0, error)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("a", [1e-300, 1e-20, 1e-10])
+def test_the_upper_function_of_tiny_a(a, backend):
+    """a E1(x), where 1 - P is rounding error (and PyTorch's half off)."""
+    x = [1e-5, 0.1, 0.5, 1.0, 2.0]
+    integrals = [10.935719800043695, 1.8229239584193906, 0.5597735947761608, 0.21938393439552029]
+    with fastdl.use_backend(backend):
+        got = of("gammaincc", torch.tensor(a, dtype=torch.float64), torch.tensor(x, dtype=torch.float64))
+    np.testing.assert_allclose(got / a, [*integrals, 0.04890051070806112], rtol=5e-9 if a == 1e-10 else 5e-14)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_upper_function_of_small_a_adds_up(backend):
+    a = torch.tensor([0.001, 0.03, 0.0999, 0.1001, 0.3], dtype=torch.float64)[:, None]
+    x = torch.tensor([1e-8, 0.01, 0.4, 0.9, 1.0, 1.05], dtype=torch.float64)
+    with fastdl.use_backend(backend):
+        lower, upper = of("gammainc", a, x), of("gammaincc", a, x)
+    np.testing.assert_allclose(lower + upper, 1, rtol=2e-15)
+    # Q(a + 1, x) = Q(a, x) + x^a e^-x / gamma(a + 1)
+    with fastdl.use_backend(backend):
+        next_upper = of("gammaincc", a + 1, x)
+    step = (x**a * (-x).exp() / (a + 1).lgamma().exp()).numpy()
+    np.testing.assert_allclose(upper, next_upper - step, atol=1e-15)
+
+
 def test_whole_numbers():  # Q(a, x) is a sum of a terms
     a, x = grid([1.0, 2.0, 5.0, 17.0, 29.0, 30.0, 31.0, 60.0, 150.0])
     getcontext().prec = 60

@@ -406,6 +406,27 @@ def test_modules_apply_their_functions():
     assert list(nn.BCEWithLogitsLoss(w, pos_weight=w).state_dict()) == ["weight", "pos_weight"]
 
 
+@pytest.mark.filterwarnings("ignore:.*batchmean:UserWarning")
+@pytest.mark.parametrize(
+    "name", ["hinge_embedding_loss", "margin_ranking_loss", "gaussian_nll_loss", "kl_div"]
+)
+def test_inputs_may_change_before_backward_where_torch_keeps_copies(name):
+    torch = pytest.importorskip("torch")
+    found = []
+    for library in (torch, fastdl):
+        leaf = library.tensor([1.5, -2.0, 0.3], requires_grad=True)
+        x, target = leaf * 1, library.tensor([1.0, -1.0, 1.0])
+        function = getattr(library.nn.functional, name)
+        more = {"margin_ranking_loss": (target,), "gaussian_nll_loss": (target.square() + 1,)}.get(name, ())
+        loss = function(x, target, *more) if name != "margin_ranking_loss" else function(x, x * 2, *more)
+        with library.no_grad():
+            for t in (x,) if name == "kl_div" else (x, target):
+                t.mul_(2)
+        loss.backward()
+        found.append(leaf.grad.numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
 def test_kl_div_gradient_of_the_target_is_nan_where_the_loss_is():
     x, t = fastdl.zeros(4), fastdl.tensor([-0.5, 0.0, 0.5, float("nan")]).requires_grad_()
     loss = F.kl_div(x, t, reduction="none")

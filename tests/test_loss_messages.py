@@ -117,6 +117,16 @@ def labels(*values: int) -> fastdl.Tensor:
             r"input must lie in \[0, 1\]; element 1 is 1.5",
         ),
         (
+            lambda: F.binary_cross_entropy(t(2) * 0, fastdl.tensor([1.0, float("nan")])),
+            ValueError,
+            r"target must lie in \[0, 1\]; element 1 is nan",
+        ),
+        (
+            lambda: F.binary_cross_entropy(t(40, 3) * 0, fastdl.tensor([[1.0, 0.5, -0.5]] * 40)),
+            ValueError,
+            r"target must lie in \[0, 1\]; element 2 is -0.5",
+        ),
+        (
             lambda: F.binary_cross_entropy(fastdl.tensor([0.5, float("nan")]), t(2)),
             ValueError,
             r"element 1 is nan",

@@ -31,6 +31,21 @@ def test_what_it_tells():
     assert not fastdl.ones(2).is_meta
 
 
+@pytest.mark.parametrize("library", ["torch", "fastdl"])
+def test_what_looks_at_values_elsewhere(library):
+    library = pytest.importorskip(library)
+    x = library.ones(3, 3, device="meta", requires_grad=True)
+    for f in (
+        library.matrix_exp,
+        library.cholesky_inverse,
+        library.prod,
+        lambda x: x.prod(1),
+        lambda x: x.cumprod(1),
+    ):
+        (grad,) = library.autograd.grad(f(x).sum(), x)
+        assert (grad.is_meta, tuple(grad.shape)) == (True, (3, 3))
+
+
 def test_creation():
     with fastdl.device("meta"):
         made = [

@@ -204,6 +204,20 @@ def test_statistics_move_before_backward():
     np.testing.assert_allclose(x.grad.numpy(), 1 / np.sqrt(1 + 1e-5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["torch", "fastdl"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_inference_gradients_do_not_depend_on_the_input(name, dtype):
+    library = pytest.importorskip(name)
+    layer = library.nn.BatchNorm2d(2).eval()
+    layer.running_var.fill_(4.0)
+    with library.no_grad():
+        layer.weight.copy_(library.tensor([1.0, 3.0]))
+    values = [[[[float("inf"), 1.0]], [[float("nan"), float("-inf")]]]]
+    x = library.tensor(values, dtype=getattr(library, dtype), requires_grad=True)
+    (grad,) = library.autograd.grad(layer(x).sum(), x)
+    np.testing.assert_allclose(grad.float().numpy().ravel(), [0.5, 0.5, 1.5, 1.5], rtol=1e-2)
+
+
 def test_changed_input_is_noticed():
     x = F.leaky_relu(fastdl.ones(4, 3, requires_grad=True), 0.5)
     y = F.layer_norm(x, 3)

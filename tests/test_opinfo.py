@@ -20,8 +20,8 @@ DTYPES = ("float32", "complex64", "int64", "bool")
 
 # Values drawn from another generator: dtypes and shapes are compared.
 RANDOM = set(
-    """bernoulli cauchy empty empty_like empty_strided exponential geometric log_normal multinomial new_empty
-    new_empty_strided nn.functional.alpha_dropout nn.functional.dropout nn.functional.dropout2d
+    """bernoulli cauchy empty empty_like empty_permuted empty_strided exponential geometric log_normal multinomial
+    new_empty new_empty_strided nn.functional.alpha_dropout nn.functional.dropout nn.functional.dropout2d
     nn.functional.dropout3d nn.functional.feature_alpha_dropout.with_train nn.functional.fractional_max_pool2d
     nn.functional.fractional_max_pool3d nn.functional.multi_head_attention_forward nn.functional.rrelu
     nn.functional.scaled_dot_product_attention normal normal.in_place normal.number_mean pca_lowrank rand_like
@@ -30,19 +30,16 @@ RANDOM = set(
 
 # Not in fastdl (docs/differences.md says what to use): the whole list, so that nothing goes missing unnoticed.
 ABSENT = set(
-    """__rdiv__ _batch_norm_with_update _chunk_cat _native_batch_norm_legit _softmax_backward_data
-    _unsafe_masked_index _unsafe_masked_index_put_accumulate _upsample_bilinear2d_aa alias_copy as_strided_copy
-    as_strided_scatter constant_pad_nd diagonal_copy empty_permuted expand_copy geqrf grid_sampler_2d
+    """__rdiv__ _batch_norm_with_update _chunk_cat _native_batch_norm_legit _softmax_backward_data _unsafe_masked_index
+    _unsafe_masked_index_put_accumulate _upsample_bilinear2d_aa alias_copy constant_pad_nd geqrf grid_sampler_2d
     grid_sampler_3d hash_tensor jiterator_2inputs_2outputs jiterator_4inputs_with_extra_args jiterator_binary
     jiterator_binary_return_by_ref jiterator_unary linalg.ldl_factor linalg.ldl_factor_ex linalg.ldl_solve
-    narrow_copy native_batch_norm native_dropout_backward native_group_norm native_layer_norm ormqr permute_copy
-    slice special.airy_ai special.bessel_j0 special.bessel_j1
-    special.bessel_y0 special.bessel_y1 special.modified_bessel_i0 special.modified_bessel_i1
-    special.modified_bessel_k0 special.modified_bessel_k1 special.scaled_modified_bessel_k0
-    special.scaled_modified_bessel_k1 special.spherical_bessel_j0 split_with_sizes_copy squeeze_copy t_copy
-    torch._scaled_mm torch._scaled_mm_v2 torch.ops.aten._efficient_attention_forward
-    torch.ops.aten._flash_attention_forward torch.ops.aten._safe_softmax.default transpose_copy
-    unbind_copy unfold_copy unsqueeze_copy view_copy""".split()
+    native_batch_norm native_dropout_backward native_group_norm native_layer_norm ormqr slice special.airy_ai
+    special.bessel_j0 special.bessel_j1 special.bessel_y0 special.bessel_y1 special.modified_bessel_i0
+    special.modified_bessel_i1 special.modified_bessel_k0 special.modified_bessel_k1
+    special.scaled_modified_bessel_k0 special.scaled_modified_bessel_k1 special.spherical_bessel_j0 torch._scaled_mm
+    torch._scaled_mm_v2 torch.ops.aten._efficient_attention_forward torch.ops.aten._flash_attention_forward
+    torch.ops.aten._safe_softmax.default""".split()
 ) | {name for name in OPERATIONS if name.startswith("masked.") or "_polynomial_" in name}
 
 # Whose samples may differ, in these dtypes (none named: in all), and why.
@@ -50,6 +47,7 @@ DIFFERENT = {
     "addmv int64": "PyTorch truncates beta and alpha; here the result is float32",
     "addr bool": "beta 3 and alpha 2 make integers of bools here",
     "argsort bool": "the order of equal elements is stable here",
+    "as_strided_scatter float32 complex64": "PyTorch's gradient of the input is that of what was replaced",
     "as_strided.partial_views": "sees the memory of an unrelated base",
     "chalf": "no complex numbers of half precision",
     "cholesky_inverse": "the factor's gradient is triangular here",
@@ -67,8 +65,6 @@ DIFFERENT = {
     "nn.functional.local_response_norm int64": "not for integers",
     "pca_lowrank complex64": "not for complex numbers",
     "renorm complex64": "the gradient of the maximum norm is NaN in PyTorch",
-    "resize_": "tensors do not resize",
-    "resize_as_": "tensors do not resize",
     "sort bool": "the order of equal elements is stable here",
     "sum_to_size bool": "the sum of one bool stays a bool here",
     "svd_lowrank complex64": "not for complex numbers",

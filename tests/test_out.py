@@ -41,6 +41,8 @@ CALLS = {
     "cross": (U[:, :3], U[:, 1:4], 1),
     "chain_matmul": (S, S, S),
     "all": (M, 0),
+    "argmax": (U, 1),
+    "argmin": (U, 0),
     "any": (M, 1),
     "amax": (U, 0),
     "amin": (U, (0, 1)),
@@ -109,6 +111,8 @@ CALLS = {
     "gather": (U, 0, INDEX),
     "index_select": (U, 0, np.array([2, 0])),
     "index_add": (U, 0, np.array([2, 0]), U[:2]),
+    "index_reduce": (U, 0, np.array([2, 0]), U[:2], "amax"),
+    "slice_scatter": (U, U[:1], 0, 1, 2),
     "index_copy": (U, 0, np.array([2, 0]), U[:2]),
     "scatter": (U, 0, INDEX, U),
     "scatter_add": (U, 0, INDEX, U),
@@ -334,6 +338,16 @@ def test_out_may_not_require_a_gradient(library, name, empty):
         function(*arguments, out=out)
     with library.no_grad():
         assert function(*arguments, out=out) is out
+
+
+@pytest.mark.parametrize("library", [fastdl, torch])
+@pytest.mark.parametrize("name", ["bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_not"])
+def test_bits_are_not_written_to_a_leaf(library, name):
+    x, out = library.tensor([1, 2]), library.zeros(2, requires_grad=True)
+    arguments = (x,) if name == "bitwise_not" else (x, x)
+    with pytest.raises(RuntimeError, match=r"out=|differentiat"):
+        getattr(library, name)(*arguments, out=out)
+    assert out.tolist() == [0.0, 0.0]
 
 
 def test_a_sum_with_a_factor_is_not_written_to_a_leaf():

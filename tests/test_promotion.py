@@ -68,6 +68,29 @@ def test_all_pairs_and_categories_as_torch():
         assert f"torch.{ours}" == str(theirs), (first, second)
 
 
+@pytest.mark.parametrize("value", [300, -129, -1, -1.0, -0.5, 1.5, 255.5, True, float("nan")])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "bool", "float32"])
+def test_a_number_that_does_not_fit_is_not_wrapped(dtype, value):
+    torch = pytest.importorskip("torch")
+    calls = [
+        lambda L, x: L.where(L.tensor([True, False]), x, value),
+        lambda L, x: L.where(L.tensor([True, False]), value, x),
+        lambda L, x: L.nn.functional.pad(x, (1, 1), value=value),
+        lambda L, x: L.nn.functional.threshold(x, 5, value) if value in (300, -129) else x,
+        lambda L, x: x.fill_(value),
+        lambda L, x: x.masked_fill(L.tensor([True, False]), value),
+    ]
+    for call in calls:
+        found = []
+        for library in (torch, fastdl):
+            try:
+                y = call(library, library.ones(2, dtype=getattr(library, dtype)))
+                found.append((str(y.tolist()), str(y.dtype).removeprefix("torch.")))
+            except RuntimeError:
+                found.append("an error")
+        assert found[0] == found[1]
+
+
 def test_promote_types_as_torch():
     torch = pytest.importorskip("torch")
     for a, b in itertools.product(NAMES, NAMES):

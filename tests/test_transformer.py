@@ -44,6 +44,49 @@ def named(options):
     return ",".join(f"{k}={getattr(v, '__name__', v)}" for k, v in options.items()) or "defaults"
 
 
+LEFT_OUT = {
+    "padding": ({}, {}, {}),
+    "gelu": ({"activation": "gelu"}, {}, {}),
+    "a batch second": ({"batch_first": False}, {}, {}),
+    "normalised first": ({"norm_first": True}, {}, {}),
+    "one head": ({"nhead": 1}, {}, {}),
+    "no biases": ({"bias": False}, {}, {}),
+    "not asked for": ({}, {"enable_nested_tensor": False}, {}),
+    "another mask": ({}, {}, {"mask": [[0.0, -float("inf"), -float("inf")]] + [[0.0] * 3] * 2}),
+    "numbers": ({}, {}, {"src_key_padding_mask": [[0.0, 0.0, -float("inf")], [0.0, 0.0, 0.0]]}),
+    "padding before": ({}, {}, {"src_key_padding_mask": [[True, False, False], [False] * 3]}),
+    "nothing else": ({}, {}, {"src_key_padding_mask": [[True] * 3, [False] * 3]}),
+}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_padding_is_zero_where_torch_leaves_it_out(name, grad):
+    torch = pytest.importorskip("torch")
+    layer, stack, call = LEFT_OUT[name]
+    layer = {"d_model": 4, "nhead": 2, "dim_feedforward": 8, "dropout": 0.0, "batch_first": True, **layer}
+    call = {"src_key_padding_mask": [[False, False, True], [False] * 3], **call}
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    if not layer["batch_first"]:
+        x = x.transpose(1, 0, 2).copy()
+    found, states = [], []
+    for library in (torch, fastdl):
+        encoder = quiet(
+            lambda n=library.nn: n.TransformerEncoder(
+                n.TransformerEncoderLayer(**layer), 2, n.LayerNorm(4), **stack
+            )
+        ).eval()
+        states.append(encoder.state_dict())
+        if library is fastdl:
+            encoder.load_state_dict({k: fastdl.from_numpy(v.numpy().copy()) for k, v in states[0].items()})
+        with library.set_grad_enabled(grad):
+            y = quiet(
+                lambda e=encoder, L=library: e(L.tensor(x), **{k: L.tensor(v) for k, v in call.items()})
+            )
+        found.append(y.detach().numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", LAYERS, ids=named)
 @pytest.mark.parametrize("kind", ["none", "causal", "bool", "padding", "both"])
 def test_encoder_agrees_with_torch(options, kind):

@@ -275,6 +275,11 @@ void for_pieces(int64_t begin, int64_t end, F f) {
   for (int64_t i = begin; i < end; i += kPiece) f(i, std::min(kPiece, end - i));
 }
 
+template <class T>
+bool is_probability(T value) {
+  return value >= T(0) && value <= T(1);
+}
+
 }  // namespace
 
 template <class T>
@@ -299,17 +304,17 @@ int64_t pointwise_loss_forward(T* loss, const PointwiseProblem<T>& problem) {
               sum += double(row_sum<T>(count, value, p...));
           });
           if constexpr (std::is_same_v<Loss, BinaryCrossEntropy<T>>) {
-            const T* x = in[0].from(i);
+            const T *x = in[0].from(i), *target = in[1].from(i);
             const T outside = row_sum<T>(
                 count,
-                [](Vec<T> v) {
-                  const Vec<T> zero = broadcast<T>(0), one = broadcast<T>(1);
-                  return v >= T(0) ? (v <= T(1) ? zero : one) : one;
+                [](Vec<T> v, Vec<T> t) {
+                  const auto inside = (v >= T(0)) & (v <= T(1)) & (t >= T(0)) & (t <= T(1));
+                  return inside ? broadcast<T>(0) : broadcast<T>(1);
                 },
-                x);
+                x, target);
             if (outside != T(0))
               for (int64_t j = count - 1; j >= 0; --j)
-                if (!(x[j] >= T(0) && x[j] <= T(1))) invalid.note(i + j);
+                if (!(is_probability(x[j]) && is_probability(target[j]))) invalid.note(i + j);
           }
         });
         sums[chunk] = sum;

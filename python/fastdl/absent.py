@@ -13,7 +13,7 @@ _WHY = {
     _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel dequantize qint8 quint8 qint32
         q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
     _COMPLEX: "complex32 chalf",
-    _STORAGE: "storage set_ resize_ resize_as_ is_shared apply_ map_ map2_",
+    _STORAGE: "storage is_shared",
     "models run as they are; fastdl.compile returns its argument": "export",
     "pass padded tensors and masks": "nested masked",
     "axes go by number": "names rename rename_ refine_names align_to",

@@ -219,6 +219,7 @@ from fastdl.ops.query import (
     numel,
     typename,
 )
+from fastdl.ops.rare import *
 from fastdl.ops.reduce import (
     all,
     any,
@@ -310,13 +311,16 @@ __all__ = sorted(
 
 # Those that can store their result in a tensor that is there. The elementwise functions write to it themselves.
 _OUT = """
-addbmm addmm addmv addr all amax amin aminmax angle any baddbmm bernoulli bmm bucketize cat chain_matmul column_stack
-concat concatenate complex conj_physical copysign cross cummax cummin cumprod cumsum deg2rad diag diff digamma dot
-dstack erfc erfinv exp2 float_power fmax fmin frac frexp gather gcd ger hardshrink heaviside histc histogram
-hstack i0 igamma igammac index_select inner isin isneginf isposinf kron kthvalue lcm ldexp lgamma log_softmax
-logaddexp logaddexp2 logcumsumexp logit logsumexp masked_select matmul max mean median min mm mode msort
-multinomial mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum nextafter nonzero nonzero_static normal outer
-polar polygamma prod quantile rad2deg renorm row_stack scatter_reduce searchsorted sigmoid signbit sinc softmax sort
-stack std std_mean sum take take_along_dim tanh tensordot threshold topk tril triu var var_mean vdot vstack where xlogy
+addbmm addmm addmv addr all amax amin aminmax angle any argmax argmin as_strided_copy baddbmm bernoulli bmm
+bucketize cat chain_matmul column_stack complex concat concatenate conj_physical copysign cross cummax cummin
+cumprod cumsum deg2rad detach_copy diag diagonal_copy diff digamma dot dstack erfc erfinv exp2 expand_copy
+float_power fmax fmin frac frexp gather gcd ger hardshrink heaviside histc histogram hstack i0 igamma igammac
+index_reduce index_select inner isin isneginf isposinf kron kthvalue lcm ldexp lgamma log_softmax logaddexp
+logaddexp2 logcumsumexp logit logsumexp masked_select matmul max mean median min mm mode msort multinomial mv
+mvlgamma nan_to_num nanmean nanmedian nanquantile nansum narrow_copy nextafter nonzero nonzero_static normal outer
+permute_copy polar polygamma prod quantile rad2deg range renorm row_stack scatter_reduce searchsorted select_copy
+sigmoid signbit sinc slice_copy slice_scatter softmax sort split_copy split_with_sizes_copy squeeze_copy stack std
+std_mean sum t_copy take take_along_dim tanh tensordot threshold topk transpose_copy tril triu unbind_copy
+unfold_copy unsqueeze_copy var var_mean vdot view_as_complex_copy view_as_real_copy view_copy vstack where xlogy
 """
 _publish(globals(), __all__, _OUT)

@@ -40,6 +40,7 @@ from fastdl.ops import (
     placement,
     products,
     query,
+    rare,
     reduce,
     sampling,
     shape,
@@ -97,11 +98,12 @@ _METHODS: dict[Any, str] = {
     calculus: "diff",
     products: "inner vdot addr cross kron",
     placement: """scatter_reduce index_reduce index_put index_put_ put put_ select_scatter slice_scatter
-        diagonal_scatter fill_diagonal_""",
+        diagonal_scatter as_strided_scatter fill_diagonal_""",
     matrices: """cholesky cholesky_inverse cholesky_solve det inverse logdet matrix_exp matrix_power norm pinverse qr
         slogdet svd lu lu_solve orgqr triangular_solve""",
     complex_numbers: "angle conj conj_physical resolve_conj resolve_neg sgn",
     conversion: conversion.METHODS,
+    rare: "apply_ map_ map2_ resize_ resize_as_ set_ narrow_copy",
     query: """is_conj is_inference is_neg is_nonzero is_same_size is_signed
         sum_to_size""",
 }

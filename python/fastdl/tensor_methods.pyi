@@ -25,6 +25,7 @@ from fastdl.ops import parts as _parts
 from fastdl.ops import placement as _placement
 from fastdl.ops import products as _products
 from fastdl.ops import query as _query
+from fastdl.ops import rare as _rare
 from fastdl.ops import reduce as _reduce
 from fastdl.ops import sampling as _sampling
 from fastdl.ops import shape as _shape
@@ -63,6 +64,7 @@ class TensorMethods:
     aminmax = _extreme.aminmax
     angle = _complex.angle
     any = _reduce.any
+    apply_ = _rare.apply_
     arccos = _elementwise.arccos
     arccosh = _elementwise.arccosh
     arcsin = _elementwise.arcsin
@@ -75,6 +77,7 @@ class TensorMethods:
     argsort = _order.argsort
     argwhere = _counting.argwhere
     as_strided = _parts.as_strided
+    as_strided_scatter = _placement.as_strided_scatter
     asin = _elementwise.asin
     asinh = _elementwise.asinh
     atan = _elementwise.atan
@@ -245,6 +248,8 @@ class TensorMethods:
     lt = _elementwise.lt
     lu = _matrices.lu
     lu_solve = _matrices.lu_solve
+    map2_ = _rare.map2_
+    map_ = _rare.map_
     masked_fill = _masks.masked_fill
     masked_scatter = _masks.masked_scatter
     masked_select = _masks.masked_select
@@ -273,6 +278,7 @@ class TensorMethods:
     nanquantile = _statistics.nanquantile
     nansum = _statistics.nansum
     narrow = _parts.narrow
+    narrow_copy = _rare.narrow_copy
     ne = _elementwise.ne
     neg = _elementwise.neg
     negative = _elementwise.negative
@@ -313,6 +319,8 @@ class TensorMethods:
     repeat_interleave = _shape.repeat_interleave
     reshape = _views.reshape
     reshape_as = _views.reshape_as
+    resize_ = _rare.resize_
+    resize_as_ = _rare.resize_as_
     resolve_conj = _complex.resolve_conj
     resolve_neg = _complex.resolve_neg
     roll = _shape.roll
@@ -325,6 +333,7 @@ class TensorMethods:
     scatter_reduce = _placement.scatter_reduce
     select = _parts.select_dim
     select_scatter = _placement.select_scatter
+    set_ = _rare.set_
     sgn = _complex.sgn
     short = _cast.short
     sigmoid = _activation.sigmoid

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from fastdl.kernels.sparse import is_sparse
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
-__all__ = ["assert_close", "make_tensor"]
+__all__ = ["assert_allclose", "assert_close", "make_tensor"]
 
 # Relative and absolute tolerance by dtype; anything else has to be equal.
 _TOLERANCES = {
@@ -21,6 +22,8 @@ _TOLERANCES = {
     "float32": (1.3e-6, 1e-5),
     "float64": (1e-7, 1e-7),
     "bfloat16": (1.6e-2, 1e-5),
+    "complex64": (1.3e-6, 1e-5),
+    "complex128": (1e-7, 1e-7),
 }
 
 
@@ -28,15 +31,25 @@ def assert_close(
     actual: Any,
     expected: Any,
     *,
+    allow_subclasses: bool = True,
     rtol: float | None = None,
     atol: float | None = None,
     equal_nan: bool = False,
+    check_device: bool = True,
     check_dtype: bool = True,
-    msg: str | None = None,
+    check_layout: bool = True,
+    check_stride: bool = False,
+    msg: str | Callable[[str], str] | None = None,
 ) -> None:
     """Raise AssertionError unless |actual - expected| <= atol + rtol |expected|, with equal shapes and dtypes.
 
     Tensors, arrays, numbers, and sequences and mappings of them. See ``torch.testing.assert_close``.
+
+    Args:
+        rtol, atol: by default those of the dtype.
+        equal_nan: does NaN equal NaN?
+        check_device, check_dtype, check_layout, check_stride: must these be equal, too?
+        msg: the error's text, or a function that makes it of the usual one.
 
     Example:
         >>> import fastdl
@@ -44,49 +57,81 @@ def assert_close(
     """
     if (rtol is None) != (atol is None):
         raise ValueError("assert_close: give both rtol and atol, or neither")
-    options: dict[str, Any] = {
+    options = {
         "rtol": rtol,
         "atol": atol,
         "equal_nan": equal_nan,
-        "check_dtype": check_dtype,
-        "msg": msg,
+        "device": check_device,
+        "dtype": check_dtype,
+        "layout": check_layout,
+        "stride": check_stride,
     }
+    difference = _difference(actual, expected, options)
+    if difference:
+        raise AssertionError(msg(difference) if callable(msg) else msg or difference)
+
+
+def _difference(actual: Any, expected: Any, options: dict[str, Any]) -> str:
+    """The first thing that distinguishes two values, in words; empty if there is none."""
     if isinstance(expected, Mapping):
         if not isinstance(actual, Mapping) or actual.keys() != expected.keys():
-            raise AssertionError(msg or f"The keys differ: {list(actual)} and {list(expected)}")
-        for key in expected:
-            assert_close(actual[key], expected[key], **options)
-        return
+            return f"The keys differ: {list(actual)} and {list(expected)}"
+        return _first_difference([(actual[key], expected[key]) for key in expected], options)
     if isinstance(expected, Sequence) and not isinstance(expected, str):
         if not isinstance(actual, Sequence) or len(actual) != len(expected):
-            raise AssertionError(msg or "The lengths of the sequences differ")
-        for a, b in zip(actual, expected, strict=True):
-            assert_close(a, b, **options)
-        return
-    if is_sparse(actual) or is_sparse(expected):
-        if not (is_sparse(actual) and is_sparse(expected) and actual.layout is expected.layout):
-            raise AssertionError(msg or "One is sparse, and the other is not, or in another layout")
-        if actual.shape != expected.shape:
-            raise AssertionError(msg or f"The shapes differ: {actual.shape} and {expected.shape}")
-        stored = [v.detach().to_sparse().coalesce() for v in (actual, expected)]
-        assert_close(*[[v.indices(), v.values()] for v in stored], **options)
-        return
-    x, y = [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (actual, expected)]
-    if x.shape != y.shape:
-        raise AssertionError(msg or f"The shapes differ: {x.shape} and {y.shape}")
-    if check_dtype and x.dtype != y.dtype:
-        raise AssertionError(msg or f"The dtypes differ: {x.dtype} and {y.dtype}")
-    if rtol is None or atol is None:
-        pairs = [_TOLERANCES.get(v.dtype.name, (0.0, 0.0)) for v in (x, y)]
+            return "The lengths of the sequences differ"
+        return _first_difference(zip(actual, expected, strict=True), options)
+    if isinstance(actual, Tensor) and isinstance(expected, Tensor):
+        if options["device"] and actual.device != expected.device:
+            return f"The devices differ: {actual.device} and {expected.device}"
+        if options["layout"] and actual.layout is not expected.layout:
+            return "One is sparse, and the other is not, or in another layout"
+        if is_sparse(actual) or is_sparse(expected):
+            if actual.shape != expected.shape:
+                return f"The shapes differ: {actual.shape} and {expected.shape}"
+            x, y = [v.detach().to_sparse().coalesce() for v in (actual, expected)]
+            return _first_difference([(x.indices(), y.indices()), (x.values(), y.values())], options)
+        if options["stride"] and actual.shape == expected.shape and actual.stride() != expected.stride():
+            return f"The strides differ: {actual.stride()} and {expected.stride()}"
+    a, b = [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (actual, expected)]
+    if a.shape != b.shape:
+        return f"The shapes differ: {a.shape} and {b.shape}"
+    if options["dtype"] and a.dtype != b.dtype:
+        return f"The dtypes differ: {a.dtype} and {b.dtype}"
+    rtol, atol = options["rtol"], options["atol"]
+    if rtol is None:
+        pairs = [_TOLERANCES.get(v.dtype.name, (0.0, 0.0)) for v in (a, b)]
         rtol, atol = max(p[0] for p in pairs), max(p[1] for p in pairs)
-    close = np.isclose(x.astype(np.float64), y.astype(np.float64), rtol, atol, equal_nan)
-    if not close.all():
-        place = tuple(np.argwhere(~close)[0].tolist())
-        raise AssertionError(
-            msg
-            or f"{np.count_nonzero(~close)} of {close.size} elements are not close; the first at {place}: {x[place]} "
-            f"and {y[place]} (rtol {rtol}, atol {atol})"
-        )
+    if rtol == atol == 0 and {a.dtype.kind, b.dtype.kind} <= set("iub"):
+        close = a == b  # beyond what floats can tell apart
+    else:
+        wide: Any = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+        close = np.isclose(a.astype(wide), b.astype(wide), rtol, atol, options["equal_nan"])
+    if close.all():
+        return ""
+    place = tuple(np.argwhere(~close)[0].tolist())
+    return (
+        f"{np.count_nonzero(~close)} of {close.size} elements are not close; the first at {place}: {a[place]} "
+        f"and {b[place]} (rtol {rtol}, atol {atol})"
+    )
+
+
+def _first_difference(pairs: Iterable[tuple[Any, Any]], options: dict[str, Any]) -> str:
+    return next(filter(None, (_difference(a, b, options) for a, b in pairs)), "")
+
+
+def assert_allclose(
+    actual: Any,
+    expected: Any,
+    rtol: float | None = None,
+    atol: float | None = None,
+    equal_nan: bool = True,
+    msg: str = "",
+) -> None:
+    """:func:`assert_close` for anything that :func:`fastdl.as_tensor` takes, whatever its dtype; deprecated."""
+    warnings.warn("assert_allclose is deprecated, use assert_close instead", FutureWarning, stacklevel=2)
+    pair = [as_tensor(v) for v in (actual, expected)]
+    assert_close(*pair, rtol=rtol, atol=atol, equal_nan=equal_nan, check_dtype=False, msg=msg or None)
 
 
 def make_tensor(

@@ -64,11 +64,15 @@ py::array forward(const char* op, const Options& options, std::initializer_list<
       KernelScope scope(in.problem.size);
       outside = pointwise_loss_forward<T>(data<T>(loss), in.problem);
     }
-    if (outside >= 0)
-      throw py::value_error(std::string(op) + ": input must lie in [0, 1]; element " +
-                            std::to_string(outside) + " is " +
-                            std::to_string(in.problem.operands[0].data[outside]) +
-                            ". For logits use binary_cross_entropy_with_logits");
+    if (outside >= 0) {
+      const T x = in.problem.operands[0].data[outside];
+      const bool of_target = x >= T(0) && x <= T(1);
+      const T value = of_target ? in.problem.operands[1].data[outside] : x;
+      throw py::value_error(std::string(op) + (of_target ? ": target" : ": input") +
+                            " must lie in [0, 1]; element " + std::to_string(outside) + " is " +
+                            std::to_string(value) +
+                            (of_target ? "" : ". For logits use binary_cross_entropy_with_logits"));
+    }
     return loss;
   });
 }

@@ -131,7 +131,18 @@ bool order_of(std::initializer_list<Input> inputs, const Shape& shape, int64_t i
     }
     if (reached != expected) return false;
   }
-  return first != nullptr;
+  if (!first) return false;
+  // What stands before it and is broadcast may not lie in another order: PyTorch's results follow the first operand.
+  for (const Input* input = inputs.begin(); input->first != first; ++input)
+    for (int axis = 0; axis < ndim; ++axis)
+      for (int inner = axis + 1; inner < ndim; ++inner) {
+        const int64_t outer_stride = input->first->stride(axis, ndim),
+                      stride = input->first->stride(inner, ndim);
+        if (outer_stride && stride &&
+            (outer_stride < stride) != (strides[size_t(axis)] < strides[size_t(inner)]))
+          return false;
+      }
+  return true;
 }
 
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item) {

@@ -101,6 +101,23 @@ namespace special {
   return (upper ? right : ~right) ? tail : 1.0 - tail;
 }
 
+// Q for a < 0.1 and x < a + 1, where it is far below 1: 1 - e^t (1 + a s) with t = log(x^a / gamma(1 + a)) and s the
+// sum over n > 0 of (-x)^n / (n! (a + n)).
+[[gnu::noinline]] inline D upper_of_small(D a, D x) {
+  D power = broadcast<double>(1), sum{};
+  for (int n = 1; n <= 18; ++n) {
+    power *= x * (-1.0 / n);
+    sum += power / (a + double(n));
+  }
+  const D series =
+      horner(a, 0.57721566490153286, -0.82246703342411322, 0.40068563438653143, -0.27058080842778455,
+             0.20738555102867399, -0.16955717699740819, 0.14404989676884612, -0.12550966952474304,
+             0.11133426586956469, -0.10009945751278181, 0.090954017145829042, -0.083353840546109004,
+             0.076932516411352191, -0.071432946295361336, 0.066668705882420468);
+  const D t = a * (log<double>(x) + series);
+  return -expm1<double>(t) - exp<double>(t) * (a * sum);
+}
+
 // P(a, x), or Q = 1 - P: P's power series for x < a + 1, Q's continued fraction beyond (W. Gautschi, "A
 // computational procedure for incomplete gamma functions", 1979), both without divisions but one every few
 // steps, to a relative error of `error`. Large a, which would take too many steps, are integrated.
@@ -126,6 +143,10 @@ namespace special {
       } while (any(power > error * sum));
       const D p = front * (sum / product);
       y = low ? (upper ? 1.0 - p : p) : y;
+      if (const auto small = low & (a < 0.1); upper && any(small)) {
+        const D q = upper_of_small(small ? a : broadcast<double>(0.05), small ? x : broadcast<double>(1));
+        y = small ? q : y;
+      }
     }
     if (any(high)) {
       const D z = high ? min(broadcast<double>(1e4), x) : broadcast<double>(2);  // beyond, e^-x is 0

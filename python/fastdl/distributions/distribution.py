@@ -175,7 +175,7 @@ class Distribution:
 
     def __repr__(self) -> str:
         shown = [(n, v) for n in self._fields if isinstance(v := self.__dict__.get(n), Tensor)]
-        parts = [f"{n}: {v.item() if v.numel() == 1 else tuple(v.shape)}" for n, v in shown]
+        parts = [f"{n}: {v if v.numel() == 1 else v.shape}" for n, v in shown]
         return f"{type(self).__name__}({', '.join(parts)})"
 
 

@@ -52,7 +52,7 @@ def empty_as_it_lies(x: Any) -> Any:
 
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
-    """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative numbers."""
+    """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative integers."""
     if value.__class__ is complex and dtype.kind == "b":
         return value != 0
     if value.__class__ is complex and dtype.kind != "c":
@@ -64,15 +64,16 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
             _check_range(op, value, dtype)
         return value
     info = np.iinfo(dtype)
-    try:
-        whole = int(value)
-    except (ValueError, OverflowError):  # NaN, infinities
-        whole = info.max + 1
-    if dtype.kind == "u" and -info.max - 1 <= whole < 0:
-        whole += info.max + 1
-    if not info.min <= whole <= info.max:
-        raise RuntimeError(f"{op}: {value} does not fit into dtype {dtype}")
-    return whole
+    if info.min <= value <= info.max:
+        return int(value)
+    if dtype.kind == "u" and isinstance(value, (int, np.integer)) and -info.max - 1 <= value < 0:
+        return int(value) + info.max + 1
+    raise RuntimeError(f"{op}: {value} does not fit into dtype {dtype}")
+
+
+def any_true(array: Any) -> bool:
+    """Is an element of the array true? Of one without values none is."""
+    return array.__class__ is not MetaArray and bool(array.any())
 
 
 SMALL = 65504  # every floating-point dtype holds what is smaller

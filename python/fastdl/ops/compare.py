@@ -14,7 +14,7 @@ from fastdl.kernels.sparse import is_sparse, not_for_sparse
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import as_bool, by_numpy, cast, empty, full, has_integer_kernels, operand
 from fastdl.ops.common import check_tensors
-from fastdl.ops.out import store
+from fastdl.ops.out import constant, store
 from fastdl.ops.promotion import common_dtype
 from fastdl.tensor import Tensor
 
@@ -149,6 +149,7 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
 
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
+        constant(out)
         if of_bools:
             same = out is not None and out is input and y.__class__ is x.__class__ and y.shape == x.shape
             if (found := _bits(name[8:], x, y, x if same else None)) is not None:
@@ -196,6 +197,7 @@ def bitwise_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     x = input._data
     if x.dtype.kind in DIFFERENTIABLE:
         raise DtypeError(f"bitwise_not: defined for integer and bool tensors, got {x.dtype}")
+    constant(out)
     if out is None and x.dtype is bool_:
         return logical_not(input)
     if has_integer_kernels(x):

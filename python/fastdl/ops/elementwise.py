@@ -30,7 +30,7 @@ from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
-from fastdl.ops.arrays import broadcast_shape, cast, empty, fit, has_integer_kernels, operand, places
+from fastdl.ops.arrays import broadcast_shape, cast, empty, filler, fit, has_integer_kernels, operand, places
 from fastdl.ops.cast import to
 from fastdl.ops.compare import *
 from fastdl.ops.compare import gt, isnan, logical_or, lt
@@ -63,7 +63,9 @@ class Where(Op):
         dtype: Any = getattr(x, "dtype", None)
         if dtype is None or dtype is not getattr(y, "dtype", None):
             dtype = common_dtype(x, y)
-            x, y = operand(x, dtype), operand(y, dtype)
+            x, y = [
+                operand(side, dtype) if is_array(side) else filler("where", side, dtype) for side in (x, y)
+            ]
         if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
             return select(condition).where_forward(condition, x, y)
         if (dtype is bool_ or is_common_integer(dtype)) and not on_device(condition):

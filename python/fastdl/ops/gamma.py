@@ -69,7 +69,7 @@ def mvlgamma(input: Tensor, p: int) -> Tensor:
     check_tensors("mvlgamma", input=input)
     if p < 1:
         raise ArgumentError(f"mvlgamma: p must be at least 1, got {p}")
-    x = floating(input)
+    x = floating(input).contiguous()
     result = lgamma(x)
     for j in range(1, p):
         result = add(result, lgamma(add(x, -j / 2)))

@@ -20,12 +20,17 @@ from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import full as filled
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.pointwise_loss import PointwiseLoss, unbroadcast
-from fastdl.ops.reduction import check_reduction, matching_target, promoted, reduce_graph, same_dtype
+from fastdl.ops.reduction import check_reduction, kept, matching_target, promoted, reduce_graph, same_dtype
 from fastdl.tensor import Tensor
 
 
 class KlDiv(PointwiseLoss):
     kernel = "kl_div"
+
+    def forward(self, x: Any, target: Any, *, options: tuple[Any, ...]) -> Any:
+        if not self.needs[1]:
+            self.saves = (1,)  # the gradient of x does not depend on x
+        return super().forward(x, target, options=options)
 
     def slope_of_target(self, x: Any, target: Any) -> Any:
         if self.options[0]:
@@ -81,9 +86,9 @@ class PoissonNllLoss(PointwiseLoss):
 
 class GaussianNllLoss(Op):
     floats_only = True
-    saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, var: Any, *, full: bool, eps: float, reduction: str) -> Any:
+        x, target, var = kept(self, x, target, var)
         self.shapes_in = (x.shape, target.shape, var.shape)
         if not x.shape == target.shape == var.shape:
             x, target, var = np.broadcast_arrays(x, target, var)

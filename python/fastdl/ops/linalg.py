@@ -10,6 +10,7 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.dtypes import complex_dtype
+from fastdl.kernels import MetaArray
 from fastdl.ops.arrays import contiguous, eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
@@ -266,7 +267,8 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
 def matrix_exp(A: Tensor) -> Tensor:
     """The sum of A^k / k!, by squaring the exponential of A / 2^s. See ``torch.linalg.matrix_exp``."""
     check_matrix("matrix_exp", A)
-    size = float(np.abs(A._data).sum(axis=-2).max()) if A._data.size else 0.0
+    seen = A._data.size and A._data.__class__ is not MetaArray
+    size = float(np.abs(A._data).sum(axis=-2).max()) if seen else 0.0
     squarings = max(0, int(np.ceil(np.log2(size))) + 1) if np.isfinite(size) and size > 0 else 0
     x = A * 0.5**squarings  # of norm at most 1/2, where 14 terms are exact in double precision
     one = Tensor._wrap(eye(A.shape[-1], A._data.dtype, A._data))

@@ -15,8 +15,8 @@ from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
 from fastdl.errors import not_a_tensor
-from fastdl.kernels import MetaArray, select
-from fastdl.ops.arrays import contiguous, sum_to
+from fastdl.kernels import select
+from fastdl.ops.arrays import any_true, contiguous, sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.ops.complex_kernels import product
 from fastdl.tensor import Tensor
@@ -50,8 +50,8 @@ def triangle(x: Any, diagonal: int, lower: bool) -> Any:
 
 
 def failed(info: Any) -> bool:
-    """Is there a matrix without a result? (On the device ``meta`` there never is.)"""
-    return info.__class__ is not MetaArray and bool(info.any())
+    """Is there a matrix without a result? Not among those without values."""
+    return any_true(info)
 
 
 def _refuse_singular(op: str, a: Any, info: Any) -> None:

@@ -67,8 +67,12 @@ class BatchNorm(Op):
             mean, var = given
             if True in self.needs:  # running statistics move on before backward comes
                 self.mean, self.var = mean.astype(np.float64), var.astype(np.float64)
+                self.given = mean.dtype
             y = select(x).batch_norm_inference(x if rows is None else rows, mean, var, weight, bias, eps)
-        return y if rows is None else _from_rows(y, x.shape)
+        if rows is None:
+            return y
+        y = _from_rows(y, x.shape)
+        return contiguous(y) if x.ndim == 3 else y  # as in PyTorch, only images (N, H, W, C) stay so
 
     def backward(self, grad_y: Any) -> Any:
         x = _rows_of_channels(self.x)
@@ -76,9 +80,20 @@ class BatchNorm(Op):
             x = self.x
         else:
             grad_y = contiguous(_channels_last(grad_y)).reshape(x.shape)
-        gradients = select(grad_y).batch_norm_backward(
-            grad_y, x, self.weight, self.mean, self.var, self.eps, self.training, *self.needs
-        )
+        need_x, *need = self.needs
+        of_x: Any = None
+        k = select(grad_y)
+        if need_x and not self.training:  # a factor for each channel, whatever x is
+            mean, var = [a.astype(self.given) for a in (np.zeros_like(self.mean), self.var)]
+            of_x = k.batch_norm_inference(grad_y, mean, var, self.weight, None, self.eps)
+            need_x = False
+        gradients: Any = (None, None, None)
+        if need_x or True in need:
+            gradients = k.batch_norm_backward(
+                grad_y, x, self.weight, self.mean, self.var, self.eps, self.training, need_x, *need
+            )
+        if of_x is not None:
+            gradients = (of_x, *gradients[1:])
         if x is not self.x and gradients[0] is not None:
             gradients = (_from_rows(gradients[0], self.x.shape), *gradients[1:])
         return _fitted(gradients, self.x, self.dtypes)

@@ -11,7 +11,7 @@ from fastdl.autograd.op import NoKernel, Op
 from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64
 from fastdl.errors import not_for_complex
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import cast, contiguous, empty
+from fastdl.ops.arrays import any_true, cast, contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.extreme import ValuesIndices, at_places, kth_place, orderable, pick, sortable
 from fastdl.ops.masks import pick as chosen
@@ -194,7 +194,7 @@ class Cumprod(Op):
         plain = k.div_forward(_reversed_sum(k.mul_forward(grad, self.y), axis), x)
         if x.ndim == 0:
             return grad.copy()
-        if not zero.any():
+        if not any_true(zero):
             return plain
         before = k.ne_forward(_products(cast(~zero, x.dtype), axis), 0.0)  # the first zero
         first = zero.copy()

@@ -31,7 +31,7 @@ from fastdl.ops.gather import (
 )
 from fastdl.ops.indexing import added_in_place, setitem
 from fastdl.ops.masks import put as put_masked
-from fastdl.ops.parts import diagonal, select_dim
+from fastdl.ops.parts import as_strided, diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor
@@ -366,6 +366,13 @@ def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0,
     return _replaced("diagonal_scatter", input, lambda x: diagonal(x, offset, dim1, dim2), src)
 
 
+def as_strided_scatter(
+    input: Tensor, src: Tensor, size: Any, stride: Any, storage_offset: int | None = None
+) -> Tensor:
+    """A copy with ``src`` in the place of ``input.as_strided(...)``. See ``torch.as_strided_scatter``."""
+    return _replaced("as_strided_scatter", input, lambda x: as_strided(x, size, stride, storage_offset), src)
+
+
 def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     """Set the main diagonal to one value; ``wrap`` goes on below in tall matrices.
 
@@ -398,6 +405,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
 
 
 __all__ = [
+    "as_strided_scatter",
     "diagonal_scatter",
     "index_put",
     "index_reduce",

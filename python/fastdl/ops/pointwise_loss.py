@@ -22,6 +22,7 @@ from fastdl.ops.cast import to
 from fastdl.ops.promotion import promote_types
 from fastdl.ops.reduction import (
     check_reduction,
+    kept,
     matching_target,
     promoted,
     reduce_graph,
@@ -38,7 +39,7 @@ class PointwiseLoss(Op):
     floats_only = True
 
     kernel: ClassVar[str]
-    saves = (0, 1)
+    saves: tuple[int, ...] = (0, 1)
 
     def forward(self, x: Any, target: Any, *, options: tuple[Any, ...]) -> Any:
         self.shapes_in = (x.shape, target.shape)
@@ -144,6 +145,10 @@ class SoftMarginLoss(PointwiseLoss):
 
 class HingeEmbeddingLoss(PointwiseLoss):
     kernel = "hinge_embedding_loss"
+    saves = ()
+
+    def forward(self, x: Any, target: Any, *, options: tuple[Any, ...]) -> Any:
+        return super().forward(*kept(self, x, target), options=options)
 
     def slope_of_target(self, x: Any, target: Any) -> Any:
         return np.zeros_like(target)  # the loss only asks whether it is 1 or -1
@@ -155,9 +160,9 @@ class HingeEmbeddingLoss(PointwiseLoss):
 
 class MarginRankingLoss(Op):
     floats_only = True
-    saves = (0, 1, 2)
 
     def forward(self, x1: Any, x2: Any, target: Any, *, margin: float, reduction: str) -> Any:
+        x1, x2, target = kept(self, x1, x2, target)
         self.shapes_in = (x1.shape, x2.shape, target.shape)
         if not x1.shape == x2.shape == target.shape:
             x1, x2, target = np.broadcast_arrays(x1, x2, target)

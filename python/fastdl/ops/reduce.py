@@ -18,7 +18,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.arrays import as_bool, cast, count_true, empty, full, zeros
+from fastdl.ops.arrays import any_true, as_bool, cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
 from fastdl.ops.order import *
@@ -52,11 +52,11 @@ class Reduction(Op):
 
 def _has_zero(x: Any) -> Any:
     """Is there a zero, besides NaN or not? Of floats by the smallest absolute value, where that is a number."""
-    if (x.dtype is float32 or x.dtype is float64) and x.size and not on_device(x):
+    if (x.dtype is float32 or x.dtype is float64) and x.size and x.__class__ is np.ndarray:
         smallest = float(select(x).norm_forward(x, -inf, None, False))
         if smallest == smallest:
             return smallest == 0
-    return not x.all()
+    return any_true(x == 0)
 
 
 def numpy_reduce(reduce: Any, x: Any, axes: Any, keepdim: bool, dtype: Any) -> Any:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array
@@ -44,6 +46,11 @@ def reduce_losses(losses: Any, reduction: str) -> Any:
     if reduction == "mean":
         total = total / losses.size if losses.size else np.float64(np.nan)
     return array(total, losses, losses.dtype)
+
+
+def kept(node: Op, *arrays: Any) -> tuple[Any, ...]:
+    """Copies of what backward will need, if it comes: as in PyTorch, the inputs may be changed in place before it."""
+    return tuple([pooled_copy(a) for a in arrays]) if True in node.needs else arrays
 
 
 def upstream(grad_loss: Any, losses: tuple[int, ...], reduction: str) -> Any:

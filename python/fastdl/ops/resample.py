@@ -17,7 +17,7 @@ from fastdl.dtypes import FLOATING, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
-from fastdl.ops.arrays import cast, full, memory_order
+from fastdl.ops.arrays import cast, filler, full, memory_order
 from fastdl.tensor import Tensor
 
 Ints = int | Sequence[int]
@@ -87,9 +87,8 @@ class Pad(Op):
 
     def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
         self.size, self.padding, self.mode = x.shape, padding, mode
-        if (
-            order := memory_order(x)
-        ) is not None:  # any axes can be padded: as it lies, images (N, H, W, C), say
+        # Images (N, H, W, C) stay so, as in PyTorch; what lies in another order becomes C's.
+        if x.ndim > 3 and (order := memory_order(x)) == [0, *range(2, x.ndim), 1]:
             y = self.forward(x.transpose(order), [padding[axis] for axis in order], mode, value)
             self.size, self.padding = x.shape, padding
             return y.transpose(np.argsort(order))
@@ -99,6 +98,8 @@ class Pad(Op):
             if bits is not None and (bits is float64 or not value):
                 fill = np.asarray(value).astype(x.dtype).view(bits).item()
                 return select(x).pad_forward(x.view(bits), padding, mode, fill).view(x.dtype)
+            if mode == "constant":
+                value = filler("pad", value, x.dtype)
             if mode == "constant" and not on_device(x):
                 return _bordered(x, padding, value)
             if on_device(x):

@@ -51,7 +51,7 @@ def _made(where: Any, generator: Generator | None, kernel: str, *arguments: Any)
     if where is CPU:
         seed, offset = (default_generator if generator is None else generator).draw()
         return getattr(select(None), kernel)(*arguments, seed, offset)
-    return make(where, kernel, *arguments, *_draw(generator, where))
+    return make(where, kernel, *arguments, *draw_key(generator, where))
 
 
 def _floating(op: str, dtype: Any) -> Any:

@@ -412,6 +412,7 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     others = tuple([i for i in range(input._data.ndim) if i != axis])
     if not others:
         raise RuntimeError(f"renorm: expects at least 2 dimensions, got shape {input.shape}")
+    input = input.contiguous()  # the result is in C order, as PyTorch's
     if p == 2 and input._data.dtype.kind in FLOATING:
         return Renorm.apply(input, p=2.0, axes=others, limit=float(maxnorm))  # type: ignore[no-any-return]
     lengths = vector_norm(input, p, others, True)

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 __all__ = [
+    "GetAttrKey",
+    "KeyPath",
     "LeafSpec",
     "MappingKey",
     "SequenceKey",
     "TreeSpec",
+    "key_get",
+    "keystr",
     "register_pytree_node",
+    "tree_all",
+    "tree_all_only",
+    "tree_any",
+    "tree_any_only",
     "tree_flatten",
+    "tree_flatten_with_path",
+    "tree_is_leaf",
+    "tree_iter",
     "tree_leaves",
+    "tree_leaves_with_path",
     "tree_map",
+    "tree_map_",
     "tree_map_only",
+    "tree_map_only_",
+    "tree_map_with_path",
+    "tree_structure",
     "tree_unflatten",
 ]
 
 PyTree = Any
+KeyPath = tuple[Any, ...]
 Context = Any
 
 
@@ -30,6 +47,7 @@ class NodeDef(NamedTuple):
     type: Any
     flatten_fn: Callable[[Any], tuple[list[Any], Any]]
     unflatten_fn: Callable[[Any, Any], Any]
+    flatten_with_keys_fn: Callable[[Any], tuple[list[tuple[Any, Any]], Any]] | None = None
 
 
 SUPPORTED_NODES: dict[Any, NodeDef] = {}
@@ -47,7 +65,8 @@ def register_pytree_node(
 ) -> None:
     """Make a class a container: ``flatten_fn(x)`` gives (children, context), ``unflatten_fn(children, context)`` an x.
 
-    What the other arguments are for (files, paths to leaves) there is not.
+    ``flatten_with_keys_fn(x)`` gives ([(key, child), ...], context), which paths to leaves need. The other arguments
+    are for files, which are not there.
 
     Raises:
         ValueError: if the class is registered already.
@@ -65,7 +84,7 @@ def register_pytree_node(
         raise ValueError(
             f"{cls} is already registered as pytree node. Overwriting the previous registration."
         )
-    SUPPORTED_NODES[cls] = NodeDef(cls, flatten_fn, unflatten_fn)
+    SUPPORTED_NODES[cls] = NodeDef(cls, flatten_fn, unflatten_fn, flatten_with_keys_fn)
 
 
 _register_pytree_node = register_pytree_node  # the older name
@@ -77,12 +96,40 @@ class SequenceKey:
 
     idx: int
 
+    def __str__(self) -> str:
+        return f"[{self.idx!r}]"
+
+    def get(self, sequence: Any) -> Any:
+        """The element there."""
+        return sequence[self.idx]
+
 
 @dataclass(frozen=True)
 class MappingKey:
     """A step on the way to a leaf: the key of a dictionary."""
 
     key: Any
+
+    def __str__(self) -> str:
+        return f"[{self.key!r}]"
+
+    def get(self, mapping: Any) -> Any:
+        """The value there."""
+        return mapping[self.key]
+
+
+@dataclass(frozen=True)
+class GetAttrKey:
+    """A step on the way to a leaf: the name of an attribute."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f".{self.name}"
+
+    def get(self, obj: Any) -> Any:
+        """The attribute."""
+        return getattr(obj, self.name)
 
 
 def _dict_flatten(d: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
@@ -97,17 +144,43 @@ def _dict_flatten_with_keys(d: dict[Any, Any]) -> tuple[list[tuple[MappingKey, A
     return [(MappingKey(key), value) for key, value in d.items()], list(d)
 
 
-register_pytree_node(list, lambda nest: (nest, None), lambda parts, _: list(parts))
-register_pytree_node(tuple, lambda nest: (list(nest), None), lambda parts, _: tuple(parts))
-register_pytree_node(namedtuple, lambda nest: (list(nest), type(nest)), lambda parts, cls: cls(*parts))  # type: ignore[arg-type]
-register_pytree_node(dict, _dict_flatten, _dict_unflatten)
+def _sequence_with_keys(nest: Any) -> tuple[list[tuple[SequenceKey, Any]], Any]:
+    return [(SequenceKey(i), part) for i, part in enumerate(nest)], None
+
+
 register_pytree_node(
-    OrderedDict, _dict_flatten, lambda parts, keys: OrderedDict(zip(keys, parts, strict=True))
+    list,
+    lambda nest: (nest, None),
+    lambda parts, _: list(parts),
+    flatten_with_keys_fn=_sequence_with_keys,
+)
+register_pytree_node(
+    tuple,
+    lambda nest: (list(nest), None),
+    lambda parts, _: tuple(parts),
+    flatten_with_keys_fn=_sequence_with_keys,
+)
+register_pytree_node(
+    namedtuple,  # type: ignore[arg-type]
+    lambda nest: (list(nest), type(nest)),
+    lambda parts, cls: cls(*parts),
+    flatten_with_keys_fn=lambda nest: (
+        [(GetAttrKey(name), getattr(nest, name)) for name in nest._fields],
+        type(nest),
+    ),
+)
+register_pytree_node(dict, _dict_flatten, _dict_unflatten, flatten_with_keys_fn=_dict_flatten_with_keys)
+register_pytree_node(
+    OrderedDict,
+    _dict_flatten,
+    lambda parts, keys: OrderedDict(zip(keys, parts, strict=True)),
+    flatten_with_keys_fn=_dict_flatten_with_keys,
 )
 register_pytree_node(
     defaultdict,
     lambda nest: (list(nest.values()), [nest.default_factory, list(nest)]),
     lambda parts, context: defaultdict(context[0], zip(context[1], parts, strict=True)),
+    flatten_with_keys_fn=lambda nest: (_dict_flatten_with_keys(nest)[0], [nest.default_factory, list(nest)]),
 )
 
 
@@ -211,6 +284,110 @@ def tree_map(
     return tree_unflatten([func(*values) for values in zip(leaves, *others, strict=True)], spec)
 
 
-def tree_map_only(kind: Any, func: Callable[[Any], Any], tree: Any) -> Any:
-    """:func:`tree_map` over leaves that are instances of ``kind`` (a type or a tuple of them); others stay."""
-    return tree_map(lambda leaf: func(leaf) if isinstance(leaf, kind) else leaf, tree)
+def tree_map_only(kind: Any, func: Callable[[Any], Any], tree: Any, is_leaf: Any = None) -> Any:
+    """:func:`tree_map` over leaves that are instances of ``kind`` (a type, a tuple of them, or a function that says
+    which); others stay."""
+    chosen = _chosen(kind)
+    return tree_map(lambda leaf: func(leaf) if chosen(leaf) else leaf, tree, is_leaf=is_leaf)
+
+
+def _chosen(kind: Any) -> Callable[[Any], bool]:
+    if callable(kind) and not isinstance(kind, type):
+        return kind  # type: ignore[no-any-return]
+    return lambda leaf: isinstance(leaf, kind)
+
+
+def tree_map_(func: Callable[..., Any], tree: Any, *rests: Any, is_leaf: Any = None) -> Any:
+    """``func`` called for each leaf, for its effect; the nest itself is returned."""
+    tree_map(func, tree, *rests, is_leaf=is_leaf)
+    return tree
+
+
+def tree_map_only_(kind: Any, func: Callable[[Any], Any], tree: Any, is_leaf: Any = None) -> Any:
+    """:func:`tree_map_` over leaves of one kind."""
+    tree_map_only(kind, func, tree, is_leaf)
+    return tree
+
+
+def tree_iter(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Iterator[Any]:
+    """The leaves, one after the other."""
+    return iter(tree_leaves(tree, is_leaf))
+
+
+def tree_structure(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> TreeSpec:
+    """The nest's shape alone."""
+    return tree_flatten(tree, is_leaf)[1]
+
+
+def tree_is_leaf(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> bool:
+    """Is this no container that is known here?"""
+    return (is_leaf is not None and is_leaf(tree)) or _get_node_type(tree) not in SUPPORTED_NODES
+
+
+def tree_all(pred: Callable[[Any], bool], tree: Any, is_leaf: Any = None) -> bool:
+    """Is ``pred`` true of every leaf?"""
+    return all(map(pred, tree_iter(tree, is_leaf)))
+
+
+def tree_any(pred: Callable[[Any], bool], tree: Any, is_leaf: Any = None) -> bool:
+    """Is ``pred`` true of any leaf?"""
+    return any(map(pred, tree_iter(tree, is_leaf)))
+
+
+def tree_all_only(kind: Any, pred: Callable[[Any], bool], tree: Any, is_leaf: Any = None) -> bool:
+    """Is ``pred`` true of every leaf of one kind?"""
+    return all(map(pred, filter(_chosen(kind), tree_iter(tree, is_leaf))))
+
+
+def tree_any_only(kind: Any, pred: Callable[[Any], bool], tree: Any, is_leaf: Any = None) -> bool:
+    """Is ``pred`` true of any leaf of one kind?"""
+    return any(map(pred, filter(_chosen(kind), tree_iter(tree, is_leaf))))
+
+
+def tree_leaves_with_path(tree: Any, is_leaf: Any = None) -> list[tuple[KeyPath, Any]]:
+    """(path, leaf) for every leaf; a path is a tuple of keys from the outermost container on."""
+    return list(_with_path((), tree, is_leaf))
+
+
+def _with_path(path: KeyPath, tree: Any, is_leaf: Any) -> Iterator[tuple[KeyPath, Any]]:
+    if tree_is_leaf(tree, is_leaf):
+        yield path, tree
+        return
+    kind = _get_node_type(tree)
+    flatten = SUPPORTED_NODES[kind].flatten_with_keys_fn
+    if flatten is None:
+        raise ValueError(
+            f"{kind} was registered without flatten_with_keys_fn, which gives the keys of a path"
+        )
+    for key, part in flatten(tree)[0]:
+        yield from _with_path((*path, key), part, is_leaf)
+
+
+def tree_flatten_with_path(tree: Any, is_leaf: Any = None) -> tuple[list[tuple[KeyPath, Any]], TreeSpec]:
+    """:func:`tree_flatten` with the path to each leaf.
+
+    Example:
+        >>> from fastdl.utils._pytree import keystr, tree_flatten_with_path
+        >>> leaves, _ = tree_flatten_with_path({"a": [1, 2]})
+        >>> [(keystr(path), leaf) for path, leaf in leaves]
+        [("['a'][0]", 1), ("['a'][1]", 2)]
+    """
+    return tree_leaves_with_path(tree, is_leaf), tree_structure(tree, is_leaf)
+
+
+def tree_map_with_path(func: Callable[..., Any], tree: Any, *rests: Any, is_leaf: Any = None) -> Any:
+    """:func:`tree_map` of a function whose first argument is the path to the leaf."""
+    paths = iter([path for path, _ in tree_leaves_with_path(tree, is_leaf)])
+    return tree_map(lambda *values: func(next(paths), *values), tree, *rests, is_leaf=is_leaf)
+
+
+def keystr(kp: KeyPath) -> str:
+    """A path as Python writes it: ``['a'][0].b``."""
+    return "".join(map(str, kp))
+
+
+def key_get(obj: Any, kp: KeyPath) -> Any:
+    """What lies at the end of a path."""
+    for key in kp:
+        obj = key.get(obj)
+    return obj

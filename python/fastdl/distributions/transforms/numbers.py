@@ -56,7 +56,7 @@ class PowerTransform(Transform):
     @property
     def sign(self) -> Any:
         exponent = self.exponent
-        return exponent.sign() if isinstance(exponent, Tensor) else math.copysign(1.0, exponent)
+        return exponent.sign() if isinstance(exponent, Tensor) else -1 if exponent < 0 else 1
 
     def _call(self, x: Any) -> Any:
         return x**self.exponent
@@ -158,7 +158,7 @@ class AffineTransform(Transform):
     @property
     def sign(self) -> Any:
         scale = self.scale
-        return scale.sign() if isinstance(scale, Tensor) else math.copysign(1.0, scale)
+        return scale.sign() if isinstance(scale, Tensor) else -1 if scale < 0 else 1
 
     def _call(self, x: Any) -> Any:
         return self.loc + self.scale * x

@@ -111,12 +111,14 @@ def huber_loss_backward(grad_loss: Array, x: Array, target: Array, delta: float,
 
 def binary_cross_entropy_forward(x: Array, target: Array, weight: Array | None, reduction: str) -> Array:
     """-w (t log x + (1 - t) log(1 - x)), logarithms no lower than -100"""
-    outside = np.flatnonzero(~((x >= 0) & (x <= 1)))
-    if len(outside):
-        raise ValueError(
-            f"binary_cross_entropy: input must lie in [0, 1]; element {outside[0]} is {x.flat[outside[0]]}. "
-            "For logits use binary_cross_entropy_with_logits"
-        )
+    hint = ". For logits use binary_cross_entropy_with_logits"
+    for name, values, more in (("input", x, hint), ("target", target, "")):
+        outside = np.flatnonzero(~((values >= 0) & (values <= 1)))
+        if len(outside):
+            raise ValueError(
+                f"binary_cross_entropy: {name} must lie in [0, 1]; element {outside[0]} is "
+                f"{values.flat[outside[0]]}{more}"
+            )
 
     def losses() -> Any:
         log_x, log_rest = np.maximum(np.log(x), -100), np.maximum(np.log1p(-x), -100)

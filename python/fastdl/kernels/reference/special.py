@@ -425,6 +425,22 @@ _LARGE = 30.0
 _NODES = 40
 
 
+def _upper_of_small(a: Any, x: Any) -> Any:
+    """Q(a, x) for a < 0.1, x < a + 1: -expm1(t) - e^t a s, where 1 - P would cancel.
+
+    t = log(x^a / gamma(1 + a)), s the sum over n > 0 of (-x)^n / (n! (a + n)).
+    """
+    power, total = 1.0, 0.0
+    for n in range(1, 19):
+        power = power * -x / n
+        total = total + power / (a + n)
+    series = 0.0  # of -log(gamma(1 + a)) / a: Euler's constant, then zeta(k) / k with signs in turn
+    for k in range(15, 1, -1):
+        series = (-1) ** (k - 1) * _zeta(np.array([float(k)]), np.array([1.0])) / k + a * series
+    t = a * (np.log(x) + np.euler_gamma + a * series)
+    return -np.expm1(t) - np.exp(t) * (a * total)
+
+
 def _regularised(a: Any, x: Any, gammas: Any, upper: bool) -> Any:
     """P(a, x), or Q = 1 - P: P's power series for x < a + 1, Q's continued fraction (Lentz) beyond.
 
@@ -463,6 +479,8 @@ def _regularised(a: Any, x: Any, gammas: Any, upper: bool) -> Any:
             break
     q = front * fraction
     result = np.where(low, 1 - p, q) if upper else np.where(low, p, 1 - q)
+    if upper:
+        result = np.where(low & (a < 0.1) & (x > 0), _upper_of_small(a, x), result)
     bottom, top = (1.0, 0.0) if upper else (0.0, 1.0)
     result = np.where(x == 0, np.where(a == 0, np.nan, bottom), result)
     result = np.where((a == 0) & (x > 0), top, np.where(np.isposinf(x), top, result))

@@ -18,6 +18,7 @@ from fastdl.nn import init
 from fastdl.nn.modules.attention import KVCache, MultiheadAttention
 from fastdl.nn.modules.container import ModuleList
 from fastdl.nn.modules.dropout import Dropout
+from fastdl.nn.modules.left_out import left_out
 from fastdl.nn.modules.linear import Linear
 from fastdl.nn.modules.module import Module
 from fastdl.nn.modules.norm import LayerNorm
@@ -177,7 +178,9 @@ class TransformerEncoder(Module):
         encoder_layer: is copied; all copies begin with the same values.
         num_layers: number of layers.
         norm: applied at the end, or None.
-        enable_nested_tensor, mask_check: accepted for PyTorch's sake; there are no nested tensors here.
+        enable_nested_tensor: whether padding at the end, in evaluation, becomes zeros, as PyTorch's nested tensors
+            leave it (:mod:`fastdl.nn.modules.left_out` says when).
+        mask_check: accepted for PyTorch's sake.
     """
 
     def __init__(
@@ -220,6 +223,8 @@ class TransformerEncoder(Module):
             x = layer(
                 x, src_mask=mask, is_causal=bool(is_causal), src_key_padding_mask=src_key_padding_mask, **more
             )
+        if (padded := left_out(self, src, mask, src_key_padding_mask)) is not None:
+            x = x.masked_fill(padded.unsqueeze(-1), 0.0)
         return x if self.norm is None else self.norm(x)
 
 

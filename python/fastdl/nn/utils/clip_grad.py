@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any
@@ -17,7 +18,7 @@ from fastdl.ops.complex import as_real
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
+__all__ = ["clip_grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -126,6 +127,18 @@ def clip_grad_norm_(
     total_norm = get_total_norm(_gradients(params), norm_type, error_if_nonfinite)
     clip_grads_with_norm_(params, max_norm, total_norm)
     return total_norm
+
+
+def clip_grad_norm(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """The older name of :func:`clip_grad_norm_`, with a warning."""
+    warnings.warn("clip_grad_norm is deprecated, use clip_grad_norm_ instead", FutureWarning, stacklevel=2)
+    return clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
 def clip_grad_value_(

@@ -294,7 +294,7 @@ def unpad_sequence(padded_sequences: Tensor, lengths: Any, batch_first: bool = F
     if not batch_first:
         padded_sequences = padded_sequences.transpose(0, 1)
     numbers = lengths.tolist() if isinstance(lengths, Tensor) else lengths
-    return [padded_sequences[i, : int(n)] for i, n in enumerate(numbers)]
+    return [padded_sequences[i, : int(n)].contiguous() for i, n in enumerate(numbers)]
 
 
 def pack_sequence(sequences: Sequence[Tensor], enforce_sorted: bool = True) -> PackedSequence:
