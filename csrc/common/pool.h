@@ -19,7 +19,8 @@ struct PoolAxis {
   }
   constexpr int64_t end_tap(int64_t o) const {
     const int64_t room = in - start(o);
-    return room <= 0 ? 0 : std::min(kernel, (room + dilation - 1) / dilation);
+    if (room > (kernel - 1) * dilation) return kernel;  // the common case, without a division
+    return room <= 0 ? 0 : (room + dilation - 1) / dilation;
   }
   // How many positions output o is averaged over along this axis. Padding counts, where asked for, up to the
   // padded end: a last window that reaches beyond it (ceil_mode) is smaller.

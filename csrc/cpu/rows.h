@@ -81,22 +81,6 @@ inline std::vector<int64_t> tap_starts(const PoolAxis& a, int64_t pitch) {
   return starts;
 }
 
-// The taps of each output that lie inside the input.
-struct TapRanges {
-  std::vector<int64_t> first, end;
-  explicit TapRanges(const PoolAxis& a) : first(size_t(a.out)), end(size_t(a.out)) {
-    for (int64_t o = 0; o < a.out; ++o) {
-      first[size_t(o)] = a.first_tap(o);
-      end[size_t(o)] = a.end_tap(o);
-    }
-  }
-};
-// Of all axes: made once for a call, as a range of rows may be two of them.
-struct WindowTaps {
-  TapRanges d, h, w;
-  explicit WindowTaps(const PoolProblem& p) : d(p.d), h(p.h), w(p.w) {}
-};
-
 // The outputs that cover each input, and with which tap: PoolAxis::for_each_hit without its divisions.
 class Hits {
  public:

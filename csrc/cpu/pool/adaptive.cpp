@@ -7,12 +7,13 @@
 //
 // Averages: output rows forward, input rows backward, rows first and then columns, as in avg.cpp. Maxima:
 // the columns of each input row first, kept while windows share that row, then the rows, which keeps
-// row-major order among ties. Index access: one plane belongs to one thread, so scattering needs no atomics
-// and the last of several values for one place wins.
+// row-major order among ties; wide windows are read one after the other (wide_max.h). Index access: one plane
+// belongs to one thread, so scattering needs no atomics and the last of several values for one place wins.
 #include <atomic>
 
 #include "cpu/pool/pool.h"
 #include "cpu/pool/side_by_side.h"
+#include "cpu/pool/wide_max.h"
 #include "cpu/rows.h"
 
 namespace fastdl {
@@ -135,10 +136,27 @@ void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p
 template <class T>
 void adaptive_max_pool_forward(T* y, int64_t* indices, const T* x, const PoolProblem& p) {
   if (p.planes * p.out_plane() == 0) return;
-  if (side_by_side::adaptive_worthwhile<T>(p))
+  const bool wide = p.in_plane() < (int64_t{1} << 31) &&
+                    WideMax<T>::worthwhile(p.w.in / p.w.out, p.in_plane() / p.out_plane(), 1);
+  if (!wide && side_by_side::adaptive_worthwhile<T>(p))
     return side_by_side::adaptive_max_pool_forward<T>(y, indices, x, p);
   const Windows d(p.d), h(p.h), w(p.w);
   const int64_t rows = p.planes * p.d.out * p.h.out, pitch = round_up<T>(p.w.out);
+  if (wide)
+    return parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows), [&](int64_t begin, int64_t end) {
+      RowCursor at(begin, p.d.out, p.h.out);
+      for (int64_t row = begin; row < end; ++row, at.next())
+        for (int64_t o = 0; o < p.w.out; ++o) {
+          const auto number = [&](int64_t i, int64_t j) {
+            return (i * p.h.in + j) * p.w.in + w.begin[size_t(o)];
+          };
+          WideMax<T> winner(number(d.begin[size_t(at.d)], h.begin[size_t(at.h)]));
+          for (int64_t i = d.begin[size_t(at.d)]; i < d.end[size_t(at.d)]; ++i)
+            for (int64_t j = h.begin[size_t(at.h)]; j < h.end[size_t(at.h)]; ++j)
+              winner.add(x + at.plane * p.in_plane() + number(i, j), w.count(o), number(i, j));
+          y[row * p.w.out + o] = winner.result(indices[row * p.w.out + o]);
+        }
+    });
   // Column o of tap j is begin + j, or the window's last column again: seeing it twice changes nothing.
   const int64_t taps = w.widest();
   memory::Buffer<Int<T>> columns(size_t(taps * pitch));

@@ -5,10 +5,11 @@
 //   constant
 //
 // Nothing is saved. Forward works on output rows: the rows of a window are added up first (contiguous
-// vectors), then the columns: for strides 1 and 2 each tap is a contiguous vector of that sum, split into
-// even and odd positions. Backward works on input rows and runs the same steps transposed: the covering
-// output rows are added up, divided, spread over the columns; an input row covered by the same output rows as
-// the one before is a copy of it. Passes over memory: one read and one write each way.
+// vectors), then the columns: each tap is a contiguous vector of that sum, split into as many phases as the
+// stride; with long strides wide windows are added up one after the other. Backward works on input rows and runs
+// the same steps transposed: the covering output rows are added up, divided, spread over the columns; an input row
+// covered by the same output rows as the one before is a copy of it. Passes over memory: one read and one write
+// each way.
 #include "cpu/pool/pool.h"
 #include "cpu/pool/side_by_side.h"
 #include "cpu/rows.h"
@@ -21,8 +22,11 @@ template <class T>
 class Counts {
  public:
   Counts(const PoolAxis& a, bool include_pad, bool constant) : counts_(size_t(round_up<T>(a.out))) {
-    for (int64_t o = 0; o < round_up<T>(a.out); ++o)
-      counts_[o] = o < a.out && !constant ? T(a.count(o, include_pad)) : T(1);
+    fill(counts_.get(), round_up<T>(a.out), T(constant ? 1 : a.kernel));
+    for (int64_t o = 0; !constant && o < a.out && a.start(o) < 0; ++o)
+      counts_[o] = T(a.count(o, include_pad));
+    for (int64_t o = a.out - 1; !constant && o >= 0 && a.start(o) + a.kernel > a.in; --o)
+      counts_[o] = T(a.count(o, include_pad));
   }
   const T* get() const { return counts_; }
   T operator[](int64_t o) const { return counts_.get()[o]; }
@@ -72,50 +76,14 @@ void add_columns(const T* phases, const int64_t* starts, const PoolAxis& a, cons
   }
 }
 
+// Whether all windows of a row are added up at once, tap by tap, and not one after the other.
 template <class T>
-void forward_rows(T* y, const T* x, const PoolProblem& p, const WindowTaps& taps, const Divisor<T>& divisor,
-                  int64_t begin, int64_t end) {
-  const bool vectors = p.w.stride <= 2;
-  const int64_t pitch = round_up<T>(std::max(p.w.kernel + p.w.out, p.w.pad + p.w.in)) + 2 * kWidth<T>;
-  memory::Buffer<T> phases(size_t(pitch * (vectors ? p.w.stride : 1)));
-  fill(phases.get(), pitch * (vectors ? p.w.stride : 1), T(0));
-  const std::vector<int64_t> starts = tap_starts(p.w, pitch);
-  const TapRanges &taps_d = taps.d, &taps_h = taps.h, &columns = taps.w;
-  std::vector<const T*> rows(size_t(p.d.kernel * p.h.kernel));
-
-  RowCursor at(begin, p.d.out, p.h.out);
-  for (int64_t row = begin; row < end; ++row, at.next()) {
-    int64_t count = 0;
-    for (int64_t i = taps_d.first[size_t(at.d)]; i < taps_d.end[size_t(at.d)]; ++i)
-      for (int64_t j = taps_h.first[size_t(at.h)]; j < taps_h.end[size_t(at.h)]; ++j)
-        rows[size_t(count++)] =
-            x + ((at.plane * p.d.in + p.d.start(at.d) + i) * p.h.in + p.h.start(at.h) + j) * p.w.in;
-    T* y_row = y + row * p.w.out;
-    const T per_row = divisor.constant * divisor.d[at.d] * divisor.h[at.h];
-    const RowSum<T> sum{rows.data(), count};
-    if (vectors) {
-      split_row<T>(p.w.in, p.w.stride, p.w.pad, phases, pitch, T(0), sum, sum);
-      const int64_t room = (end - row) * p.w.out;
-      if (p.w.kernel == 2)
-        add_columns<2>(phases.get(), starts.data(), p.w, divisor.w.get(), per_row, y_row, room);
-      else if (p.w.kernel == 3)
-        add_columns<3>(phases.get(), starts.data(), p.w, divisor.w.get(), per_row, y_row, room);
-      else
-        add_columns<0>(phases.get(), starts.data(), p.w, divisor.w.get(), per_row, y_row, room);
-    } else {
-      split_row<T>(p.w.in, 1, 0, phases, pitch, T(0), sum, sum);
-      for (int64_t o = 0; o < p.w.out; ++o) {
-        T total = 0;
-        for (int64_t j = columns.first[size_t(o)]; j < columns.end[size_t(o)]; ++j)
-          total += phases[p.w.start(o) + j];
-        y_row[o] = total / (per_row * divisor.w[o]);
-      }
-    }
-  }
+bool by_taps(const PoolAxis& a) {
+  return a.stride <= 2 || (a.out >= 4 && a.kernel < kWidth<T>);
 }
 
 template <class T>
-T plane_sum(const T* x, int64_t n) {
+T sum_of(const T* x, int64_t n) {
   constexpr int64_t w = kWidth<T>;
   Vec<T> a{}, b{};
   int64_t i = 0;
@@ -132,16 +100,62 @@ T plane_sum(const T* x, int64_t n) {
 }
 
 template <class T>
+void forward_rows(T* y, const T* x, const PoolProblem& p, const Divisor<T>& divisor, int64_t begin,
+                  int64_t end) {
+  const bool vectors = by_taps<T>(p.w);
+  const int64_t pitch = round_up<T>(std::max(p.w.kernel + p.w.out, p.w.pad + p.w.in)) + 2 * kWidth<T>;
+  memory::Buffer<T> phases(size_t(pitch * (vectors ? p.w.stride : 1)));
+  memory::Buffer<T> line(
+      size_t(vectors && p.w.stride > 2 ? pitch : 0));  // the sum of rows before it is split
+  fill(phases.get(), pitch * (vectors ? p.w.stride : 1), T(0));
+  const std::vector<int64_t> starts = tap_starts(p.w, pitch);
+  std::vector<const T*> rows(size_t(p.d.kernel * p.h.kernel));
+
+  RowCursor at(begin, p.d.out, p.h.out);
+  for (int64_t row = begin; row < end; ++row, at.next()) {
+    int64_t count = 0;
+    for (int64_t i = p.d.first_tap(at.d); i < p.d.end_tap(at.d); ++i)
+      for (int64_t j = p.h.first_tap(at.h); j < p.h.end_tap(at.h); ++j)
+        rows[size_t(count++)] =
+            x + ((at.plane * p.d.in + p.d.start(at.d) + i) * p.h.in + p.h.start(at.h) + j) * p.w.in;
+    T* y_row = y + row * p.w.out;
+    const T per_row = divisor.constant * divisor.d[at.d] * divisor.h[at.h];
+    const RowSum<T> sum{rows.data(), count};
+    if (vectors) {
+      if (p.w.stride <= 2) {
+        split_row<T>(p.w.in, p.w.stride, p.w.pad, phases, pitch, T(0), sum, sum);
+      } else {
+        split_row<T>(p.w.in, 1, 0, line, pitch, T(0), sum, sum);
+        split_row<T>(line.get(), p.w.in, p.w.stride, p.w.pad, phases, pitch, T(0));
+      }
+      const int64_t room = (end - row) * p.w.out;
+      if (p.w.kernel == 2)
+        add_columns<2>(phases.get(), starts.data(), p.w, divisor.w.get(), per_row, y_row, room);
+      else if (p.w.kernel == 3)
+        add_columns<3>(phases.get(), starts.data(), p.w, divisor.w.get(), per_row, y_row, room);
+      else
+        add_columns<0>(phases.get(), starts.data(), p.w, divisor.w.get(), per_row, y_row, room);
+    } else {
+      split_row<T>(p.w.in, 1, 0, phases, pitch, T(0), sum, sum);
+      for (int64_t o = 0; o < p.w.out; ++o) {
+        const int64_t first = p.w.first_tap(o);
+        const T total = sum_of(phases + p.w.start(o) + first, p.w.end_tap(o) - first);
+        y_row[o] = total / (per_row * divisor.w[o]);
+      }
+    }
+  }
+}
+
+template <class T>
 class BackwardRows {
  public:
-  BackwardRows(const T* grad_y, const PoolProblem& p, const TapRanges& taps, const Divisor<T>& divisor)
+  BackwardRows(const T* grad_y, const PoolProblem& p, const Divisor<T>& divisor)
       : grad_y_(grad_y),
         p_(p),
         divisor_(divisor),
-        taps_(taps),
         hits_d_(p.d),
         hits_h_(p.h),
-        vectors_(p.w.stride <= 2),
+        vectors_(by_taps<T>(p.w)),
         left_((p.w.kernel - 1) / p.w.stride),
         columns_(ceil_div(p.w.in + p.w.pad, p.w.stride)),
         pitch_(round_up<T>(left_ + std::max(p.w.out, columns_)) + 2 * kWidth<T>),
@@ -202,14 +216,13 @@ class BackwardRows {
     for (int64_t o = 0; o < p_.w.out; ++o) {
       T* to = row + p_.w.start(o);
       const T g = sums_[left_ + o];
-      for (int64_t j = taps_.first[size_t(o)]; j < taps_.end[size_t(o)]; ++j) to[j] += g;
+      for (int64_t j = p_.w.first_tap(o); j < p_.w.end_tap(o); ++j) to[j] += g;
     }
   }
 
   const T* grad_y_;
   const PoolProblem& p_;
   const Divisor<T>& divisor_;
-  const TapRanges& taps_;
   Hits hits_d_, hits_h_;
   bool vectors_;
   int64_t left_, columns_, pitch_;
@@ -249,15 +262,14 @@ void avg_pool_forward(T* y, const T* x, const PoolProblem& p, bool count_include
     const int64_t n = p.in_plane();
     const T by = T(divisor ? divisor : n);
     parallel_for(p.planes, rows_grain(n), [=](int64_t begin, int64_t end) {
-      for (int64_t plane = begin; plane < end; ++plane) y[plane] = plane_sum(x + plane * n, n) / by;
+      for (int64_t plane = begin; plane < end; ++plane) y[plane] = sum_of(x + plane * n, n) / by;
     });
     return;
   }
   const Divisor<T> table(p, count_include_pad, divisor);
-  const WindowTaps taps(p);
   const int64_t rows = p.planes * p.d.out * p.h.out;
   parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out),
-               [&](int64_t begin, int64_t end) { forward_rows(y, x, p, taps, table, begin, end); });
+               [&](int64_t begin, int64_t end) { forward_rows(y, x, p, table, begin, end); });
 }
 
 template <class T>
@@ -286,9 +298,8 @@ void avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p, bool co
     return;
   }
   const Divisor<T> table(p, count_include_pad, divisor);
-  const TapRanges taps(p.w);
   parallel_for(p.planes * p.d.in * p.h.in, rows_grain(2 * p.w.in), [&](int64_t begin, int64_t end) {
-    BackwardRows<T> backward(grad_y, p, taps, table);
+    BackwardRows<T> backward(grad_y, p, table);
     RowCursor at(begin, p.d.in, p.h.in);
     for (int64_t row = begin; row < end; ++row, at.next()) backward(at, grad_x + row * p.w.in);
   });

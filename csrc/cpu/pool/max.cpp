@@ -7,7 +7,8 @@
 // (torch's rule). Saved for backward: the winner's tap number in its window, one byte where the window has at
 // most 256 taps.
 //
-// Short rows, large strides and overlapping windows of many planes are side_by_side.cpp's.
+// Short rows, large strides and overlapping windows of many planes are side_by_side.cpp's; wide windows that
+// hardly overlap are read one after the other (wide_max.h).
 //
 // Forward works on output rows, separably: each input row is reduced to one best value and tap per output
 // column (kept in a cache of rows while overlapping windows need it), then the rows of a window are compared.
@@ -16,10 +17,9 @@
 // window with stride 2 has a fused body. Backward works on input rows: each gathers from the output rows that
 // cover it, so no two threads write one place and no plane needs clearing first. Passes over memory: one read
 // and one write each way.
-#include <optional>
-
 #include "cpu/pool/pool.h"
 #include "cpu/pool/side_by_side.h"
+#include "cpu/pool/wide_max.h"
 #include "cpu/rows.h"
 
 namespace fastdl {
@@ -63,18 +63,17 @@ template <class Offset, class T>
 template <class T, bool kTaps>
 class RowMax {
  public:
-  RowMax(const PoolAxis& a, const TapRanges& taps)
+  explicit RowMax(const PoolAxis& a)
       : a_(a),
         vectors_(a.stride <= 2 || a.out >= 4),
         pitch_(vectors_
                    ? round_up<T>(std::max((a.kernel - 1) * a.dilation + a.out, a.pad + a.in)) + 2 * kWidth<T>
                    : 0),
         phases_(size_t(pitch_ * a.stride)),
-        taps_(taps),
-        first_(size_t(kTaps ? round_up<T>(a.out) : 0)) {
-    for (int64_t o = 0; kTaps && o < round_up<T>(a.out); ++o)
-      first_[o] = o < a.out ? Int<T>(taps_.first[size_t(o)]) : 0;
+        first_(size_t(kTaps && vectors_ ? round_up<T>(a.out) : 0)) {
     if (!vectors_) return;
+    if (kTaps) fill(first_.get(), round_up<T>(a.out), Int<T>(0));
+    for (int64_t o = 0; kTaps && o < a.out && a.start(o) < 0; ++o) first_[o] = Int<T>(a.first_tap(o));
     fill(phases_.get(), pitch_ * a.stride, kLowest<T>);
     starts_ = tap_starts(a, pitch_);
   }
@@ -114,9 +113,9 @@ class RowMax {
   void strided(const T* row, T* best, Int<T>* tap) {
     for (int64_t o = 0; o < a_.out; ++o) {
       T b = kLowest<T>;
-      int64_t t = taps_.first[size_t(o)];
+      int64_t t = a_.first_tap(o);
       const T* at = row + a_.start(o);
-      for (int64_t j = t, end = taps_.end[size_t(o)]; j < end; ++j) {
+      for (int64_t j = t, end = a_.end_tap(o); j < end; ++j) {
         const T v = at[j * a_.dilation];
         const bool take = better_scalar(v, b);
         b = take ? v : b;
@@ -131,16 +130,14 @@ class RowMax {
   bool vectors_;
   int64_t pitch_;
   memory::Buffer<T> phases_;
-  const TapRanges& taps_;
   memory::Buffer<Int<T>> first_;
   std::vector<int64_t> starts_;
 };
 
 template <class T, class Offset, bool kTaps>
-void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, const WindowTaps& taps,
-                  int64_t begin, int64_t end) {
+void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64_t begin, int64_t end) {
   const int64_t pitch = round_up<T>(p.w.out);
-  RowMax<T, kTaps> row_max(p.w, taps.w);
+  RowMax<T, kTaps> row_max(p.w);
   RowCache cache((p.d.kernel - 1) * p.d.dilation + 1, (p.h.kernel - 1) * p.h.dilation + 1, p.d.in, p.h.in);
   memory::Buffer<T> best(size_t(cache.slots() * pitch));
   memory::Buffer<Int<T>> tap(size_t(kTaps ? cache.slots() * pitch : 0));
@@ -151,16 +148,15 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, const
   };
   std::vector<Row> rows(size_t(p.d.kernel * p.h.kernel));
 
-  const TapRanges &taps_d = taps.d, &taps_h = taps.h, &taps_w = taps.w;
   std::vector<int64_t> empty;  // dilated windows whose taps all fall outside: they report tap 0
-  for (int64_t o = 0; kTaps && o < p.w.out; ++o)
-    if (taps_w.first[size_t(o)] >= taps_w.end[size_t(o)]) empty.push_back(o);
+  for (int64_t o = 0; kTaps && p.w.dilation > 1 && o < p.w.out; ++o)
+    if (p.w.first_tap(o) >= p.w.end_tap(o)) empty.push_back(o);
 
   RowCursor at(begin, p.d.out, p.h.out);
   for (int64_t row = begin; row < end; ++row, at.next()) {
     int64_t count = 0;
-    for (int64_t i = taps_d.first[size_t(at.d)]; i < taps_d.end[size_t(at.d)]; ++i) {
-      for (int64_t j = taps_h.first[size_t(at.h)]; j < taps_h.end[size_t(at.h)]; ++j) {
+    for (int64_t i = p.d.first_tap(at.d); i < p.d.end_tap(at.d); ++i) {
+      for (int64_t j = p.h.first_tap(at.h); j < p.h.end_tap(at.h); ++j) {
         const int64_t d = p.d.start(at.d) + i * p.d.dilation, h = p.h.start(at.h) + j * p.h.dilation;
         bool fresh;
         const int64_t slot = cache.slot(at.plane, d, h, fresh) * pitch;
@@ -219,6 +215,34 @@ void forward_pairs(T* y, Offset* offsets, const T* x, const PoolProblem& p, cons
       const int64_t room = (end - row) * p.w.out - o;
       store_within<T>(y + row * p.w.out + o, b, room);
       if (offsets) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
+    }
+  }
+}
+
+template <class T>
+bool has_wide_windows(const PoolProblem& p) {
+  return p.d.dilation == 1 && p.h.dilation == 1 && p.w.dilation == 1 &&
+         WideMax<T>::worthwhile(p.w.kernel, p.taps(),
+                                double(p.taps() * p.out_plane()) / double(p.in_plane()));
+}
+
+template <class T, class Offset>
+void forward_wide(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64_t begin, int64_t end) {
+  RowCursor at(begin, p.d.out, p.h.out);
+  for (int64_t row = begin; row < end; ++row, at.next()) {
+    const int64_t d0 = p.d.first_tap(at.d), d1 = p.d.end_tap(at.d);
+    const int64_t h0 = p.h.first_tap(at.h), h1 = p.h.end_tap(at.h);
+    const T* corner = x + (at.plane * p.d.in + p.d.start(at.d)) * p.h.in * p.w.in + p.h.start(at.h) * p.w.in;
+    for (int64_t o = 0; o < p.w.out; ++o) {
+      const int64_t w0 = p.w.first_tap(o), w1 = p.w.end_tap(o);
+      WideMax<T> winner((d0 * p.h.kernel + h0) * p.w.kernel + w0);
+      for (int64_t i = d0; i < d1; ++i)
+        for (int64_t j = h0; j < h1; ++j)
+          winner.add(corner + (i * p.h.in + j) * p.w.in + p.w.start(o) + w0, w1 - w0,
+                     (i * p.h.kernel + j) * p.w.kernel + w0);
+      int64_t tap;
+      y[row * p.w.out + o] = winner.result(tap);
+      if (offsets) offsets[row * p.w.out + o] = Offset(tap);
     }
   }
 }
@@ -413,20 +437,22 @@ void backward_pairs(T* grad_x, const T* grad_y, const Offset* offsets, const Poo
 template <class T, class Offset>
 void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
   if (p.planes * p.out_plane() == 0) return;
+  const int64_t rows = p.planes * p.d.out * p.h.out;
+  const int64_t grain = rows_grain(p.planes * p.in_plane() / rows + p.w.out);
+  if (p.global()) return forward_global(y, offsets, x, p);
+  if (has_wide_windows<T>(p))
+    return parallel_for(rows, grain,
+                        [&](int64_t begin, int64_t end) { forward_wide(y, offsets, x, p, begin, end); });
   if constexpr (sizeof(Offset) == 1)
     if (side_by_side::worthwhile<T>(p)) return side_by_side::max_pool_forward<T>(y, offsets, x, p);
-  if (p.global()) return forward_global(y, offsets, x, p);
   const Pairs pairs(p);
-  std::optional<WindowTaps> taps;
-  if (!pairs.apply) taps.emplace(p);
-  const int64_t rows = p.planes * p.d.out * p.h.out;
-  parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows + p.w.out), [&](int64_t begin, int64_t end) {
+  parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
     if (pairs.apply)
       forward_pairs(y, offsets, x, p, pairs, begin, end);
     else if (offsets)
-      forward_rows<T, Offset, true>(y, offsets, x, p, *taps, begin, end);
+      forward_rows<T, Offset, true>(y, offsets, x, p, begin, end);
     else
-      forward_rows<T, uint8_t, false>(y, nullptr, x, p, *taps, begin, end);
+      forward_rows<T, uint8_t, false>(y, nullptr, x, p, begin, end);
   });
 }
 
