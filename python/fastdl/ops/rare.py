@@ -153,6 +153,8 @@ def _elsewhere(t: Tensor) -> Tensor:
 
 def resize_as_(self: Tensor, the_template: Tensor, *, memory_format: Any = None) -> Tensor:
     """:func:`resize_` to the shape of another tensor. See ``torch.Tensor.resize_as_``."""
+    if not isinstance(the_template, Tensor):
+        raise not_a_tensor("resize_as_", "the_template", the_template)
     return resize_(self, *the_template.shape)
 
 
