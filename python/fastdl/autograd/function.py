@@ -224,7 +224,7 @@ class Function:
         for t in ctx._dirty:
             if not any(t is o for o in outputs):
                 raise RuntimeError(f"{cls.__name__}.forward: a tensor marked dirty must be among the outputs")
-            t._version_cell()[0] += 1
+            t._bump_version()
         if any(ctx.needs_input_grad):
             outputs = _record(cls, ctx, args, tensor_at, outputs, dirty)
         elif not several:

@@ -249,7 +249,7 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
         rebase(op, t, result)
     if array is not target:
         assign(target, array)
-    t._version_cell()[0] += 1
+    t._bump_version()
     return t
 
 

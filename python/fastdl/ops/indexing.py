@@ -508,7 +508,7 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         raise _mixed(data, array) from None
     except IndexError as error:
         raise IndexError(f"setitem: {error} (indexing a tensor of shape {data.shape})") from None
-    input._version_cell()[0] += 1
+    input._bump_version()
     if record:
         op = Put()
         op.basic, op.advanced, op.shape, op.dtype = basic, advanced, array.shape, array.dtype

@@ -281,7 +281,7 @@ def index_put_(self: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     check_writable("index_put_", self)
     recorded = mode.enabled and (self._requires_grad or values._requires_grad)
     if not recorded and added_in_place("index_put_", self._data, key, values._data):
-        self._version_cell()[0] += 1
+        self._bump_version()
         return self
     before, shape = alias(self), self._data.shape
     places = Tensor._wrap(np.arange(self.numel(), like=self._data).reshape(shape))[key]._data
@@ -303,7 +303,7 @@ def put_(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
         return write("put_", self, put(alias(self), index, source, accumulate))
     flat, source, places = _flat("put_", self, index, source)
     Scatter.apply(flat, source, dim=0, index=places, add=accumulate, out=flat._data)
-    self._version_cell()[0] += 1
+    self._bump_version()
     return self
 
 

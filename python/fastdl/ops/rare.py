@@ -136,7 +136,7 @@ def resize_(self: Tensor, *sizes: Any, memory_format: Any = None) -> Tensor:
         assign(memory[: x.size], x.reshape(-1))
         x, self._counter = memory, None
     self._data = x.reshape(-1)[:length].reshape(shape)
-    self._version_cell()[0] += 1
+    self._bump_version()
     return _elsewhere(self)
 
 
