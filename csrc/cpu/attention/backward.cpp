@@ -13,7 +13,8 @@
 // A task takes a range of keys of one head of keys (of several heads, where they share one mask whose
 // gradient is wanted) and passes over all queries that see it. With one range per head grad_Q is written
 // directly; otherwise each range has a part of its own, added up in order: the bits depend on shapes and
-// thread count only. Work: 10 L S E operations per head (half if causal) and L S powers.
+// thread count only. Work: 10 L S E operations per head (half if causal) and L S powers. A few queries, which
+// would leave most lanes empty: few.cpp.
 #include <vector>
 
 #include "cpu/attention/block.h"
@@ -359,6 +360,8 @@ void backward(Heads<T> grad_query, Heads<T> grad_key, Heads<T> grad_value, const
               Heads<const T> grad_y, Heads<const T> query, Heads<const T> key, Heads<const T> value,
               const Mask<T>& mask, Heads<const T> y, const T* lse, const Problem& p) {
   if (p.batch * p.groups == 0) return;
+  if (is_few<T>(p) && !grad_mask.data)
+    return backward_few<T>(grad_query, grad_key, grad_value, grad_y, query, key, value, mask, y, lse, p);
   // Heads that share the gradient of a mask belong to one owner, which adds to it head by head.
   const int64_t shared_batch = grad_mask.data && grad_mask.batch == 0 ? p.batch : 1;
   const int64_t shared_groups = grad_mask.data && grad_mask.head == 0 ? p.groups : 1;
@@ -375,9 +378,8 @@ void backward(Heads<T> grad_query, Heads<T> grad_key, Heads<T> grad_value, const
     most_keys = std::max(most_keys, boundary(p, i + 1, parts) - boundary(p, i, parts));
   const Arrays<T> arrays{grad_query, grad_key, grad_value, grad_mask, grad_y, query,
                          key,        value,    y,          mask,      lse};
-  const double visible = p.causal ? double(std::min(p.keys, p.queries)) / 2 : double(p.keys);
   const double microseconds =
-      tile::product_microseconds<T>(rows, int64_t(visible), 3 * p.size + 2 * p.value_size + 16);
+      double(p.batch * p.heads) * head_microseconds<T>(p, 3 * p.size + 2 * p.value_size, 0.8);
   tile::share(owners * parts, microseconds, [&](int64_t begin, int64_t end) {
     Backward<T> kernel(arrays, p, most_keys);
     for (int64_t task = begin; task < end; ++task) {

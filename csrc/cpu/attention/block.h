@@ -61,6 +61,16 @@ inline int whole_vectors(int64_t lanes) {
   return int(ceil_div(lanes, kWidth<T>));
 }
 
+// What one head of queries takes on one thread, for products that sum up to `size` and a fixed part: whole vectors of
+// queries are computed, and what is read and written is packed.
+template <class T>
+double head_microseconds(const Problem& p, int64_t size, double fixed) {
+  const int64_t lanes = whole_vectors<T>(p.queries) * kWidth<T>;
+  const int64_t visible = p.causal ? (std::min(p.keys, p.queries) + 1) / 2 : p.keys;
+  return fixed + 1.3e-4 * double((p.keys + p.queries) * size) +
+         tile::product_microseconds<T>(lanes, visible, size + 16);
+}
+
 // to = from * factor, n numbers.
 template <class T>
 inline void scale_row(T* to, const T* from, int64_t n, T factor) {

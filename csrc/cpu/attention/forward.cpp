@@ -96,18 +96,24 @@ class Forward {
         p_(problem),
         dropout_(problem) {}
 
+  // Elements of scratch for `run`: packed keys and values, a block of queries with its results and scores.
+  int64_t scratch() const {
+    return ceil_div(p_.keys, kStrip<T>) * kStrip<T> * p_.size + p_.keys * padded_size<T>(p_.value_size) +
+           kQueries<T> * (p_.size + p_.value_size) + kKeys<T> * kLanes<T>;
+  }
+
   // Blocks first .. last of the heads of queries that use head g of keys.
-  void run(int64_t b, int64_t g, int64_t first, int64_t last) const {
+  void run(T* scratch, int64_t b, int64_t g, int64_t first, int64_t last) const {
     const int64_t per_head = ceil_div(p_.queries, kQueries<T>), heads = p_.heads / p_.groups;
     // Causal parts see no key beyond their last query; a part of several heads sees what the longest sees.
     const int64_t last_block =
         first / per_head == (last - 1) / per_head ? (last - 1) % per_head : per_head - 1;
     const int64_t seen = visible((last_block + 1) * kQueries<T>);
-    memory::Buffer<T> strips(size_t(ceil_div(seen, kStrip<T>) * kStrip<T> * p_.size));
-    memory::Buffer<T> columns(size_t(seen * padded_size<T>(p_.value_size)));
+    T* lanes = scratch;  // first: whole vectors, and so aligned
+    T* strips = lanes + kQueries<T> * (p_.size + p_.value_size) + kKeys<T> * kLanes<T>;
+    T* columns = strips + ceil_div(seen, kStrip<T>) * kStrip<T> * p_.size;
     pack_strips<T>(strips, key_.at(b, g), key_.row, seen, p_.size);
     pack_columns<T>(columns, value_.at(b, g), value_.row, seen, p_.value_size);
-    memory::Buffer<T> lanes(size_t(kQueries<T> * (p_.size + p_.value_size) + kKeys<T> * kLanes<T>));
     for (int64_t i = first; i < last; ++i)
       block(b, g * heads + i / per_head, i % per_head * kQueries<T>, strips, columns, seen, lanes);
   }
@@ -208,16 +214,14 @@ void forward(Heads<T> y, T* lse, Heads<const T> query, Heads<const T> key, Heads
   const int64_t parts = threads == 1 ? 1
                                      : std::clamp<int64_t>(std::min(ceil_div(4 * threads, units), all / 4),
                                                            std::min(all, ceil_div(threads, units)), all);
-  const double visible = p.causal ? double(std::min(p.keys, p.queries)) / 2 : double(p.keys);
-  const double microseconds =
-      double(units * heads) *
-      tile::product_microseconds<T>(p.queries, int64_t(visible), p.size + p.value_size + 16);
+  const double microseconds = double(units * heads) * head_microseconds<T>(p, p.size + p.value_size, 0.3);
   const Forward<T> kernel(y, lse, query, key, value, mask, p);
   tile::share(units * parts, microseconds, [&](int64_t begin, int64_t end) {
+    const memory::Buffer<T> scratch{size_t(kernel.scratch())};
     for (int64_t task = begin; task < end; ++task) {
       const int64_t unit = task / parts, part = task % parts;
       const int64_t first = blocks.boundary(part, parts), last = blocks.boundary(part + 1, parts);
-      if (first < last) kernel.run(unit / p.groups, unit % p.groups, first, last);
+      if (first < last) kernel.run(scratch, unit / p.groups, unit % p.groups, first, last);
     }
   });
 }

@@ -18,10 +18,8 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/runtime/pause.h"
 #include "cpu/runtime/threads.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace fastdl {
 
@@ -56,9 +54,7 @@ void parallel_phases(int64_t phases, int64_t slices, bool worth_waking, F&& f) {
         done.fetch_add(1, std::memory_order_acq_rel);
       }
       for (int spins = 0; done.load(std::memory_order_acquire) < (phase + 1) * slices; ++spins) {
-#if defined(__x86_64__)
-        _mm_pause();
-#endif
+        pause();
         if (spins > 4000) std::this_thread::yield();
       }
     }

@@ -34,6 +34,7 @@
 #include <thread>
 
 #include "cpu/runtime/denormals.h"
+#include "cpu/runtime/pause.h"
 #ifdef FASTDL_SIMULATED_THREADS
 #include <array>
 #include <utility>
@@ -48,14 +49,6 @@ constexpr int kMostThreads = 1024;
 
 thread_local int t_index = 0;
 thread_local bool t_in_parallel = false;
-
-inline void pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // CPUs that the cgroup's quota allows, rounded up; 0 when there is no limit.
 int cgroup_cpus() {
