@@ -22,8 +22,6 @@
 #include <new>
 #include <thread>
 
-#include "cpu/runtime/pause.h"
-
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #else
@@ -55,16 +53,8 @@ static_assert(sizeof(Header) == kAlign);
 
 class SpinLock {
  public:
-  // It is held for some hundred nanoseconds: whoever finds it taken looks again for some microseconds before the
-  // system is asked.
   void lock() {
-    for (int spins = 0;
-         flag_.load(std::memory_order_relaxed) || flag_.exchange(true, std::memory_order_acquire); ++spins) {
-      if (spins < 64)
-        pause();
-      else
-        std::this_thread::yield();
-    }
+    while (flag_.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
   }
   void unlock() { flag_.store(false, std::memory_order_release); }
 
