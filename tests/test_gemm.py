@@ -193,6 +193,51 @@ def test_batches_broadcast(backend, a, b):
     check(backend, np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2), y)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 7, 8, 9])
+def test_batches_of_tiny_matrices(backend, dtype, m):
+    rng = np.random.default_rng(8)
+    for n, k in itertools.product((1, 3, 8, 15, 16, 17, 33), (1, 2, 7, 33)):
+        x, y = random(rng, (5, m, k), dtype), random(rng, (5, k, n), dtype)
+        check(backend, x, y)
+        check(backend, x, np.ascontiguousarray(y.swapaxes(1, 2)).swapaxes(1, 2))
+        check(backend, x[:, ::-1], y[0])
+    # A factor of zero removes the product, whatever it is.
+    bad = np.full((5, m, 3), np.nan, dtype)
+    assert not backend.matmul(bad, random(rng, (5, 3, 4), dtype), None, 0.0).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_are_rows_and_columns(backend, dtype):
+    rng = np.random.default_rng(10)
+    a, b = random(rng, (3, 1, 4, 6), dtype), random(rng, (5, 6, 7), dtype)
+    row, wide = random(rng, (6,), dtype), random(rng, (6, 3), dtype)
+    for x, y in (
+        (row, row),
+        (row, b),
+        (row, b[0]),
+        (a, row),
+        (a[0, 0], row),
+        (wide[:, 1], b[0]),  # strides of three elements
+        (a, wide[:, 2]),
+        (row[::-1], row),
+        (row[:0], row[:0]),
+        (row[:0], b[0, :0]),
+        (a[..., :0], row[:0]),
+    ):
+        got, want = backend.matmul(x, y), np.matmul(x.astype(np.float64), y.astype(np.float64))
+        assert got.shape == want.shape
+        assert got.dtype == dtype
+        assert_close(got, want, reduction=6)
+    odd = np.frombuffer(b"." + row.tobytes(), np.uint8)[1:].view(dtype)
+    np.testing.assert_array_equal(backend.matmul(odd, row), backend.matmul(row, row))
+    total = random(rng, (4,), dtype)
+    got = backend.matmul(a[0, 0], row, total, 2.0, 0.5)
+    assert_close(got, 2 * np.matmul(a[0, 0], row) + dtype(0.5) * total, reduction=6)
+    for c in (random(rng, (7,), dtype), random(rng, (1,), dtype), random(rng, (), dtype)):
+        assert_close(backend.matmul(row, b[0], c, 1.0, 3.0), np.matmul(row, b[0]) + 3 * c, reduction=6)
+
+
 def test_batches_of_heads_are_read_in_place(backend):
     """(B, S, H, D) seen as (B, H, S, D): two batch axes whose strides do not fold into one."""
     rng = np.random.default_rng(7)
@@ -256,8 +301,14 @@ def test_binding_refuses_what_it_cannot_read(backend):
         backend.matmul(a.astype(np.int32), b)
     with pytest.raises(ValueError, match="a has 3 columns, b has 4 rows"):
         backend.matmul(a, b.T)
-    with pytest.raises(ValueError, match="at least 2 dimensions, got 1"):
-        backend.matmul(a[0], b)
+    with pytest.raises(ValueError, match="a has 2 columns, b has 3 rows"):
+        backend.matmul(a[:, 0], b)
+    with pytest.raises(ValueError, match="b must have at least 1 dimension, got 0"):
+        backend.matmul(a, np.array(1.0, np.float32))
+    with pytest.raises(ValueError, match="x must have at least"):
+        backend.linear_forward(np.array(1.0, np.float32), b.T.copy(), None)
+    with pytest.raises(ValueError, match="weight must have at least 2 dimensions"):
+        backend.linear_forward(a, a[0], None)
     with pytest.raises(ValueError, match="batch dimensions do not broadcast"):
         backend.matmul(np.ones((2, 2, 3), np.float32), np.ones((3, 3, 4), np.float32))
     with pytest.raises(ValueError, match=r"c .* does not broadcast"):

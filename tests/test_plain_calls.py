@@ -205,6 +205,60 @@ def test_functions_with_and_without_a_graph(name, dtype):
         assert not call(x.clone().requires_grad_(), y).requires_grad
 
 
+PRODUCTS = {
+    "matmul": lambda x, y: x @ y.mT,
+    "a vector": lambda x, y: x @ y[0],
+    "vectors": lambda x, y: x[0] @ y[1],
+    "a batch": lambda x, y: x @ fastdl.stack((y, x)).mT,
+    "mm": lambda x, y: fastdl.mm(x, y.t()),
+    "bmm": lambda x, y: fastdl.bmm(x[None], y.t()[None]),
+    "mv": lambda x, y: fastdl.mv(x, y[1]),
+    "dot": lambda x, y: fastdl.dot(x[1], y[0]),
+    "addmm": lambda x, y: fastdl.addmm(y[:, :2], x, y.t(), beta=0.5, alpha=2),
+    "baddbmm": lambda x, y: fastdl.baddbmm(y[0, 0], x[None], y.t()[None], beta=2),
+    "addmv": lambda x, y: fastdl.addmv(y[:, 0], x, y[1], beta=0.5, alpha=-1),
+    "linear": lambda x, y: fastdl.nn.functional.linear(x, y, y[:, 2]),
+    "linear without bias": lambda x, y: fastdl.nn.functional.linear(x[0], y),
+}
+
+
+@pytest.mark.parametrize(
+    "dtype", [fastdl.float32, fastdl.float64, fastdl.bfloat16, fastdl.float16, fastdl.complex64]
+)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_with_and_without_a_graph(name, dtype):
+    call = PRODUCTS[name]
+    x, y = fastdl.tensor(X).to(dtype), fastdl.tensor(Y).to(dtype)
+    recorded = call(x.clone().requires_grad_(), y).detach()
+    for plain in (call(x, y), call(x, y.clone())):
+        assert plain.dtype == recorded.dtype
+        assert plain.shape == recorded.shape
+        assert fastdl.equal(plain, recorded)
+    assert call(x.to("meta"), y.to("meta")).shape == recorded.shape
+    if dtype == fastdl.float32 and name != "addmv":
+        with fastdl.autocast("cpu"), fastdl.no_grad():
+            assert call(x, y).dtype == fastdl.bfloat16
+
+
+@pytest.mark.parametrize(
+    "name", ["matmul", "a vector", "vectors", "mm", "bmm", "mv", "dot", "addmm", "linear"]
+)
+def test_products_that_are_refused_with_and_without_a_graph(name):
+    call = PRODUCTS[name]
+    x, y = fastdl.tensor(X), fastdl.tensor(Y)
+    assert call(x.long(), y.long()).dtype == fastdl.int64
+    for a, b in ((x, y[:, :2]), (x, y.double()), (x, y.long()), (x[0], y), (x[0, 0], y)):
+        errors = []
+        for left in (a, a.clone().requires_grad_()):
+            try:
+                call(left, b)
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                errors.append((type(error), str(error)))
+            else:
+                errors.append(None)
+        assert errors[0] == errors[1]
+
+
 def test_stacks_without_elements():
     rows = [fastdl.zeros(0, 2)] * 3
     assert [fastdl.stack(rows, d).shape for d in (0, 1, 2)] == [(3, 0, 2), (0, 3, 2), (0, 2, 3)]

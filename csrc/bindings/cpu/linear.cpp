@@ -10,16 +10,32 @@ namespace {
 
 // The last two axes of an array as a matrix, read in place whenever one of their strides is one element:
 // transposed and sliced views cost no copy. Anything else is copied to C order first. Axes before them are
-// the batch. T is uint16_t for half precision.
+// the batch. A vector is a row or a column. T is uint16_t for half precision.
 template <class T>
 class Matrices {
  public:
-  Matrices(const py::array& array, const char* op, const char* argument, Half half = Half::none)
+  enum class Vectors { refused, rows, columns };
+
+  Matrices(const py::array& array, const char* op, const char* argument, Half half = Half::none,
+           Vectors vectors = Vectors::refused)
       : array_(array) {
     check_stored<T>(array, op, argument, half);
-    if (array.ndim() < 2)
-      throw py::value_error(std::string(op) + ": " + argument + " must have at least 2 dimensions, got " +
+    const int least = vectors == Vectors::refused ? 2 : 1;
+    if (array.ndim() < least)
+      throw py::value_error(std::string(op) + ": " + argument + " must have at least " +
+                            (least == 2 ? "2 dimensions" : "1 dimension") + ", got " +
                             std::to_string(array.ndim()));
+    if (array.ndim() == 1) {
+      is_vector = true;
+      if (!has_whole_strides(array_, sizeof(T))) array_ = contiguous_copy(array);
+      const int64_t size = int64_t(array_.shape(0)), step = stride(0);
+      view.data = reinterpret_cast<const T*>(py::detail::array_proxy(array_.ptr())->data);
+      if (vectors == Vectors::rows)
+        rows = 1, cols = size, view.row = size, view.col = step;
+      else
+        rows = size, cols = 1, view.row = step, view.col = 1;
+      return;
+    }
     if (!usable()) array_ = contiguous_copy(array);
     const int axis = int(array_.ndim()) - 2;
     rows = int64_t(array_.shape(axis)), cols = int64_t(array_.shape(axis + 1));
@@ -31,8 +47,10 @@ class Matrices {
   }
 
   int64_t rows, cols;
+  bool is_vector = false;
   MatrixView<T> view;
-  int ndim() const { return int(array_.ndim()); }
+  // Axes in front of the matrix.
+  int batch_dims() const { return is_vector ? 0 : int(array_.ndim()) - 2; }
   int64_t dim(int axis) const { return int64_t(array_.shape(axis)); }
   int64_t stride(int axis) const { return int64_t(array_.strides(axis)) / int64_t(sizeof(T)); }
 
@@ -54,7 +72,7 @@ std::string text(const Shape& shape) {
 // The batch axes of `shape` from which a and b are broadcast: one offset per matrix of the result.
 template <class T>
 std::vector<int64_t> batch_offsets(const Matrices<T>& x, std::span<const int64_t> batch) {
-  const int own = x.ndim() - 2, missing = int(batch.size()) - own;
+  const int own = x.batch_dims(), missing = int(batch.size()) - own;
   std::vector<int64_t> offsets(size_t(size_of(batch)), 0);
   // From the outermost axis inwards: every offset so far becomes a row of them. The last one first, in place.
   int64_t count = 1;
@@ -70,7 +88,8 @@ std::vector<int64_t> batch_offsets(const Matrices<T>& x, std::span<const int64_t
 }
 
 Shape broadcast_batch(const Shape& a, const Shape& b) {
-  const size_t na = a.size() - 2, nb = b.size() - 2, n = std::max(na, nb);
+  const size_t na = std::max<size_t>(a.size(), 2) - 2, nb = std::max<size_t>(b.size(), 2) - 2,
+               n = std::max(na, nb);
   Shape batch(n);
   for (size_t i = 0; i < n; ++i) {
     const int64_t da = i + na < n ? 1 : a[i + na - n], db = i + nb < n ? 1 : b[i + nb - n];
@@ -108,7 +127,9 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
                       double beta) {
   const Half half = half_of(a);
   const auto multiply = [&]<class T>(T) {
-    const Matrices<T> left(a, "matmul", "a", half), right(b, "matmul", "b", half);
+    using Vectors = typename Matrices<T>::Vectors;
+    const Matrices<T> left(a, "matmul", "a", half, Vectors::rows),
+        right(b, "matmul", "b", half, Vectors::columns);
     const Shape shape_a = shape_of(a), shape_b = shape_of(b);
     if (left.cols != right.rows)
       throw py::value_error("matmul: a has " + std::to_string(left.cols) + " columns, b has " +
@@ -118,8 +139,8 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
     const int64_t batch = size_of(shape), m = left.rows, n = right.cols, k = left.cols;
     std::vector<int64_t> offsets_a, offsets_b;
     if (batch > 1) offsets_a = batch_offsets(left, shape), offsets_b = batch_offsets(right, shape);
-    shape.push_back(m);
-    shape.push_back(n);
+    if (!left.is_vector) shape.push_back(m);
+    if (!right.is_vector) shape.push_back(n);
     py::array y = empty_array(stored_dtype<T>(half), shape);
     if constexpr (std::is_same_v<T, uint16_t>) {
       const int64_t first = 0;
@@ -206,7 +227,7 @@ py::array bind_linear_forward(const py::array& x, const py::array& weight,
   return by_stored("linear", x, [&]<class T>(T, Half half) {
     const Matrices<T> in = rows_of<T>(x, "linear", "x", half), w(weight, "linear", "weight", half);
     const OptionalIn<T> b(bias, "linear", "bias", half);
-    if (w.ndim() != 2 || w.cols != in.cols || (b && bias->size() != w.rows))
+    if (w.batch_dims() != 0 || w.cols != in.cols || (b && bias->size() != w.rows))
       throw py::value_error("linear: x is " + text(shape_of(x)) + ", weight " + text(shape_of(weight)) +
                             (b ? ", bias " + text(shape_of(*bias)) : ""));
     Shape shape = shape_of(x);
@@ -234,7 +255,7 @@ py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, cons
     const Matrices<T> g = rows_of<T>(grad_y, op, "grad_y", half), in = rows_of<T>(x, op, "x", half),
                       w(weight, op, "weight", half);
     const int64_t m = in.rows, n = w.rows, k = w.cols;
-    if (w.ndim() != 2 || in.cols != k || g.rows != m || g.cols != n)
+    if (w.batch_dims() != 0 || in.cols != k || g.rows != m || g.cols != n)
       throw py::value_error("linear_backward: grad_y is " + text(shape_of(grad_y)) + ", x " +
                             text(shape_of(x)) + ", weight " + text(shape_of(weight)));
     py::object grad_x = py::none(), grad_w = py::none(), grad_b = py::none();

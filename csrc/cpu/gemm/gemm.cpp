@@ -113,7 +113,6 @@ void multiply_long(int64_t ranges, int64_t m, int64_t n, int64_t k, T alpha, Mat
 }
 
 constexpr int64_t kScaled = 4096;  // elements of a B that takes the factor of a tall product upon itself
-constexpr int64_t kTurned = 128;   // elements of a B whose rows are made contiguous on the stack
 
 // Adding up the lanes of a dot product and putting the sum in its place takes some 10 cycles. Where the other
 // way is to transpose k numbers at half a cycle each, which serve m rows, sums pay from k = 20 m on.
@@ -136,6 +135,26 @@ bool is_small(int64_t m, int64_t n, int64_t k) {
          ceil_div(m, tile::kMR<T>) * tile::kMR<T> * k <= kSmallPanels;
 }
 
+template <class T>
+bool is_tiny(int64_t m, int64_t n, int64_t k, const MatrixView<T>& b, T beta, const GemmEpilogue<T>& e) {
+  return beta == T(0) && !e.bias_row && !e.bias_col && e.activation == GemmActivation::none &&
+         tile::is_tiny<T>(m, n, k, b);
+}
+
+// A batch whose matrices are a_of(i) and b_of(i).
+template <class T, class A, class B>
+void multiply_batch(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, A&& a_of, B&& b_of, T beta, T* c,
+                    int64_t stride_c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
+  if (batch == 0) return;
+  if (alpha != T(0) && is_tiny<T>(m, n, k, b_of(0), beta, epilogue))
+    return for_batch<T>(batch, m, n, k, [&](int64_t i) {
+      tile::multiply_tiny<T>(m, n, k, alpha, a_of(i), b_of(i), c + i * stride_c, ldc);
+    });
+  for_batch<T>(batch, m, n, k, [&](int64_t i) {
+    gemm<T>(m, n, k, alpha, a_of(i), b_of(i), beta, c + i * stride_c, ldc, epilogue);
+  });
+}
+
 // alpha B takes B's place. (A function of its own: its frame is no small product's business.)
 template <class T>
 [[gnu::noinline]] void multiply_scaled(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
@@ -155,17 +174,7 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (m == 0 || n == 0) return;
   if (k == 0 || alpha == T(0)) return scale(m, n, beta, c, ldc, epilogue);
   if (k == 1 && b.col == 1) b.row = n;  // a single row: contiguous along n, whatever its stride says
-  const bool plain =
-      beta == T(0) && !epilogue.bias_row && !epilogue.bias_col && epilogue.activation == GemmActivation::none;
-  if (plain && tile::is_tiny<T>(m, n, k)) {
-    if (b.col == 1 || n == 1) return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
-    if (n > 1 && k * n <= kTurned) {
-      T turned[kTurned];
-      for (int64_t j = 0; j < n; ++j)
-        for (int64_t p = 0; p < k; ++p) turned[p * n + j] = b.data[p * b.row + j * b.col];
-      return tile::multiply_tiny<T>(m, n, k, alpha, a, matrix(static_cast<const T*>(turned), n), c, ldc);
-    }
-  }
+  if (is_tiny<T>(m, n, k, b, beta, epilogue)) return tile::multiply_tiny<T>(m, n, k, alpha, a, b, c, ldc);
   if (tile::is_thin<T>(m, n, k, beta, epilogue))
     return tile::multiply_thin<T>(m, n, k, alpha, a, b, c, ldc, epilogue);
   if (alpha != T(1) && k * n <= kScaled && 4 * k <= m)  // else tiles leave the registers through memory
@@ -208,20 +217,20 @@ void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, Matri
   // One B for all and rows that follow on: a single tall product.
   if (stride_b == 0 && stride_a == m * a.row && stride_c == m * ldc && !epilogue.bias_row)
     return gemm<T>(batch * m, n, k, alpha, a, b, beta, c, ldc, epilogue);
-  for_batch<T>(batch, m, n, k, [&](int64_t i) {
-    gemm<T>(m, n, k, alpha, {a.data + i * stride_a, a.row, a.col}, {b.data + i * stride_b, b.row, b.col},
-            beta, c + i * stride_c, ldc, epilogue);
-  });
+  multiply_batch<T>(
+      batch, m, n, k, alpha, [&](int64_t i) { return MatrixView<T>{a.data + i * stride_a, a.row, a.col}; },
+      [&](int64_t i) { return MatrixView<T>{b.data + i * stride_b, b.row, b.col}; }, beta, c, stride_c, ldc,
+      epilogue);
 }
 
 template <class T>
 void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
                   const int64_t* offsets_a, MatrixView<T> b, const int64_t* offsets_b, T beta, T* c,
                   int64_t stride_c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
-  for_batch<T>(batch, m, n, k, [&](int64_t i) {
-    gemm<T>(m, n, k, alpha, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
-            beta, c + i * stride_c, ldc, epilogue);
-  });
+  multiply_batch<T>(
+      batch, m, n, k, alpha, [&](int64_t i) { return MatrixView<T>{a.data + offsets_a[i], a.row, a.col}; },
+      [&](int64_t i) { return MatrixView<T>{b.data + offsets_b[i], b.row, b.col}; }, beta, c, stride_c, ldc,
+      epilogue);
 }
 
 #define FASTDL_INSTANTIATE(T)                                                                             \

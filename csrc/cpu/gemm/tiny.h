@@ -6,10 +6,14 @@
 
 namespace fastdl::tile {
 
-// Is it worth taking? (B's rows must be contiguous, and there may be no epilogue.)
+inline constexpr int64_t kTurned = 128;  // elements of a B whose rows are made contiguous on the stack
+
+// Is it worth taking? (Where there is no epilogue.)
 template <class T>
-inline bool is_tiny(int64_t m, int64_t n, int64_t k) {
-  return m <= 8 && m * n * k <= (m == 1 && n >= simd::kWidth<T> ? 16384 : 1024);
+inline bool is_tiny(int64_t m, int64_t n, int64_t k, const MatrixView<T>& b) {
+  constexpr int64_t w = simd::kWidth<T>;
+  return m <= 8 && m * n * k <= (n <= w || m == 1 ? 16384 : 1024) &&
+         (b.col == 1 || n == 1 || k * n <= kTurned);
 }
 
 // C = alpha A B

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING
@@ -112,16 +113,7 @@ class MatMul(Op):
 
     def forward(self, a: Any, b: Any) -> Any:
         self.a, self.b = a, b
-        if a.ndim == 2 and b.ndim == 2:
-            return select(a).matmul(a, b)
-        vector_a, vector_b = a.ndim == 1, b.ndim == 1
-        y = select(a).matmul(a[None] if vector_a else a, b[:, None] if vector_b else b)
-        shape = y.shape
-        if vector_b:
-            shape = shape[:-1]
-        if vector_a:
-            shape = shape[:-2] + shape[-1:] if not vector_b else shape[:-1]
-        return y.reshape(shape)
+        return select(a).matmul(a, b)
 
     def backward(self, grad: Any) -> Any:
         a, b = self.a, self.b
@@ -194,7 +186,7 @@ class AddMatVec(Op):
 
     def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
         self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
-        return select(a).matmul(a, b[:, None], c[..., None] if c.ndim else c, alpha, beta)[:, 0]
+        return select(a).matmul(a, b, c, alpha, beta)
 
     def backward(self, grad: Any) -> Any:
         grad_c, matmul = None, select(grad).matmul
@@ -276,6 +268,14 @@ def linear(
         )
     if activation is None:
         if len(w) == 2:
+            if mode.autocast is None and (
+                plain(input, weight) if bias is None else plain(input, weight, bias)
+            ):
+                b = None if bias is None else bias._data
+                try:  # no node where nothing is recorded
+                    return Tensor._wrap(select(input._data).linear_forward(input._data, weight._data, b))
+                except (TypeError, ValueError):
+                    pass  # computed in another way, or refused, below
             return Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
         y = matmul(input, weight)
         return y if bias is None else add(y, bias)
@@ -318,6 +318,11 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         >>> fastdl.matmul(fastdl.tensor([[1.0, 2.0], [3.0, 4.0]]), fastdl.tensor([1.0, 1.0]))
         tensor([3., 7.])
     """
+    if plain(input, other) and mode.autocast is None:  # no node where nothing is recorded
+        try:
+            return Tensor._wrap(select(input._data).matmul(input._data, other._data))
+        except (TypeError, ValueError):
+            pass  # computed in another way, or refused, below
     a, b = input._data, other._data
     if a.ndim == 0 or b.ndim == 0:
         raise RuntimeError(
@@ -382,8 +387,9 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
 
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """``input[i] * vec2[j]`` for vectors. See ``torch.outer``."""
-    _check_dims("outer", 1, input=input, vec2=vec2)
     a, b = input._data, vec2._data
+    if a.ndim != 1 or b.ndim != 1:
+        _check_dims("outer", 1, input=input, vec2=vec2)
     if a.dtype != b.dtype and mode.autocast is None:  # the only product with type promotion
         return mul(unsqueeze(input, 1), vec2)
     if not _same_float("outer", a, b):
@@ -417,6 +423,11 @@ def _add_matmul(op: str, dims: int, c: Tensor, a: Tensor, b: Tensor, beta: float
     left, right, add = a._data, b._data, c._data
     if left.ndim != dims or right.ndim != dims:
         _check_dims(op, dims, **{("mat1", "batch1")[dims - 2]: a, ("mat2", "batch2")[dims - 2]: b})
+    if (dims == 2 or left.shape[0] == right.shape[0]) and plain(c, a, b) and mode.autocast is None:
+        try:
+            return Tensor._wrap(select(left).matmul(left, right, add, alpha, beta))
+        except (TypeError, ValueError):
+            pass  # computed in another way, or refused, below
     if left.shape[-1] != right.shape[-2] or left.shape[:-2] != right.shape[:-2]:
         raise RuntimeError(f"{op}: the matrices do not fit: {_shapes(a, b)}")
     shape = left.shape[:-1] + right.shape[-1:]
@@ -464,13 +475,14 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
     if mat._data.shape[1] != vec._data.shape[0]:
         raise RuntimeError(f"addmv: mat and vec do not fit: {_shapes(mat, vec)}")
     c, rows = input._data, mat._data.shape[0]
-    if (
-        c.dtype == mat._data.dtype == vec._data.dtype
-        and c.dtype.kind in FLOATING
-        and mode.autocast is None
-        and c.shape in ((), (1,), (rows,))
-    ):
-        return AddMatVec.apply(input, mat, vec, beta=float(beta), alpha=float(alpha))  # type: ignore[no-any-return]
+    if c.shape in ((), (1,), (rows,)) and mode.autocast is None:
+        if plain(input, mat, vec):
+            try:
+                return Tensor._wrap(select(c).matmul(mat._data, vec._data, c, alpha, beta))
+            except (TypeError, ValueError):
+                pass  # computed in another way below
+        if c.dtype == mat._data.dtype == vec._data.dtype and c.dtype.kind in FLOATING:
+            return AddMatVec.apply(input, mat, vec, beta=float(beta), alpha=float(alpha))  # type: ignore[no-any-return]
     product = einsum("ij,j->i", mat, vec) if alpha == 1 else mul(einsum("ij,j->i", mat, vec), alpha)
     if beta == 0:
         return product

@@ -20,7 +20,12 @@ _ACTIVATIONS = ("none", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh")
 
 
 def matmul(a: Array, b: Array, c: Array | None = None, alpha: float = 1.0, beta: float = 1.0) -> Array:
-    y = product("matmul", a, b, alpha)
+    rows, columns = a[None] if a.ndim == 1 else a, b[:, None] if b.ndim == 1 else b
+    y = product("matmul", rows, columns, alpha)
+    if b.ndim == 1:
+        y = y[..., 0]
+    if a.ndim == 1:
+        y = y[..., 0] if b.ndim == 1 else y[..., 0, :]
     return y if c is None or beta == 0 else addcmul_forward(y, c, 1.0, beta)
 
 

@@ -16,6 +16,8 @@ __all__ = ["linear_backward", "linear_forward", "matmul"]
 def matmul(a: Array, b: Array, c: Array | None = None, alpha: float = 1.0, beta: float = 1.0) -> Array:
     """alpha * a @ b + beta * c; a (..., M, K), b (..., K, N), c broadcasts to (..., M, N).
 
+    A vector a (K,) is a row, a vector b (K,) a column, whose axis the result has not.
+
     A factor of exactly zero removes its term, NaN and infinities included.
     """
     product = np.matmul(a, b)
