@@ -57,7 +57,6 @@ template <class T>
     Vec<T> x[w];
     for (int i = 0; i < w; ++i) {
       Vec<Int<T>> lane{};
-#pragma GCC unroll 8
       for (int j = 0; j < packed && i * packed + j < left; ++j)
         lane |= load<Int<T>>(labels + (i * packed + j) * w) << 8 * j;
       x[i] = (Vec<T>)lane;
@@ -76,7 +75,6 @@ template <class T>
     for (int i = 0; i < w; ++i) x[i] = i < count ? load_bytes<T>(from + i * plane, left) : Vec<T>{};
     tile::transpose<T>(x);
     for (int i = 0; i < w; ++i)
-#pragma GCC unroll 8
       for (int j = 0; j < packed && i * packed + j < left; ++j)
         store<Int<T>>(labels + (i * packed + j) * w, ((Vec<Int<T>>)x[i] >> 8 * j) & 255);
   }
