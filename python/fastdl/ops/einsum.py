@@ -33,9 +33,14 @@ from fastdl.tensor import Tensor
 Labels = Sequence[Any]  # letters, sublist integers, or ("...", i) for the axes that an ellipsis stands for
 
 
+@lru_cache(maxsize=1024)
+def _repeats(labels: Labels) -> bool:
+    return len(set(labels)) < len(labels)
+
+
 def _diagonal(array: Any, labels: Labels) -> tuple[Any, Labels]:
     """A view with every label once: axes that share a label become their common diagonal."""
-    if len(set(labels)) == len(labels):
+    if not _repeats(labels):
         return array, labels
     unique = tuple(dict.fromkeys(labels))
     strides = [
@@ -156,31 +161,45 @@ _OUTER = 8
 """What a term of an outer product costs, which goes to memory, beside one of a matrix product, which is added up."""
 
 
-def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) -> Any:
-    """The einsum of arrays; in one operand no label occurs twice, those of ``output`` occur in some."""
-    parts = list(zip(arrays, labels, strict=True))
-    if len(parts) == 2:
-        return _last(*parts[0], *parts[1], output)
+@lru_cache(maxsize=1024)
+def _order(
+    labels: tuple[Labels, ...], output: Labels, shapes: tuple[tuple[int, ...], ...]
+) -> list[tuple[int, int, frozenset[Any]]]:
+    """Which two parts are contracted, and what is kept of them, until two are left; the product takes the first's
+    place. The pair whose product is cheapest goes first; on ties the leftmost."""
     size: dict[Any, int] = {}
-    for array, own in parts:
-        for label, extent in zip(own, array.shape, strict=True):
+    for shape, own in zip(shapes, labels, strict=True):
+        for label, extent in zip(own, shape, strict=True):
             size[label] = extent if size.get(label, 1) == 1 else size[label]
+    parts, steps = [set(own) for own in labels], []
     while len(parts) > 2:
-        # The pair whose product is cheapest goes first; on ties the leftmost.
         best: tuple[int, int, int] | None = None
         for i in range(len(parts)):
             for j in range(i + 1, len(parts)):
-                both = {*parts[i][1], *parts[j][1]}
-                others = [own for p, (_, own) in enumerate(parts) if p not in (i, j)]
-                cost = prod(size[label] for label in both)
+                both = parts[i] | parts[j]
+                others = [own for p, own in enumerate(parts) if p not in (i, j)]
+                cost = prod([size[label] for label in both])
                 if both <= set(output).union(*others):
                     cost *= _OUTER
                 if best is None or cost < best[0]:
                     best = (cost, i, j)
         assert best is not None
         _, i, j = best
+        rest = [own for p, own in enumerate(parts) if p not in (i, j)]
+        keep = frozenset(output).union(*rest)
+        steps.append((i, j, keep))
+        parts = [*rest[:i], (parts[i] | parts[j]) & keep, *rest[i:]]
+    return steps
+
+
+def contract(arrays: Sequence[Any], labels: Sequence[Labels], output: Labels) -> Any:
+    """The einsum of arrays; in one operand no label occurs twice, those of ``output`` occur in some."""
+    parts = list(zip(arrays, labels, strict=True))
+    if len(parts) == 2:
+        return _last(*parts[0], *parts[1], output)
+    shapes = tuple([array.shape for array in arrays])
+    for i, j, keep in _order(tuple(labels), output, shapes):
         rest = [part for p, part in enumerate(parts) if p not in (i, j)]
-        keep = frozenset(output).union(*(own for _, own in rest))
         parts = [*rest[:i], _pair(*parts[i], *parts[j], keep), *rest[i:]]
     return _last(*parts[0], *parts[1], output) if len(parts) == 2 else _ordered(*parts[0], output)
 
@@ -387,16 +406,29 @@ def einsum(*args: Any) -> Tensor:
         arrays = [t._data for t in operands]
     if len(operands) == 1 and (result := _of_one(operands[0], labels[0], output)) is not None:
         return result
+    summed = _check(tuple(labels), output, tuple([array.shape for array in arrays]))
+    if len({array.dtype for array in arrays}) > 1:
+        if summed:  # what is added up is a matrix product, in PyTorch too
+            raise RuntimeError(
+                f"einsum: operands must have one dtype, got {', '.join(str(a.dtype) for a in arrays)}"
+            )
+        common = reduce(promote_types, [array.dtype for array in arrays])
+        operands = [to(t, common) for t in operands]
+    return Einsum.apply(*operands, labels=labels, output=output)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1024)
+def _check(labels: tuple[Labels, ...], output: Labels, shapes: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether anything is summed over, if the labels fit the shapes."""
     if len(set(output)) != len(output):
         raise RuntimeError(f"einsum: a label occurs more than once in the result: {_text(output)}")
     size: dict[Any, int] = {}
-    for own, array in zip(labels, arrays, strict=True):
+    for own, shape in zip(labels, shapes, strict=True):
         within: dict[Any, int] = {}
-        for label, extent in zip(own, array.shape, strict=True):
+        for label, extent in zip(own, shape, strict=True):
             if within.setdefault(label, extent) != extent:
                 raise RuntimeError(
-                    f"einsum: label '{label}' is repeated in an operand of shape {array.shape}: "
-                    "lengths differ"
+                    f"einsum: label '{label}' is repeated in an operand of shape {shape}: lengths differ"
                 )
             known = size.setdefault(label, extent)
             if known == 1:
@@ -409,14 +441,7 @@ def einsum(*args: Any) -> Tensor:
     missing = [label for label in output if label not in size]
     if missing:
         raise RuntimeError(f"einsum: the result names '{_text(tuple(missing))}', which no operand has")
-    if len({array.dtype for array in arrays}) > 1:
-        if set(size) != set(output):  # what is added up is a matrix product, in PyTorch too
-            raise RuntimeError(
-                f"einsum: operands must have one dtype, got {', '.join(str(a.dtype) for a in arrays)}"
-            )
-        common = reduce(promote_types, [array.dtype for array in arrays])
-        operands = [to(t, common) for t in operands]
-    return Einsum.apply(*operands, labels=labels, output=output)  # type: ignore[no-any-return]
+    return set(size) != set(output)
 
 
 def _of_one(x: Tensor, labels: Labels, output: Labels) -> Tensor | None:
