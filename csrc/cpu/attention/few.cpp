@@ -8,6 +8,8 @@
 // A task takes a range of the keys of one head; all queries that share the head (its group) are rows of one
 // short product, so keys and values pass through once, at memory speed. Where there are fewer heads than
 // threads the keys are split, and partial results (y, m, l; grad_Q) are merged in the order of the ranges.
+#include <functional>
+
 #include "cpu/attention/block.h"
 #include "cpu/runtime/memory.h"
 
@@ -174,14 +176,17 @@ class Few {
   int64_t rows_;
 };
 
-// range(scratch, slot, batch, head, first key, last key) for all ranges, then merge(slot, batch, head) for each head, whose
-// parts have slots in a row. Heads in one part are merged at once, in a slot that stays in its thread's cache.
-template <class T, class Range, class Merge>
-void share_parts(const Cut& cut, const Problem& p, double microseconds, int64_t scratch_size, Range&& range,
-                 Merge&& merge) {
+using Range =
+    std::function<void(void* scratch, int64_t slot, int64_t b, int64_t g, int64_t first, int64_t last)>;
+using Merge = std::function<void(int64_t slot, int64_t b, int64_t g)>;
+
+// `range` for all ranges of keys, then `merge` for each head, whose parts have slots in a row. Heads in one part are
+// merged at once, in a slot that stays in its thread's cache. (Functions, not templates: one body for all.)
+void share_parts(const Cut& cut, const Problem& p, double microseconds, size_t scratch_bytes,
+                 const Range& range, const Merge& merge) {
   const int64_t parts = cut.parts;
   tile::share(cut.units * parts, microseconds, [&](int64_t begin, int64_t end) {
-    const memory::Buffer<T> scratch{size_t(scratch_size)};
+    const memory::Buffer<char> scratch{scratch_bytes};
     for (int64_t task = begin; task < end; ++task) {
       const int64_t unit = task / parts, part = task % parts, b = unit / p.groups, g = unit % p.groups;
       const int64_t slot = parts == 1 ? begin : task;
@@ -209,8 +214,9 @@ void forward_few(Heads<T> y, T* lse, Heads<const T> query, Heads<const T> key, H
   const int64_t parts = cut.parts, rows = cut.rows, step = rows * p.value_size;
   memory::Buffer<T> partial(size_t(cut.units * parts * step)), top(size_t(cut.units * parts * rows)),
       sum(size_t(cut.units * parts * rows));
-  const auto range = [&](T* scratch, int64_t slot, int64_t b, int64_t g, int64_t first, int64_t last) {
-    kernel.run(scratch, b, g, first, last, partial + slot * step, top + slot * rows, sum + slot * rows);
+  const auto range = [&](void* scratch, int64_t slot, int64_t b, int64_t g, int64_t first, int64_t last) {
+    kernel.run(static_cast<T*>(scratch), b, g, first, last, partial + slot * step, top + slot * rows,
+               sum + slot * rows);
   };
   const auto merge = [&](int64_t slot, int64_t b, int64_t g) {
     for (int64_t r = 0; r < rows; ++r) {
@@ -231,7 +237,7 @@ void forward_few(Heads<T> y, T* lse, Heads<const T> query, Heads<const T> key, H
       lse[(b * p.groups + g) * rows + r] = nothing ? detail::kInfinity<T> : std::log2(total) + highest;
     }
   };
-  share_parts<T>(cut, p, cut.microseconds, kernel.scratch(), range, merge);
+  share_parts(cut, p, cut.microseconds, size_t(kernel.scratch()) * sizeof(T), range, merge);
 }
 
 template <class T>
@@ -242,9 +248,9 @@ void backward_few(Heads<T> grad_query, Heads<T> grad_key, Heads<T> grad_value, H
   const Cut cut(p);
   const int64_t step = cut.rows * p.size;
   memory::Buffer<T> partial(size_t(cut.units * cut.parts * step));
-  const auto range = [&](T* scratch, int64_t slot, int64_t b, int64_t g, int64_t first, int64_t last) {
-    kernel.run_backward(scratch, b, g, first, last, partial + slot * step, grad_key, grad_value, grad_y, y,
-                        lse);
+  const auto range = [&](void* scratch, int64_t slot, int64_t b, int64_t g, int64_t first, int64_t last) {
+    kernel.run_backward(static_cast<T*>(scratch), b, g, first, last, partial + slot * step, grad_key,
+                        grad_value, grad_y, y, lse);
   };
   const auto merge = [&](int64_t slot, int64_t b, int64_t g) {
     for (int64_t r = 0; r < cut.rows; ++r) {
@@ -255,7 +261,7 @@ void backward_few(Heads<T> grad_query, Heads<T> grad_key, Heads<T> grad_value, H
     }
   };
   // Five products instead of two, and gradients of keys and values are written.
-  share_parts<T>(cut, p, 2.5 * cut.microseconds, kernel.scratch_backward(), range, merge);
+  share_parts(cut, p, 2.5 * cut.microseconds, size_t(kernel.scratch_backward()) * sizeof(T), range, merge);
 }
 
 #define FASTDL_INSTANTIATE(T)                                                                                \

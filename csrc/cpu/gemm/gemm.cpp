@@ -141,17 +141,28 @@ bool is_tiny(int64_t m, int64_t n, int64_t k, const MatrixView<T>& b, T beta, co
          tile::is_tiny<T>(m, n, k, b);
 }
 
-// A batch whose matrices are a_of(i) and b_of(i).
-template <class T, class A, class B>
-void multiply_batch(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, A&& a_of, B&& b_of, T beta, T* c,
-                    int64_t stride_c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
-  if (batch == 0) return;
-  if (alpha != T(0) && is_tiny<T>(m, n, k, b_of(0), beta, epilogue))
-    return for_batch<T>(batch, m, n, k, [&](int64_t i) {
-      tile::multiply_tiny<T>(m, n, k, alpha, a_of(i), b_of(i), c + i * stride_c, ldc);
-    });
+// Matrices of a batch: at offsets from the first, or (null) a stride apart.
+template <class T>
+struct Matrices {
+  MatrixView<T> first;
+  const int64_t* offsets;
+  int64_t stride;
+  MatrixView<T> at(int64_t i) const {
+    return {first.data + (offsets ? offsets[i] : i * stride), first.row, first.col};
+  }
+};
+
+// C's matrices are stride_c apart.
+template <class T>
+void multiply_batch(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, const Matrices<T>& a,
+                    const Matrices<T>& b, T beta, T* c, int64_t stride_c, int64_t ldc,
+                    const GemmEpilogue<T>& epilogue) {
+  const bool tiny = alpha != T(0) && is_tiny<T>(m, n, k, b.first, beta, epilogue);
   for_batch<T>(batch, m, n, k, [&](int64_t i) {
-    gemm<T>(m, n, k, alpha, a_of(i), b_of(i), beta, c + i * stride_c, ldc, epilogue);
+    if (tiny)
+      tile::multiply_tiny<T>(m, n, k, alpha, a.at(i), b.at(i), c + i * stride_c, ldc);
+    else
+      gemm<T>(m, n, k, alpha, a.at(i), b.at(i), beta, c + i * stride_c, ldc, epilogue);
   });
 }
 
@@ -217,20 +228,16 @@ void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, Matri
   // One B for all and rows that follow on: a single tall product.
   if (stride_b == 0 && stride_a == m * a.row && stride_c == m * ldc && !epilogue.bias_row)
     return gemm<T>(batch * m, n, k, alpha, a, b, beta, c, ldc, epilogue);
-  multiply_batch<T>(
-      batch, m, n, k, alpha, [&](int64_t i) { return MatrixView<T>{a.data + i * stride_a, a.row, a.col}; },
-      [&](int64_t i) { return MatrixView<T>{b.data + i * stride_b, b.row, b.col}; }, beta, c, stride_c, ldc,
-      epilogue);
+  multiply_batch<T>(batch, m, n, k, alpha, {a, nullptr, stride_a}, {b, nullptr, stride_b}, beta, c, stride_c,
+                    ldc, epilogue);
 }
 
 template <class T>
 void gemm_batched(int64_t batch, int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a,
                   const int64_t* offsets_a, MatrixView<T> b, const int64_t* offsets_b, T beta, T* c,
                   int64_t stride_c, int64_t ldc, const GemmEpilogue<T>& epilogue) {
-  multiply_batch<T>(
-      batch, m, n, k, alpha, [&](int64_t i) { return MatrixView<T>{a.data + offsets_a[i], a.row, a.col}; },
-      [&](int64_t i) { return MatrixView<T>{b.data + offsets_b[i], b.row, b.col}; }, beta, c, stride_c, ldc,
-      epilogue);
+  multiply_batch<T>(batch, m, n, k, alpha, {a, offsets_a, 0}, {b, offsets_b, 0}, beta, c, stride_c, ldc,
+                    epilogue);
 }
 
 #define FASTDL_INSTANTIATE(T)                                                                             \
