@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, defaultdict, deque, namedtuple
 
 import numpy as np
 import pytest
@@ -225,6 +225,18 @@ def test_distributions_print_their_parameters():
 
 def test_float_results_into_integers():
     assert np.array_equal(fastdl.arange(3).apply_(lambda v: v + 0.9).numpy(), [0, 1, 2])
+
+
+def test_deques_are_nests():
+    for library in (pytree, torch.utils._pytree):
+        nest = deque([1, [2, 3]], maxlen=5)
+        leaves, spec = library.tree_flatten(nest)
+        assert leaves == [1, 2, 3]
+        again = library.tree_unflatten(leaves, spec)
+        assert again == nest
+        assert again.maxlen == 5
+        paths = [library.keystr(path) for path, _ in library.tree_leaves_with_path(nest)]
+        assert paths == ["[0]", "[1][0]", "[1][1]"]
 
 
 def test_assert_close_takes_none_and_refuses_texts():

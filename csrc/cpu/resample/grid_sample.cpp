@@ -22,7 +22,7 @@ constexpr int64_t kBlock = 64;  // points
 template <class T>
 [[gnu::always_inline]] inline Vec<T> floor_of(Vec<T> x) {
   const Vec<T> whole = to_float<T>(to_int<T>(x));
-  return whole > x ? whole - T(1) : whole;
+  return (whole > x ? whole - T(1) : whole) + (x - x);  // NaN of NaN, of which to_int makes anything
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> round_of(Vec<T> x) {

@@ -32,7 +32,7 @@ def _cubic(x: Array, a: Any) -> Array:
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+    return np.where(x <= 1, near, np.where(x >= 2, 0, far))  # NaN of NaN
 
 
 def _triangle(x: Array) -> Array:
@@ -262,7 +262,7 @@ def _grid_taps(v: Array, n: int, mode: str, padding: str, align_corners: bool) -
             u, a = np.abs(t - i), -0.75
             near = (3 * (a + 2) * u - 2 * (a + 3)) * u
             far = (3 * a * u - 10 * a) * u + 8 * a
-            rise = np.where(t >= i, 1, -1) * np.where(u <= 1, near, np.where(u < 2, far, 0))
+            rise = np.where(t >= i, 1, -1) * np.where(u <= 1, near, np.where(u >= 2, 0, far))
             pixel = _into_image(first + i, n, padding, align_corners)[0]
             taps.append((pixel, _cubic(t - i, a), slope * rise))
     found = []
