@@ -22,7 +22,7 @@ constexpr int64_t kBlock = 64;  // points
 template <class T>
 [[gnu::always_inline]] inline Vec<T> floor_of(Vec<T> x) {
   const Vec<T> whole = to_float<T>(to_int<T>(x));
-  return (whole > x ? whole - T(1) : whole) + (x - x);  // NaN of NaN, of which to_int makes anything
+  return whole > x ? whole - T(1) : whole;
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> round_of(Vec<T> x) {
@@ -123,7 +123,7 @@ class Block {
     return (Vec<T>)((Vec<Int<T>>)v & mask);
   }
   // 0 where there is no pixel, but NaN stays: a place that is no number has no value.
-  [[gnu::always_inline]] static Vec<T> part(Vec<T> v, Vec<Int<T>> mask) { return mask ? v : v * T(0); }
+  [[gnu::always_inline]] static Vec<T> part(Vec<T> v, Vec<Int<T>> mask) { return kept(v, mask) + (v - v); }
   [[gnu::always_inline]] Vec<T> pixels(const T* x, int k, int64_t j) const {
     return kept(gather<T>(x, load<Int<T>>(index_[k] + j)), load<Int<T>>(inside_[k] + j));
   }
@@ -175,7 +175,9 @@ class Block {
         set_tap(axis, 0, j, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
         continue;
       }
-      const Vec<T> first = floor_of<T>(place), t = kTaps == 4 ? place - first + doubt : place - first;
+      const Vec<T> first =
+          floor_of<T>(place) + (place - place);  // NaN of NaN, of which to_int makes anything
+      const Vec<T> t = kTaps == 4 ? place - first + doubt : place - first;
       if constexpr (kTaps == 2) {
         set_tap(axis, 0, j, first, 1 - t, -slope, extent);
         set_tap(axis, 1, j, first + 1, t, slope, extent);
