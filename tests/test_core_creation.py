@@ -113,6 +113,11 @@ def test_long_progressions(count):
         (lambda: fastdl.tensor([None]), TypeError, "element of type NoneType"),
         (lambda: fastdl.tensor(object()), TypeError, "element of type object"),
         (lambda: fastdl.tensor([1 << 70]), TypeError, "too large for 64 bits"),
+        (lambda: fastdl.tensor([1 << 70], dtype=fastdl.int64), TypeError, "too large for 64 bits"),
+        (lambda: fastdl.tensor([1.0, math.nan], dtype=fastdl.int64), RuntimeError, "are in .* got nan"),
+        (lambda: fastdl.tensor(1e19, dtype=fastdl.int64), RuntimeError, "are in .* got 1e\\+19"),
+        (lambda: fastdl.tensor([300.0], dtype=fastdl.uint8), RuntimeError, r"in \[0, 255\], got 300"),
+        (lambda: fastdl.tensor([1 << 63], dtype=fastdl.int64), RuntimeError, "got 9223372036854775808"),
         (
             lambda: fastdl.tensor([1], requires_grad=True),
             RuntimeError,
@@ -303,3 +308,16 @@ def test_half_precision_by_default(name):
         assert (fastdl.ones(1, dtype=fastdl.float32) / 2).dtype == np.float32
     finally:
         fastdl.set_default_dtype("float32")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "complex64", "bool"])
+@pytest.mark.parametrize("number", [1 << 63, -(1 << 63), 1 << 70, -(1 << 70)])
+def test_integers_beyond_64_bits_become_floats(number, dtype):
+    torch = pytest.importorskip("torch")
+    assert fastdl.tensor([number], dtype=dtype).tolist() == (
+        torch.tensor([number], dtype=getattr(torch, dtype)).tolist()
+    )
+    if dtype not in ("float16", "bool"):
+        filled = fastdl.full((2,), 1 << 63, dtype=dtype)
+        assert filled.tolist() == [2.0**63, 2.0**63]
+        assert (filled == 1 << 63).all()

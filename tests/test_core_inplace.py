@@ -350,3 +350,16 @@ def test_comparisons_in_place_have_no_gradient(name):
         (z * z * 3 + z).sum().backward()
         gradients.append(x.grad.tolist())
     assert gradients[0] == gradients[1]
+
+
+@pytest.mark.parametrize("name", ["logical_not_", "logical_and_", "logical_or_", "logical_xor_"])
+def test_logical_functions_change_leaves(name):
+    """As PyTorch's do, which are not recorded."""
+    found = []
+    for lib in (fastdl, torch):
+        x = lib.tensor([1.0, 0.0, 2.0], requires_grad=True)
+        arguments = () if name == "logical_not_" else (lib.tensor([0.0, 1.0, 1.0]),)
+        getattr(x, name)(*arguments)
+        (x * 3).sum().backward()
+        found.append((x.tolist(), x.requires_grad, x.is_leaf, x.grad.tolist()))
+    assert found[0] == found[1]

@@ -190,3 +190,13 @@ def test_tensors_without_values_are_checked_like_others(name):
     assert getattr(init, name)(x) is x
     with pytest.raises(TypeError, match=f"{name}: tensor must be floating point, got dtype int64"):
         getattr(init, name)(fastdl.empty(4, 4, dtype=fastdl.int64, device="meta"))
+
+
+def test_constants_are_what_the_dtype_holds():
+    assert init.constant_(fastdl.zeros(2, dtype=fastdl.uint8), -1).tolist() == [255, 255]
+    with pytest.raises(RuntimeError, match="300 does not fit into dtype uint8"):
+        init.constant_(fastdl.zeros(2, dtype=fastdl.uint8), 300)
+    leaf = fastdl.zeros(2, requires_grad=True)
+    assert init.constant_(leaf, 3) is leaf
+    assert leaf.requires_grad
+    assert leaf.tolist() == [3, 3]

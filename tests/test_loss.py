@@ -433,3 +433,18 @@ def test_kl_div_gradient_of_the_target_is_nan_where_the_loss_is():
     loss.sum().backward()
     np.testing.assert_array_equal(np.isnan(loss.detach().numpy()), [True, False, False, True])
     np.testing.assert_array_equal(np.isnan(t.grad.numpy()), [True, False, False, True])
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64"])
+def test_weights_of_binary_cross_entropy_may_be_of_another_dtype(dtype):
+    torch = pytest.importorskip("torch")
+    results = []
+    for lib in (fastdl, torch):
+        p, t, w = (
+            lib.tensor([0.2, 0.9]),
+            lib.tensor([1.0, 0.0]),
+            lib.tensor([1, 3], dtype=getattr(lib, dtype)),
+        )
+        loss = lib.nn.functional.binary_cross_entropy(p, t, w)
+        results.append((str(loss.dtype).removeprefix("torch."), round(loss.item(), 5)))
+    assert results[0] == results[1]

@@ -179,3 +179,11 @@ def test_decompositions_stay_without_values(name):
     results = getattr(fastdl.linalg, name)(meta(2, 3, 3))
     for result in results if isinstance(results, tuple) else (results,):
         assert result.is_meta
+
+
+@pytest.mark.parametrize("name", ["max", "min", "amax", "median"])
+def test_gradients_of_extremes_have_no_values_either(name):
+    x = fastdl.ones(3, 4, device="meta", requires_grad=True)
+    getattr(x, name)().backward()
+    assert x.grad.is_meta
+    assert x.grad.shape == (3, 4)

@@ -238,6 +238,19 @@ def test_conversion():
         net.to("cuda")
 
 
+def test_conversion_leaves_others_buffers_alone():
+    shared = tensor([1.0, 2.0])
+    net = nn.Module()
+    net.register_buffer("first", shared)
+    net.register_buffer("second", shared)
+    assert net.float().first is shared
+    net.double()
+    assert shared.dtype == np.float32
+    assert net.first.dtype == net.second.dtype == np.float64
+    net._apply(lambda t: t + 1)
+    assert net.first.tolist() == net.second.tolist() == [2, 3]
+
+
 @pytest.mark.parametrize(
     "clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
 )

@@ -32,7 +32,7 @@ def pairs(dtype=np.float32, scale=1.0):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("norm_type", [1, 2.0, 3, float("inf")])
+@pytest.mark.parametrize("norm_type", [0, 1, 2.0, 3, float("inf")])
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
 def test_clip_grad_norm(norm_type, max_norm, dtype):
     ours, theirs = pairs(dtype)

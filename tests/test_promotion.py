@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -120,3 +121,17 @@ def test_results_have_the_promoted_dtype():
         z = elementwise.add(x, y)
         assert z.dtype == result_type(x, y)
         assert z.shape == (2, 3)
+
+
+@pytest.mark.parametrize("value", [1.5, -0.5, 2, math.inf])
+def test_addcmul_of_integers_takes_its_factor_as_an_integer(value):
+    torch = pytest.importorskip("torch")
+    found = []
+    for library in (fastdl, torch):
+        x = library.tensor([3, 4], dtype=library.int32)
+        try:
+            y = library.addcmul(x, x, x, value=value)
+            found.append((str(y.dtype).removeprefix("torch."), y.tolist()))
+        except RuntimeError:
+            found.append("refused")
+    assert found[0] == found[1]

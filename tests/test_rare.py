@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, defaultdict, deque, namedtuple
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def result(call, library):
         warnings.simplefilter("ignore")
         try:
             found = call(library)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
             return {torch: type(error)}.get(library, type(error).__mro__)
     tensors = found if isinstance(found, tuple) else (found,)
     return [(str(t.dtype).removeprefix("torch."), tuple(t.stride()), t.tolist()) for t in tensors]
@@ -33,6 +33,12 @@ def matrix(library):
 CALLS = {
     "range": lambda L: L.range(1, 2.5, 0.5),
     "range of tenths": lambda L: L.range(0.0, 1, 0.1, dtype=L.float64),
+    "range of whole numbers": lambda L: L.range(0.5, 3, dtype=L.int64),
+    "range to infinity": lambda L: L.range(0, float("inf")),
+    "range to NaN": lambda L: L.range(0, float("nan")),
+    "slice_copy of no axis": lambda L: L.slice_copy(matrix(L), 2),
+    "view_copy of a transposed one": lambda L: L.view_copy(matrix(L).t(), (-1,)),
+    "resize_ to less than nothing": lambda L: L.arange(6).resize_(-1),
     "range down": lambda L: L.range(5, 1, -2, dtype=L.int64),
     "range without a way": lambda L: L.range(3, 0),
     "range without a step": lambda L: L.range(0, 3, 0),
@@ -219,3 +225,28 @@ def test_distributions_print_their_parameters():
 
 def test_float_results_into_integers():
     assert np.array_equal(fastdl.arange(3).apply_(lambda v: v + 0.9).numpy(), [0, 1, 2])
+
+
+def test_deques_are_nests():
+    for library in (pytree, torch.utils._pytree):
+        nest = deque([1, [2, 3]], maxlen=5)
+        leaves, spec = library.tree_flatten(nest)
+        assert leaves == [1, 2, 3]
+        again = library.tree_unflatten(leaves, spec)
+        assert again == nest
+        assert again.maxlen == 5
+        paths = [library.keystr(path) for path, _ in library.tree_leaves_with_path(nest)]
+        assert paths == ["[0]", "[1][0]", "[1][1]"]
+
+
+def test_assert_close_takes_none_and_refuses_texts():
+    fastdl.testing.assert_close([None, fastdl.ones(1)], [None, fastdl.ones(1)])
+    with pytest.raises(AssertionError, match="One is None"):
+        fastdl.testing.assert_close(None, fastdl.ones(1))
+    with pytest.raises(TypeError, match="cannot compare str and str"):
+        fastdl.testing.assert_close("a", "a")
+
+
+def test_empty_permuted_of_nothing_has_strides():
+    for library in (fastdl, torch):
+        assert tuple(library.empty_permuted((2, 0, 4), (2, 1, 0)).stride()) == (1, 2, 2)

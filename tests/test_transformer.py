@@ -312,3 +312,18 @@ def test_rotary_messages():
         layer(fastdl.zeros(3, 4, dtype=fastdl.int64))
     with pytest.raises(ValueError, match="offset must not be negative"):
         layer(fastdl.zeros(3, 4), -1)
+
+
+def test_zeros_at_padding_can_be_switched_off_later():
+    torch = pytest.importorskip("torch")
+    padding = [[False, False, False], [False, True, True]]
+    zeros = []
+    for lib in (fastdl, torch):
+        layer = lib.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        encoder = lib.nn.TransformerEncoder(layer, 1).eval()
+        for name in ("enable_nested_tensor", "use_nested_tensor"):
+            setattr(encoder, name, False)
+            with lib.no_grad():
+                y = encoder(lib.ones(2, 3, 4), src_key_padding_mask=lib.tensor(padding))
+            zeros.append(bool((y[1, 1:] == 0).all()))
+    assert zeros == [True, False] * 2

@@ -60,17 +60,20 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         raise ValueError(
             f"{op}: the nested sequences differ in length; every row must be as long as its neighbours"
         ) from None
+    if array.dtype.kind == "O" and dtype is not None and dtype.kind not in "iu" and not _odd_type(array):
+        array = array.astype(np.float64)  # integers beyond 64 bits
     if array.dtype.kind == "O":
-        raise DtypeError(f"{op}: expected numbers, bools or nested sequences of them, got {_odd_one(array)}")
+        what = _odd_type(array) or "an integer too large for 64 bits"
+        raise DtypeError(f"{op}: expected numbers, bools or nested sequences of them, got {what}")
     check_array(op, array)
     if dtype is not None and array.dtype.kind == "c" and dtype.kind not in "cb":
         raise DtypeError(
             f"{op}: complex numbers cannot become {dtype}; give their real parts, or a complex dtype"
         )
-    if dtype is not None and dtype.kind in "iu" and array.dtype.kind in "iu" and dtype.itemsize < 8:
+    if dtype is not None and dtype.kind in "iu" and array.dtype.kind in "iuf" and array.dtype != dtype:
         limits = np.iinfo(dtype)
         low = limits.min or -limits.max  # as in C and PyTorch, -1 is the largest of the unsigned
-        beyond = array[(array < low) | (array > limits.max)]
+        beyond = array[~((array >= low) & (array < limits.max + 1))]  # NaN, too
         if beyond.size:
             raise ArgumentError(
                 f"{op}: numbers of dtype {dtype} are in [{limits.min}, {limits.max}], got {beyond[0]}"
@@ -109,11 +112,9 @@ def _plain(data: Any) -> Any:
     return [_plain(d) for d in data] if isinstance(data, (list, tuple)) else data
 
 
-def _odd_one(array: Any) -> str:
-    for value in array.ravel():
-        if not isinstance(value, (bool, int, float, complex)):
-            return f"an element of type {type(value).__name__}"
-    return "an integer too large for 64 bits"
+def _odd_type(array: Any) -> str:
+    odd = [type(v).__name__ for v in array.ravel() if not isinstance(v, (bool, int, float, complex))]
+    return f"an element of type {odd[0]}" if odd else ""
 
 
 def tensor(

@@ -73,6 +73,8 @@ def assert_close(
 
 def _difference(actual: Any, expected: Any, options: dict[str, Any]) -> str:
     """The first thing that distinguishes two values, in words; empty if there is none."""
+    if actual is None or expected is None:
+        return "" if actual is expected else f"One is None: {actual} and {expected}"
     if isinstance(expected, Mapping):
         if not isinstance(actual, Mapping) or actual.keys() != expected.keys():
             return f"The keys differ: {list(actual)} and {list(expected)}"
@@ -94,6 +96,8 @@ def _difference(actual: Any, expected: Any, options: dict[str, Any]) -> str:
         if options["stride"] and actual.shape == expected.shape and actual.stride() != expected.stride():
             return f"The strides differ: {actual.stride()} and {expected.stride()}"
     a, b = [np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (actual, expected)]
+    if a.dtype.kind in "OUS" or b.dtype.kind in "OUS":
+        raise TypeError(f"assert_close: cannot compare {type(actual).__name__} and {type(expected).__name__}")
     if a.shape != b.shape:
         return f"The shapes differ: {a.shape} and {b.shape}"
     if options["dtype"] and a.dtype != b.dtype:

@@ -65,7 +65,7 @@ class Block {
         }
         store<Int<T>>(index_[k] + j, index & inside);
         store<Int<T>>(inside_[k] + j, inside);
-        store<T>(weight_[k] + j, kept(weight, inside));
+        store<T>(weight_[k] + j, part(weight, inside));
       }
   }
 
@@ -77,13 +77,13 @@ class Block {
     }
   }
   void scatter(T* grad_x, const T* grad_y, int64_t count) const {
-    alignas(64) T part[kBlock];
+    alignas(64) T shares[kBlock];
     for (int k = 0; k < total_; ++k) {
       for (int64_t j = 0; j < count; j += w) {
         const Vec<T> g = load_n(grad_y + j, int(std::min<int64_t>(w, count - j)));
-        store<T>(part + j, kept(load(weight_[k] + j) * g, load<Int<T>>(inside_[k] + j)));
+        store<T>(shares + j, kept(load(weight_[k] + j) * g, load<Int<T>>(inside_[k] + j)));
       }
-      for (int64_t j = 0; j < count; ++j) grad_x[index_[k][j]] += part[j];
+      for (int64_t j = 0; j < count; ++j) grad_x[index_[k][j]] += shares[j];
     }
   }
   // What each tap's weight does to the loss: one channel's part of it is added.
@@ -103,7 +103,7 @@ class Block {
           Vec<T> factor = load(share_[k] + j);
           for (int b = 0; b < p_.rank; ++b)
             factor *= load((b == a ? axes_[b].slope : axes_[b].weight)[tap_[k][b]] + j);
-          sum += kept(factor, load<Int<T>>(inside_[k] + j));
+          sum += part(factor, load<Int<T>>(inside_[k] + j));
         }
         store<T>(sums + j, sum);
       }
@@ -122,6 +122,8 @@ class Block {
   [[gnu::always_inline]] static Vec<T> kept(Vec<T> v, Vec<Int<T>> mask) {
     return (Vec<T>)((Vec<Int<T>>)v & mask);
   }
+  // 0 where there is no pixel, but NaN stays: a place that is no number has no value.
+  [[gnu::always_inline]] static Vec<T> part(Vec<T> v, Vec<Int<T>> mask) { return kept(v, mask) + (v - v); }
   [[gnu::always_inline]] Vec<T> pixels(const T* x, int k, int64_t j) const {
     return kept(gather<T>(x, load<Int<T>>(index_[k] + j)), load<Int<T>>(inside_[k] + j));
   }
@@ -166,12 +168,16 @@ class Block {
       Vec<T> slope = broadcast<T>(p_.align_corners ? (extent - 1) / 2 : extent / 2);
       place = place > -far ? place : broadcast<T>(-far);
       place = place < far ? place : broadcast<T>(far);
+      const Vec<T> doubt = v - v;  // 0, or NaN of what is not finite
+      if (p_.padding != GridPadding::border) place += doubt;
       if (kTaps != 4) pad(place, slope, extent);
       if constexpr (kTaps == 1) {
         set_tap(axis, 0, j, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
         continue;
       }
-      const Vec<T> first = floor_of<T>(place), t = place - first;
+      const Vec<T> first =
+          floor_of<T>(place) + (place - place);  // NaN of NaN, of which to_int makes anything
+      const Vec<T> t = kTaps == 4 ? place - first + doubt : place - first;
       if constexpr (kTaps == 2) {
         set_tap(axis, 0, j, first, 1 - t, -slope, extent);
         set_tap(axis, 1, j, first + 1, t, slope, extent);

@@ -171,8 +171,8 @@ class Cast(Op):
         return Cast.apply(grad, dtype=self.dtype)
 
 
-def check_writable(op: str, t: Tensor) -> None:
-    """Refuse writes that would break autograd's or memory's rules."""
+def check_writable(op: str, t: Tensor, recorded: bool = True) -> None:
+    """Refuse writes that would break memory's rules or, if the change is one that is recorded, autograd's."""
     if plainly_writable(t):
         return
     data = t._data
@@ -181,7 +181,7 @@ def check_writable(op: str, t: Tensor) -> None:
             f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
             "address) or a read-only array; use x.clone() first"
         )
-    if mode.enabled:
+    if mode.enabled and recorded:
         if t._requires_grad and t._node is None:
             raise RuntimeError(
                 f"{op}: a leaf tensor that requires a gradient cannot be changed in place while the graph is recorded; "
@@ -274,9 +274,10 @@ def in_place(
     them, since their memory is about to be overwritten. ``overwrite``: the same function for floating numbers, whose
     node keeps only its result, computed in the memory of its argument.
     """
+    logical = name.startswith("logical_")  # PyTorch records these nowhere, and lets them change leaves
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
-        check_writable(name, self)
+        check_writable(name, self, not logical)
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
             if writes_out and self._data.size:  # as out= an empty tensor would take the result's shape
                 function(self, *args, out=self, **options)
@@ -296,7 +297,7 @@ def in_place(
             before = alias(self)
             before._data = pooled_copy(self._data)
             result = function(before, *args, **options)
-        if result._data.dtype is bool_ and not name.startswith("logical_"):
+        if result._data.dtype is bool_ and not logical:
             return self.copy_(result)  # a comparison has no gradient (PyTorch's logical ones pass it on)
         if result._node is None and self._requires_grad and result._data.dtype.kind in DIFFERENTIABLE:
             raise RuntimeError(f"{name}: the derivative of {name} is not implemented")

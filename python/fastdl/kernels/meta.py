@@ -116,7 +116,6 @@ _BY_VALUE = frozenset(
         "argwhere",
         "array_equal",
         "compress",
-        "count_true",
         "extract",
         "flatnonzero",
         "masked_select",

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fastdl.autograd.mode import no_grad
 from fastdl.devices import device_of, make, to_device
 from fastdl.dtypes import CPU, FLOATING
 from fastdl.kernels import array as as_array
@@ -195,7 +196,8 @@ def _truncated_normal(low: float, high: float, generator: Any) -> Callable[[int]
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with one value."""
-    return _fill(tensor, val)
+    with no_grad():
+        return tensor.fill_(val)  # refuses what the dtype does not hold
 
 
 def ones_(tensor: Tensor) -> Tensor:

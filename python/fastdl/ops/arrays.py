@@ -60,8 +60,9 @@ def filler(op: str, value: Any, dtype: Any) -> Any:
             raise RuntimeError(f"{op}: value cannot be converted to dtype {dtype} without overflow: {value}")
         value = value.real
     if dtype.kind not in "iu":
-        if (value.__class__ is float or value.__class__ is complex) and not abs(value) < SMALL:
+        if not abs(value) < SMALL and dtype.kind != "b":
             _check_range(op, value, dtype)
+            return float(value) if value.__class__ is int else value  # ml_dtypes takes none beyond 64 bits
         return value
     info = np.iinfo(dtype)
     if info.min <= value <= info.max:

@@ -119,7 +119,7 @@ def binary_cross_entropy(
     return BinaryCrossEntropy.apply(  # type: ignore[no-any-return]
         input,
         matching_target(op, input, target),
-        spread_weight(op, "weight", weight, input),
+        spread_weight(op, "weight", weight if weight is None else _as_input(weight, input), input),
         reduction=reduction,
     )
 

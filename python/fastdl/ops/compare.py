@@ -61,7 +61,7 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
             if is_half(dtype):  # as the elements are: 0.1 is what is stored for it
-                value = float(dtype.type(value))
+                value = float(dtype.type(float(value)))
                 x, y = (x, value) if is_array(x) else (value, y)
         x, y = operand(x, dtype), operand(y, dtype)
     if (dtype.kind in FLOATING or (is_common_integer(dtype) and not (on_device(x) or on_device(y)))) and (

@@ -414,7 +414,7 @@ def addcmul(
             if dtype.kind in "iu":
                 tensor1, tensor2 = to(tensor1, dtype), to(tensor2, dtype)
         if dtype.kind in "iu":
-            return add(input, mul(mul(tensor1, tensor2), value), out=out)
+            return add(input, mul(mul(tensor1, tensor2), filler("addcmul", value, dtype)), out=out)
     return apply_into(out, Addcmul, input, tensor1, tensor2, value=value)
 
 

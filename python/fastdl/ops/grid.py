@@ -22,6 +22,7 @@ from fastdl.ops.elementwise import clamp, where
 from fastdl.ops.gather import gather
 from fastdl.ops.linear import matmul
 from fastdl.ops.reduction import same_dtype
+from fastdl.ops.special import nan_to_num
 from fastdl.ops.unary import abs, floor
 from fastdl.ops.views import reshape, unsqueeze
 from fastdl.sequences import linspace
@@ -190,7 +191,8 @@ def _padded(x: Tensor, extent: int, padding: str, align_corners: bool) -> Tensor
 
 def _clipped(x: Tensor, high: int) -> Tensor:
     """Limited to [0, high]; unlike ``clamp`` without a gradient at the limits themselves, as in PyTorch."""
-    return where(logical_and(gt(x, 0), lt(x, high)), x, clamp(x.detach(), 0, high))  # type: ignore[no-any-return]
+    limited = clamp(nan_to_num(x.detach(), 0.0), 0, high)  # NaN is in the corner, as in the kernel
+    return where(logical_and(gt(x, 0), lt(x, high)), x, limited)  # type: ignore[no-any-return]
 
 
 def _taps(x: Tensor, mode: str) -> list[tuple[Tensor, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from math import floor, prod
+from math import floor, isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import numpy as np
 from fastdl.arrays import assign
 from fastdl.autograd.mode import mode
 from fastdl.creation import empty_strided, tensor
-from fastdl.dtypes import float64, get_default_dtype
+from fastdl.dtypes import as_dtype, float64, get_default_dtype
 from fastdl.errors import not_a_tensor
 from fastdl.ops import parts, views
 from fastdl.ops.arrays import empty
+from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import ints
 from fastdl.ops.complex import view_as_complex, view_as_real
 from fastdl.sequences import arange
@@ -36,10 +37,14 @@ def range(
     if end is None:
         raise TypeError("range: end is missing")
     warnings.warn("range is deprecated, use arange, whose end does not belong to it", stacklevel=2)
+    if not all(map(isfinite, (start, end, step))):
+        raise RuntimeError(f"range: needs finite numbers, got {start} -> {end} in steps of {step}")
+    dtype = get_default_dtype() if dtype is None else as_dtype("range", dtype)
+    if dtype.kind in "iu":
+        start, end, step = int(start), int(end), int(step)
     if step == 0 or (end - start) * step < 0:
         raise RuntimeError(f"range: no step of {step} leads from {start} to {end}")
     count = floor((end - start) / step) + 1
-    dtype = get_default_dtype() if dtype is None else dtype
     values: Tensor = arange(count, dtype=float64, device=device) * step + start
     return values.to(dtype).requires_grad_(requires_grad)
 
@@ -57,7 +62,7 @@ def empty_permuted(size: Any, physical_layout: Any, **options: Any) -> Tensor:
         raise RuntimeError(
             f"empty_permuted: physical_layout must name each of the {len(extents)} axes once, got {order}"
         )
-    strides = [prod([extents[axis] for axis in order[order.index(i) + 1 :]]) for i, _ in enumerate(extents)]
+    strides = [prod([max(extents[a], 1) for a in order[order.index(i) + 1 :]]) for i, _ in enumerate(extents)]
     return empty_strided(extents, strides, **options)
 
 
@@ -67,8 +72,12 @@ def empty_permuted(size: Any, physical_layout: Any, **options: Any) -> Tensor:
 def _slice(
     input: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
-    axis = dim % max(input.ndim, 1)
+    axis = normal_axis("slice_copy", dim, input.ndim)
     return input[(slice(None),) * axis + (slice(start, end, step),)]
+
+
+def _view(input: Tensor, *size: Any, **options: Any) -> Tensor:
+    return views.view(input.contiguous(), *size, **options)
 
 
 def _detach(input: Tensor) -> Tensor:
@@ -105,7 +114,7 @@ unfold_copy = _copying("unfold_copy", parts.unfold)
 unsqueeze_copy = _copying("unsqueeze_copy", views.unsqueeze)
 view_as_complex_copy = _copying("view_as_complex_copy", view_as_complex)
 view_as_real_copy = _copying("view_as_real_copy", view_as_real)
-view_copy = _copying("view_copy", views.view)
+view_copy = _copying("view_copy", _view)
 
 
 # --------------------------------------------------------------------------------------------- the memory of a tensor
@@ -130,6 +139,8 @@ def resize_(self: Tensor, *sizes: Any, memory_format: Any = None) -> Tensor:
     if self._requires_grad:
         raise RuntimeError("resize_: a tensor that requires a gradient cannot be resized; use detach()")
     shape, x = ints(sizes), self._data
+    if min(shape, default=0) < 0:
+        raise RuntimeError(f"resize_: sizes cannot be negative, got {shape}")
     length = prod(shape)
     if length > x.size or not x.flags.c_contiguous:
         memory = empty((max(length, x.size),), x.dtype, x)

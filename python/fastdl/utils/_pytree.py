@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -168,6 +168,12 @@ register_pytree_node(
         [(GetAttrKey(name), getattr(nest, name)) for name in nest._fields],
         type(nest),
     ),
+)
+register_pytree_node(
+    deque,
+    lambda nest: (list(nest), nest.maxlen),
+    lambda parts, maxlen: deque(parts, maxlen=maxlen),
+    flatten_with_keys_fn=lambda nest: (_sequence_with_keys(nest)[0], nest.maxlen),
 )
 register_pytree_node(dict, _dict_flatten, _dict_unflatten, flatten_with_keys_fn=_dict_flatten_with_keys)
 register_pytree_node(

@@ -32,7 +32,7 @@ def _cubic(x: Array, a: Any) -> Array:
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+    return np.where(x <= 1, near, np.where(x >= 2, 0, far))  # NaN of NaN
 
 
 def _triangle(x: Array) -> Array:
@@ -249,18 +249,20 @@ def _grid_taps(v: Array, n: int, mode: str, padding: str, align_corners: bool) -
         x, inner = _into_image(x, n, padding, align_corners)
         slope = slope * inner
     first = np.floor(x)
-    t = x - first
+    with np.errstate(invalid="ignore"):
+        t = x - first  # NaN at a place that is not finite, and so are the weights
     if mode == "nearest":
         taps = [(np.rint(x), np.ones_like(x), np.zeros_like(x))]
     elif mode == "bilinear":
-        taps = [(first, 1 - t, -slope + 0 * t), (first + 1, t, slope + 0 * t)]
+        slope = np.broadcast_to(slope, t.shape)
+        taps = [(first, 1 - t, -slope), (first + 1, t, slope)]
     else:
         taps = []
         for i in range(-1, 3):
             u, a = np.abs(t - i), -0.75
             near = (3 * (a + 2) * u - 2 * (a + 3)) * u
             far = (3 * a * u - 10 * a) * u + 8 * a
-            rise = np.where(t >= i, 1, -1) * np.where(u <= 1, near, np.where(u < 2, far, 0))
+            rise = np.where(t >= i, 1, -1) * np.where(u <= 1, near, np.where(u >= 2, 0, far))
             pixel = _into_image(first + i, n, padding, align_corners)[0]
             taps.append((pixel, _cubic(t - i, a), slope * rise))
     found = []
@@ -290,9 +292,14 @@ def _grid_corners(
         for c in range(rank):
             a = rank - 1 - c
             factors = [*weights[:a], taps[a][3], *weights[a + 1 :]]
-            slopes.append(np.where(inside, np.multiply.reduce(factors), 0))
-        corners.append((place, inside, np.where(inside, np.multiply.reduce(weights), 0), slopes))
+            slopes.append(_part(np.multiply.reduce(factors), inside))
+        corners.append((place, inside, _part(np.multiply.reduce(weights), inside), slopes))
     return corners
+
+
+def _part(share: Array, inside: Array) -> Array:
+    """0 where there is no pixel, but NaN stays: a place that is no number has no value."""
+    return np.where(inside, share, 0 * share)
 
 
 def _pixels(x: Array, place: Array, inside: Array) -> Array:
@@ -327,7 +334,7 @@ def grid_sample_backward(
     grad_grid = np.zeros((n, g.shape[2], grid.shape[-1]), x.dtype)
     at = np.arange(n)[:, None, None], np.arange(c)[None, :, None]
     for place, inside, weight, slopes in _grid_corners(x, grid, mode, padding, align_corners):
-        np.add.at(grad_x, (*at, place[:, None]), weight[:, None] * g)
+        np.add.at(grad_x, (*at, place[:, None]), np.where(inside, weight, 0)[:, None] * g)
         share = (g * _pixels(x, place, inside)).sum(1)
         grad_grid += np.stack([slope * share for slope in slopes], -1).astype(x.dtype)
     return (grad_x.reshape(x.shape) if want_x else None, grad_grid.reshape(grid.shape) if want_grid else None)

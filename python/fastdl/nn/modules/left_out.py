@@ -21,7 +21,7 @@ def left_out(encoder: Any, src: Tensor, mask: Tensor | None, padding: Tensor | N
     from fastdl.nn.modules.transformer import TransformerEncoderLayer
 
     layer: Any = next(iter(encoder.layers), None)
-    if not (encoder.enable_nested_tensor and isinstance(layer, TransformerEncoderLayer)):
+    if not (encoder.use_nested_tensor and isinstance(layer, TransformerEncoderLayer)):
         return None
     attention, activation = layer.self_attn, layer.activation
     if layer.training or layer.norm_first or layer.norm1.eps != layer.norm2.eps:

@@ -419,7 +419,7 @@ class Module(State):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Replace the data of every parameter, its gradient and every buffer by ``fn`` of it."""
+        """Replace the data of every parameter and its gradient, and every buffer, by ``fn`` of it."""
         if recurse:
             for module in self.children():
                 module._apply(fn)
@@ -433,7 +433,7 @@ class Module(State):
             for name in self._buffer_names:
                 buffer = self.__dict__[name]
                 if buffer is not None:
-                    buffer._data = fn(buffer)._data
+                    self.__dict__[name] = fn(buffer)
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:

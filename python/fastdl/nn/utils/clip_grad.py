@@ -14,6 +14,7 @@ from fastdl.dtypes import float32, is_half
 from fastdl.errors import not_for_complex
 from fastdl.kernels import array, on_device, select
 from fastdl.kernels.sparse import SparseArray, is_sparse, not_for_sparse
+from fastdl.ops.arrays import any_true
 from fastdl.ops.complex import as_real
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.tensor import Tensor
@@ -55,15 +56,20 @@ def get_total_norm(
 
     Args:
         tensors: floating-point tensors.
-        norm_type: the p of the p-norm; may be ``inf``.
+        norm_type: the p of the p-norm; may be ``inf``; 0 counts the tensors that are not all zeros.
         error_if_nonfinite: raise RuntimeError if the norm is NaN or infinite (default False).
         foreach: accepted for compatibility.
     """
     arrays = _parts([_whole(t) for t in ([tensors] if isinstance(tensors, Tensor) else tensors)], norm_type)
     if not arrays:
         return Tensor._wrap(np.zeros((), np.float32))
-    wide = [pooled_copy(a, float32) if is_half(a.dtype) and not on_device(a) else a for a in arrays]
-    norm = select(arrays[0]).total_norm(wide, float(norm_type))
+    if (
+        norm_type == 0
+    ):  # PyTorch takes the norm of the tensors' norms: 1 for every tensor that is not all zeros
+        norm = sum([any_true(a) for a in arrays])
+    else:
+        wide = [pooled_copy(a, float32) if is_half(a.dtype) and not on_device(a) else a for a in arrays]
+        norm = select(arrays[0]).total_norm(wide, float(norm_type))
     if error_if_nonfinite and not isfinite(norm):
         raise RuntimeError(
             f"The total norm of order {float(norm_type)} for gradients from `parameters` is non-finite, so it cannot "
