@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -363,3 +365,74 @@ def test_logical_functions_change_leaves(name):
         (x * 3).sum().backward()
         found.append((x.tolist(), x.requires_grad, x.is_leaf, x.grad.tolist()))
     assert found[0] == found[1]
+
+
+# Operations on three matrices, and of which others the gradient of each takes the values.
+READ = {
+    "linear": (lambda a, b, c: fastdl.nn.functional.linear(a, b, c[0]), ({1}, {0}, set())),
+    "linear and relu": (
+        lambda a, b, c: fastdl.nn.functional.linear(a, b, c[0], activation="relu"),
+        ({1}, {0}, set()),
+    ),
+    "matmul": (lambda a, b, c: a @ b + c, ({1}, {0}, set())),
+    "bmm": (lambda a, b, c: fastdl.bmm(a[None], b[None]) + c, ({1}, {0}, set())),
+    "mv": (lambda a, b, c: a @ b[0] + c, ({1}, {0}, set())),
+    "dot": (lambda a, b, c: a[0] @ b[0] + c, ({1}, {0}, set())),
+    "outer": (lambda a, b, c: fastdl.outer(a[0], b[0]) + c, ({1}, {0}, set())),
+    "cross": (lambda a, b, c: fastdl.linalg.cross(a, b) + c, ({1}, {0}, set())),
+    "einsum": (lambda a, b, c: fastdl.einsum("ij,jk,kl", a, b, c), ({1, 2}, {0, 2}, {0, 1})),
+    "addmm": (lambda a, b, c: fastdl.addmm(c, a, b), ({1}, {0}, set())),
+    "addmv": (lambda a, b, c: fastdl.addmv(c[0], a, b[0]), ({1}, {0}, set())),
+    "addr": (lambda a, b, c: fastdl.addr(c, a[0], b[0]), ({1}, {0}, set())),
+    "addcmul": (lambda a, b, c: fastdl.addcmul(c, a, b), ({1}, {0}, set())),
+    "addcdiv": (lambda a, b, c: fastdl.addcdiv(c, a, b), ({1}, {0, 1}, set())),
+    "lerp": (lambda a, b, c: fastdl.lerp(a, b, c), ({2}, {2}, {0, 1})),
+    "hypot": (lambda a, b, c: fastdl.hypot(a, b) + c, ({0}, {1}, set())),
+    "copysign": (lambda a, b, c: fastdl.copysign(a, b) + c, ({0, 1}, set(), set())),
+}
+
+
+@pytest.mark.parametrize("needing", range(3))
+@pytest.mark.parametrize("name", READ)
+def test_only_what_a_gradient_takes_may_not_change(name, needing):
+    function, read = READ[name]
+    values = np.random.default_rng(0).uniform(0.5, 2, (3, 3, 3))
+
+    def leaf_and_result():
+        leaves = [fastdl.tensor(v, requires_grad=i == needing) for i, v in enumerate(values)]
+        operands = [t * 1 for t in leaves]
+        return leaves[needing], operands, function(*operands)
+
+    leaf, _, y = leaf_and_result()
+    (expected,) = fastdl.autograd.grad(y.square().sum(), leaf, create_graph=True)
+    for changed in range(3):
+        leaf, operands, y = leaf_and_result()
+        loss = y.square().sum()
+        with fastdl.no_grad():
+            operands[changed].zero_()
+        if changed in read[needing]:
+            with pytest.raises(RuntimeError, match="was changed in place"):
+                loss.backward()
+        else:
+            for create_graph in (True, False):
+                (grad,) = fastdl.autograd.grad(loss, leaf, retain_graph=True, create_graph=create_graph)
+                np.testing.assert_allclose(grad.detach().numpy(), expected.detach().numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5), (0, 5)])
+def test_below_a_frozen_weight_no_input_stays_in_memory(shape):
+    x, weight = fastdl.rand(shape, requires_grad=True), fastdl.rand(2, 5)
+    for activation in (None, "tanh"):
+        for bias in (None, fastdl.rand(2, requires_grad=True)):
+            grads = []
+            for frozen in (True, False):
+                hidden = x * 1
+                array = weakref.ref(hidden._data)
+                y = fastdl.nn.functional.linear(
+                    hidden, weight.clone().requires_grad_(not frozen), bias, activation
+                )
+                del hidden
+                assert (array() is None) == frozen
+                grads.append(fastdl.autograd.grad(y.sum(), [x] if bias is None else [x, bias]))
+            for one, other in zip(*grads, strict=True):
+                assert fastdl.equal(one, other)

@@ -346,3 +346,64 @@ def test_medians():
     assert x.median().isnan()
     assert x.nanmedian().item() == 0.5
     assert x.tolist()[0] == 1.0
+
+
+def _integers(dtype, count=36, low=-3, high=4):
+    return fastdl.tensor(np.random.default_rng(0).integers(low, high, count)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [fastdl.int32, fastdl.int64])
+def test_integer_powers_of_memory_in_common(dtype):
+    x = _integers(dtype)
+    expected = x.clone() ** x.clone()
+    assert (expected == 0).any()  # negative powers, towards zero
+    assert fastdl.equal(x.clone().pow_(x.clone()), expected)
+    assert fastdl.equal(x.pow_(x), expected)
+    base = _integers(dtype)
+    expected = base[1:].clone() ** base[:-1].clone()
+    assert fastdl.equal(base[1:].pow_(base[:-1]), expected)
+
+
+@pytest.mark.parametrize("rows", [6, 60])
+def test_a_mask_in_the_memory_that_it_fills(rows):
+    m = fastdl.tensor(np.random.default_rng(0).integers(0, 2, (rows, rows))).bool()
+    x, mask = m[:, 1:], m[:, :-1]
+    expected = x.clone().masked_fill_(mask.clone(), True)
+    assert fastdl.equal(x.masked_fill_(mask, True), expected)
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float32, fastdl.float64])
+def test_large_copies_into_strided_memory(dtype):
+    """Of a part of the memory itself, and of numbers that kernels take for 0."""
+    x = fastdl.arange(70000, dtype=dtype)
+    assert x[::2].copy_(x[3:4]).unique().tolist() == [3]
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    values = np.full((300, 200), tiny, dtype)
+    values[0, 0] = np.nan
+    for to in (fastdl.zeros(300, 400, dtype=dtype)[:, ::2], fastdl.zeros(200, 300, dtype=dtype).t()):
+        to.copy_(fastdl.tensor(values))
+        np.testing.assert_array_equal(
+            to.numpy().view(f"u{values.itemsize}"), values.view(f"u{values.itemsize}")
+        )
+    rolled = fastdl.tensor(values).roll(1, 1).numpy()
+    np.testing.assert_array_equal(rolled, np.roll(values, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["addcmul_", "addcdiv_"])
+def test_sums_in_place_of_wider_products(name):
+    values = [1.5, -2.0, 0.25]
+    for dtype in (fastdl.float32, fastdl.float16, fastdl.bfloat16):
+        for other in (fastdl.float64, fastdl.float32, fastdl.int64):
+            x = fastdl.ones(3, dtype=dtype)
+            y, z = fastdl.tensor(values).to(other), fastdl.tensor(values, dtype=fastdl.float16)
+            if name == "addcdiv_" and other is fastdl.int64:
+                y = y + 1
+            expected = getattr(x.clone(), name[:-1])(y, z, value=0.5).to(dtype)
+            assert getattr(x, name)(y, z, value=0.5) is x
+            assert x.dtype is dtype
+            assert fastdl.equal(x, expected)
+
+
+def test_a_negative_factor_of_bools():
+    x = fastdl.tensor([3, 2], dtype=fastdl.uint8)
+    assert x.add_(fastdl.tensor([True, False]), alpha=-1).tolist() == [2, 2]

@@ -46,10 +46,15 @@ def assign(to: Any, array: Any) -> None:
     dtype = to.dtype
     if to.size >= 4096 and dtype is array.dtype and not (on_device(to) or on_device(array)):
         kernels = select(to)
-        if kernels.copy_into(to, array if array.shape == to.shape else np.broadcast_to(array, to.shape)):
+        if array.shape != to.shape:
+            array = np.broadcast_to(array, to.shape)
+        if kernels.copy_into(to, array):
             return
-        if to.size >= 32768 and (dtype is float32 or dtype is float64):
-            kernels.mul_forward(array, 1.0, to)
+        if to.size >= 32768 and (
+            dtype is float32 or dtype is float64
+        ):  # as bits: kernels flush denormal numbers
+            bits = f"i{dtype.itemsize}"
+            kernels.bitwise_or_forward(array.view(bits), 0, to.view(bits))
             return
     if dtype == array.dtype:
         to[...] = array

@@ -13,6 +13,7 @@ from fastdl.autograd.refused import apply_otherwise
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, float32, float64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
+from fastdl.ops.arrays import wrapped
 from fastdl.ops.binary import (
     Add,
     Atan2,
@@ -95,7 +96,7 @@ def scaled(op: str, input: Any, other: Any, alpha: Any) -> Any:
     if other._data.dtype.kind == "b":
         if op != "add":
             return other  # which the subtraction refuses
-        return other.to(dtype) * dtype.type(alpha).item()
+        return other.to(dtype) * (wrapped(alpha, dtype) if dtype.kind in "iu" else dtype.type(alpha).item())
     return apply(Mul, other if other._data.dtype is dtype else other.to(dtype), alpha)
 
 

@@ -29,12 +29,13 @@ from fastdl.ops.out import into
 from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.tensor import Tensor
 
-_SAVED: dict[tuple[bool, ...], tuple[int, ...]] = {
+SAVED: dict[tuple[bool, ...], tuple[int, ...]] = {
     (False, False): (),
     (True, False): (1,),
     (False, True): (0,),
     (True, True): (0, 1),
 }
+"""What a product keeps, by which of its factors need a gradient: that of one takes the other."""
 
 
 class Binary(Op):
@@ -191,7 +192,7 @@ class Saving(Binary):
         needs = self.needs
         if out is None and True not in needs:
             return super().forward(x, y, value)
-        self.saves = _SAVED[needs]
+        self.saves = SAVED[needs]
         if x is not None and out is None:  # the common cases, without the calls below
             dtype = x.dtype
             if (dtype is float32 or dtype is float64) and (y is None or dtype is y.dtype):
@@ -331,9 +332,10 @@ class Pow(Binary):
 
     def integer(self, x: Any, y: Any, out: Any) -> Any:
         """Negative integer powers: 1 / x ** -y towards zero."""
+        negative = np.less(y, 0)  # before ``out``, which may share y's memory, is written to
         power = by_numpy("pow", np.power, x.dtype, out, x, np.abs(y))
         inverse = np.where(np.abs(power) == 1, power, 0)
-        np.copyto(power, inverse, where=np.less(y, np.zeros((), y.dtype, like=power)))
+        np.copyto(power, inverse, where=negative)
         return power
 
     def backward(self, grad: Any) -> Any:
@@ -418,7 +420,8 @@ class Hypot(Saving):
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
         self.x, self.y, dtype = self.prepare(x, y, value)
-        self.saves, self.saves_output = (0, 1), True
+        self.saves = tuple([i for i, need in enumerate(self.needs) if need])
+        self.saves_output = True
         self.z = self.compute(self.x, self.y, dtype, out)
         return self.z
 

@@ -212,13 +212,13 @@ def _ordered(array: Any, labels: Labels, output: Labels) -> Any:
 
 class Einsum(Op):
     floats_only = True  # NumPy would add up in half precision
-    # All inputs are kept; the Op machinery reads `saves` per instance.
     aliases_grad = True
 
     def forward(self, *arrays: Any, labels: Sequence[Labels], output: Labels) -> Any:
         if len(arrays) == 1 and arrays[0].dtype.kind in "biu" and not set(output).issuperset(labels[0]):
             arrays = (cast(arrays[0], int64),)  # as sum()
-        self.saves = tuple(range(len(arrays)))
+        needs = self.needs  # a gradient takes the other operands
+        self.saves = tuple([i for i in range(len(arrays)) if True in needs[:i] or True in needs[i + 1 :]])
         self.arrays, self.labels, self.output = arrays, labels, output
         views = [_diagonal(array, own) for array, own in zip(arrays, labels, strict=True)]
         y = contract([view for view, _ in views], [own for _, own in views], output)

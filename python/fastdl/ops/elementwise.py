@@ -6,7 +6,7 @@ from __future__ import annotations
 import builtins
 from functools import cache
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -268,10 +268,17 @@ def clamp_max(input: Tensor, max: Any, *, out: Any = None) -> Tensor:
 clip = clamp
 
 
+@cache
+def _read(reads: tuple[tuple[int, ...], ...], needs: tuple[bool, ...]) -> tuple[int, ...]:
+    """The inputs that the gradients of those with ``needs`` take."""
+    return tuple(sorted({i for need, others in zip(needs, reads, strict=True) if need for i in others}))
+
+
 class Ternary(Op):
     """Three tensors in a common floating dtype, and a number."""
 
-    saves: tuple[int, ...] = (0, 1, 2)
+    reads: ClassVar[tuple[tuple[int, ...], ...]]
+    """For each input the inputs that its gradient takes."""
 
     def prepare(self, op: str, *arrays: Any) -> Any:
         x, y, z = arrays
@@ -296,7 +303,14 @@ class Ternary(Op):
         return arrays
 
     def keep(self, arrays: tuple[Any, ...]) -> None:
-        self.arrays: list[Any] = [a if i in self.saves else None for i, a in enumerate(arrays)]
+        self.saves = saves = _read(self.reads, self.needs)
+        self.arrays: list[Any] = [a if i in saves else None for i, a in enumerate(arrays)]
+
+    def stored(self, op: str, kernel: Any, arrays: Any, value: float, out: Any) -> Any:
+        """What the kernel gives, converted where ``out`` is of another dtype."""
+        if out is None or out.dtype is arrays[0].dtype:
+            return kernel(*arrays, value, out)
+        return into(op, out, kernel(*arrays, value))
 
     def give(self, *grads: Any) -> Any:
         return tuple(
@@ -325,17 +339,20 @@ class Ternary(Op):
 class Addcmul(Ternary):
     """x + value y z"""
 
-    saves = (1, 2)
+    reads = (), (2,), (1,)
 
     def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
         self.value = value
-        return select(x).addcmul_forward(*self.prepare("addcmul", x, y, z), value, out)
+        arrays = self.prepare("addcmul", x, y, z)
+        return self.stored("addcmul", select(x).addcmul_forward, arrays, value, out)
 
     def backward(self, grad: Any) -> Any:
         _, y, z = self.arrays
-        k = select(grad)
-        scaled = k.mul_forward(grad, self.value)
-        return self.give(grad, k.mul_forward(scaled, z), k.mul_forward(scaled, y))
+        multiply = select(grad).mul_forward
+        scaled = multiply(grad, self.value) if self.saves else None
+        return self.give(
+            grad, None if z is None else multiply(scaled, z), None if y is None else multiply(scaled, y)
+        )
 
     def backward_graph(self, grad: Tensor) -> Any:
         return self.give_graph(
@@ -350,19 +367,26 @@ class Addcmul(Ternary):
 class Addcdiv(Ternary):
     """x + value y / z"""
 
-    saves = (1, 2)
+    reads = (), (2,), (1, 2)
 
     def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
         self.value = value
-        return select(x).addcdiv_forward(*self.prepare("addcdiv", x, y, z), value, out)
+        arrays = self.prepare("addcdiv", x, y, z)
+        return self.stored("addcdiv", select(x).addcdiv_forward, arrays, value, out)
 
     def backward(self, grad: Any) -> Any:
         _, y, z = self.arrays
         k = select(grad)
-        grad_y = k.div_forward(k.mul_forward(grad, self.value), z)
-        return self.give(grad, grad_y, k.neg_forward(k.mul_forward(grad_y, k.div_forward(y, z))))
+        grad_y = grad_z = None
+        if z is not None:
+            grad_y = k.div_forward(k.mul_forward(grad, self.value), z)
+        if y is not None:
+            grad_z = k.neg_forward(k.mul_forward(grad_y, k.div_forward(y, z)))
+        return self.give(grad, grad_y, grad_z)
 
     def backward_graph(self, grad: Tensor) -> Any:
+        if not self.saves:
+            return self.give_graph(lambda: grad, None, None)
         z = self.operand_graph(2)
         grad_y = grad * self.value / z
         return self.give_graph(lambda: grad, lambda: grad_y, lambda: -grad_y * (self.operand_graph(1) / z))
@@ -372,6 +396,8 @@ class Addcdiv(Ternary):
 
 class Lerp(Ternary):
     """x + w (y - x)"""
+
+    reads = (2,), (2,), (0, 1)
 
     def forward(self, x: Any, y: Any, w: Any, value: float | None = None, out: Any = None) -> Any:
         fixed = w is None
@@ -387,12 +413,12 @@ class Lerp(Ternary):
     def backward(self, grad: Any) -> Any:
         x, y, w = self.arrays
         k = select(grad)
-        grad_y = k.mul_forward(grad, w)
+        grad_y = None if w is None else k.mul_forward(grad, w)
         grad_w = k.mul_forward(grad, k.sub_forward(y, x)) if self.needs[2] else None
-        return self.give(k.sub_forward(grad, grad_y), grad_y, grad_w)
+        return self.give(k.sub_forward(grad, grad_y) if self.needs[0] else None, grad_y, grad_w)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        grad_y = grad * self.operand_graph(2)
+        grad_y: Any = None if self.arrays[2] is None else grad * self.operand_graph(2)
         return self.give_graph(
             lambda: grad - grad_y,
             lambda: grad_y,

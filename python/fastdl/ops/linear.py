@@ -22,7 +22,8 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
-from fastdl.ops.arrays import integer_product, sum_to
+from fastdl.ops.arrays import empty, integer_product, sum_to
+from fastdl.ops.binary import SAVED
 from fastdl.ops.einsum import einsum
 from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor
@@ -41,15 +42,19 @@ _FROM_OUTPUT = ("relu", "sigmoid", "tanh")
 
 
 class Linear(Op):
-    saves = (0, 1)
     wide_integers = True
 
     def forward(self, x: Any, weight: Any, bias: Any) -> Any:
-        self.x, self.weight = x, weight
+        needs = self.needs
+        if True in needs:  # of a frozen weight no input is kept
+            self.saves, self.x, self.weight = SAVED[needs[:2]], x if needs[1] else None, weight
         return select(x).linear_forward(x, weight, bias)
 
     def backward(self, grad_y: Any) -> Any:
-        return select(grad_y).linear_backward(grad_y, self.x, self.weight, *self.needs)
+        x = self.x
+        if x is None:  # for its shape alone
+            x = empty((*grad_y.shape[:-1], self.weight.shape[1]), grad_y.dtype, grad_y)
+        return select(grad_y).linear_backward(grad_y, x, self.weight, *self.needs)
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         return _linear_gradients(self, grad_y)
@@ -73,19 +78,20 @@ def _linear_gradients(node: Any, grad_y: Any) -> Any:
     return grad_x, grad_weight, grad_bias
 
 
-class LinearActivation(Op):
-    saves = (0, 1)
+class LinearActivation(Linear):
+    wide_integers = False
     saves_output = True
 
-    def forward(self, x: Any, weight: Any, bias: Any, activation: str) -> Any:
-        self.x, self.weight, self.activation = x, weight, activation
+    def forward(self, x: Any, weight: Any, bias: Any, activation: str = "") -> Any:
+        needs = self.needs
+        if True in needs:
+            self.saves, self.x, self.weight = SAVED[needs[:2]], x if needs[1] else None, weight
+        self.activation = activation
         self.y = y = select(x).linear_forward(x, weight, bias, activation)
         return y
 
     def backward(self, grad_y: Any) -> Any:
-        kernels = select(grad_y)
-        grad = getattr(kernels, f"{self.activation}_backward")(grad_y, self.y)
-        return kernels.linear_backward(grad, self.x, self.weight, *self.needs)
+        return super().backward(getattr(select(grad_y), f"{self.activation}_backward")(grad_y, self.y))
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         y = self.saved_output(self.y)
@@ -109,10 +115,10 @@ def _matmul_grads(
 
 
 class MatMul(Op):
-    saves = (0, 1)
-
     def forward(self, a: Any, b: Any) -> Any:
-        self.a, self.b = a, b
+        needs = self.needs
+        if True in needs:
+            self.a, self.b, self.saves = a, b, SAVED[needs]
         return select(a).matmul(a, b)
 
     def backward(self, grad: Any) -> Any:
@@ -156,11 +162,11 @@ class AddMatMul(Op):
     """beta * c + alpha * a @ b, with c broadcast."""
 
     floats_only = True
-    saves = (1, 2)
     aliases_grad = True
 
     def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
         self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
+        self.saves = tuple([i + 1 for i in SAVED[self.needs[1:]]])
         return select(a).matmul(a, b, c, alpha, beta)
 
     def backward(self, grad: Any) -> Any:
@@ -181,11 +187,11 @@ class AddMatVec(Op):
     """beta * c + alpha * a @ b with a vector b, and c broadcast."""
 
     floats_only = True
-    saves = (1, 2)
     aliases_grad = True
 
     def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
         self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
+        self.saves = tuple([i + 1 for i in SAVED[self.needs[1:]]])
         return select(a).matmul(a, b, c, alpha, beta)
 
     def backward(self, grad: Any) -> Any:
@@ -401,10 +407,8 @@ ger = outer
 
 
 class Outer(Op):
-    saves = (0, 1)
-
     def forward(self, a: Any, b: Any) -> Any:
-        self.a, self.b = a, b
+        self.a, self.b, self.saves = a, b, SAVED[self.needs]
         return select(a).matmul(a[:, None], b[None])
 
     def backward(self, grad: Any) -> Any:

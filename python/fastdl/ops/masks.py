@@ -99,6 +99,8 @@ class MaskedFill(Op):
 def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor:
     """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
     where = _mask("masked_fill", mask)
+    if out is not None and out._data.dtype is bool_:
+        where = pooled_copy(where)  # which may be memory that is about to be filled
     if _broadcasts("masked_fill", where, input._data) != input._data.shape and out is input:
         raise ArgumentError(
             f"masked_fill_: a mask of shape {where.shape} does not fit into the tensor of shape {input.shape}"

@@ -13,6 +13,7 @@ from fastdl.kernels import array, on_device, select
 from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow
 from fastdl.ops.axes import normal_axis
+from fastdl.ops.binary import SAVED
 from fastdl.ops.common import axes
 from fastdl.ops.complex import conj
 from fastdl.ops.linear import dot, matmul, outer
@@ -119,10 +120,10 @@ class AddOuter(Op):
     """x + alpha u v^T, in one pass."""
 
     aliases_grad = True
-    saves = (1, 2)
 
     def forward(self, x: Any, u: Any, v: Any, alpha: float) -> Any:
         self.u, self.v, self.alpha, self.like = u, v, alpha, x.shape
+        self.saves = tuple([i + 1 for i in SAVED[self.needs[1:]]])
         return select(x).addcmul_forward(x, u[:, None], v, alpha)
 
     def backward(self, grad: Any) -> Any:
@@ -175,10 +176,9 @@ class Cross(Op):
     """Of gradients g the cross product of y and g, and of g and x; all of them conjugated."""
 
     takes_complex = True
-    saves = (0, 1)
 
     def forward(self, x: Any, y: Any, axis: int) -> Any:
-        self.x, self.y, self.axis = x, y, axis
+        self.x, self.y, self.axis, self.saves = x, y, axis, SAVED[self.needs]
         return _cross(x, y, axis)
 
     def backward(self, grad: Any) -> Any:

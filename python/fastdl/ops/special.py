@@ -225,11 +225,9 @@ def entr(input: Tensor) -> Tensor:
 class CopySign(Op):
     """|x| with the sign of y; the gradient of x changes sign where x does."""
 
-    saves = (0, 1)
-
     def forward(self, x: Any, y: Any) -> Any:
         self.likes = (x.shape, y.shape)
-        self.x, self.y = x, y
+        self.x, self.y, self.saves = x, y, (0, 1) if self.needs[0] else ()
         return select(x).copysign_forward(x, y)
 
     def backward(self, grad: Any) -> Any:
