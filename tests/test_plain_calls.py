@@ -83,6 +83,10 @@ def test_in_place_on_what_may_not_be_written_to():
         fastdl.ones(3, requires_grad=True).clamp_(0, 1)
     with pytest.raises(RuntimeError, match=r"uniform_: a leaf tensor that requires a gradient"):
         fastdl.ones(3, requires_grad=True).uniform_()
+    before = fastdl.get_rng_state()
+    with pytest.raises(RuntimeError, match=r"geometric_: the tensor's memory cannot be written to"):
+        fastdl.ones(1).expand(3).geometric_(0.5)
+    assert fastdl.equal(fastdl.get_rng_state(), before)
     with fastdl.no_grad():
         assert fastdl.ones(3, requires_grad=True).mul_(2).sqrt_().clamp_(0, 1).tolist() == [1, 1, 1]
     with pytest.raises(RuntimeError):
@@ -125,6 +129,11 @@ def test_movedim_of_one_axis():
             np.testing.assert_array_equal(grad.numpy(), np.moveaxis(weight.numpy(), destination, source))
     with pytest.raises(IndexError):
         fastdl.movedim(x, 4, 0)
+    number = fastdl.tensor(3.0, requires_grad=True)  # has an axis 0 to name
+    for axes in ((0, 0), (-1, 0), ((0,), (-1,))):
+        assert number.movedim(*axes).shape == ()
+    with pytest.raises(IndexError):
+        number.movedim(1, 0)
     y = x * 1
     view = y.movedim(0, -1)
     y.mul_(2)  # the view is made again

@@ -145,17 +145,15 @@ void adaptive_max_pool_forward(T* y, int64_t* indices, const T* x, const PoolPro
   if (wide)
     return parallel_for(rows, rows_grain(p.planes * p.in_plane() / rows), [&](int64_t begin, int64_t end) {
       RowCursor at(begin, p.d.out, p.h.out);
-      for (int64_t row = begin; row < end; ++row, at.next())
+      const PerRow steps{p.h.in * p.w.in, p.w.in};
+      for (int64_t row = begin; row < end; ++row, at.next()) {
+        const int64_t corner = d.begin[size_t(at.d)] * steps.d + h.begin[size_t(at.h)] * steps.h;
         for (int64_t o = 0; o < p.w.out; ++o) {
-          const auto number = [&](int64_t i, int64_t j) {
-            return (i * p.h.in + j) * p.w.in + w.begin[size_t(o)];
-          };
-          WideMax<T> winner(number(d.begin[size_t(at.d)], h.begin[size_t(at.h)]));
-          for (int64_t i = d.begin[size_t(at.d)]; i < d.end[size_t(at.d)]; ++i)
-            for (int64_t j = h.begin[size_t(at.h)]; j < h.end[size_t(at.h)]; ++j)
-              winner.add(x + at.plane * p.in_plane() + number(i, j), w.count(o), number(i, j));
-          y[row * p.w.out + o] = winner.result(indices[row * p.w.out + o]);
+          const int64_t first = corner + w.begin[size_t(o)];
+          y[row * p.w.out + o] = wide_max(x + at.plane * p.in_plane() + first, d.count(at.d), h.count(at.h),
+                                          w.count(o), steps, first, steps, indices[row * p.w.out + o]);
         }
+      }
     });
   // Column o of tap j is begin + j, or the window's last column again: seeing it twice changes nothing.
   const int64_t taps = w.widest();

@@ -230,18 +230,16 @@ template <class T, class Offset>
 void forward_wide(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64_t begin, int64_t end) {
   RowCursor at(begin, p.d.out, p.h.out);
   for (int64_t row = begin; row < end; ++row, at.next()) {
-    const int64_t d0 = p.d.first_tap(at.d), d1 = p.d.end_tap(at.d);
-    const int64_t h0 = p.h.first_tap(at.h), h1 = p.h.end_tap(at.h);
-    const T* corner = x + (at.plane * p.d.in + p.d.start(at.d)) * p.h.in * p.w.in + p.h.start(at.h) * p.w.in;
+    const int64_t d0 = p.d.first_tap(at.d), depth = p.d.end_tap(at.d) - d0;
+    const int64_t h0 = p.h.first_tap(at.h), height = p.h.end_tap(at.h) - h0;
+    const int64_t corner = (at.plane * p.d.in + p.d.start(at.d) + d0) * p.h.in + p.h.start(at.h) + h0;
     for (int64_t o = 0; o < p.w.out; ++o) {
-      const int64_t w0 = p.w.first_tap(o), w1 = p.w.end_tap(o);
-      WideMax<T> winner((d0 * p.h.kernel + h0) * p.w.kernel + w0);
-      for (int64_t i = d0; i < d1; ++i)
-        for (int64_t j = h0; j < h1; ++j)
-          winner.add(corner + (i * p.h.in + j) * p.w.in + p.w.start(o) + w0, w1 - w0,
-                     (i * p.h.kernel + j) * p.w.kernel + w0);
+      const int64_t w0 = p.w.first_tap(o);
       int64_t tap;
-      y[row * p.w.out + o] = winner.result(tap);
+      y[row * p.w.out + o] =
+          wide_max(x + corner * p.w.in + p.w.start(o) + w0, depth, height, p.w.end_tap(o) - w0,
+                   {p.h.in * p.w.in, p.w.in}, (d0 * p.h.kernel + h0) * p.w.kernel + w0,
+                   {p.h.kernel * p.w.kernel, p.w.kernel}, tap);
       if (offsets) offsets[row * p.w.out + o] = Offset(tap);
     }
   }

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <limits>
 
-#include "common/pool.h"
 #include "cpu/simd/interleave.h"
 #include "cpu/simd/simd.h"
 
@@ -77,6 +76,23 @@ class WideMax {
   simd::Vec<T> best_;
   Ints number_;
 };
+
+// Something of the rows of a window: for each step along depth, and along height.
+struct PerRow {
+  int64_t d, h;
+};
+
+// The maximum of depth x height rows of `width` elements; `number` becomes that of the element. The first one is at
+// `from` and has the number `first`; rows are `places` apart in memory, and their numbers `numbers`.
+template <class T>
+[[gnu::always_inline]] inline T wide_max(const T* from, int64_t depth, int64_t height, int64_t width,
+                                         PerRow places, int64_t first, PerRow numbers, int64_t& number) {
+  WideMax<T> winner(first);
+  for (int64_t i = 0; i < depth; ++i)
+    for (int64_t j = 0; j < height; ++j)
+      winner.add(from + i * places.d + j * places.h, width, first + i * numbers.d + j * numbers.h);
+  return winner.result(number);
+}
 
 }  // namespace
 }  // namespace fastdl

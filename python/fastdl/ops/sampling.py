@@ -489,6 +489,7 @@ def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) ->
     """
     if not 0 < p < 1:
         raise RuntimeError(f"geometric_: p must be between 0 and 1, got {p}")
+    _check("geometric_", self)
     u = _uniform(self.shape, float64, 0.0, 1.0, generator, self.device)
     drawn = np.maximum(np.ceil(np.log1p(-u) / math.log1p(-p)), 1.0)
     return _store(self, drawn.astype(self.dtype))

@@ -360,7 +360,7 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     order = [i for i in range(ndim) if i not in src]
     for d, s in sorted(zip(dst, src, strict=True)):
         order.insert(d, s)
-    return Permute.apply(input, dims=tuple(order))  # type: ignore[no-any-return]
+    return Permute.apply(input, dims=tuple(order[:ndim]))  # type: ignore[no-any-return]
 
 
 moveaxis = movedim
