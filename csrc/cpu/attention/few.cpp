@@ -58,7 +58,7 @@ struct Cut {
   int64_t units, parts, rows;
   double microseconds;  // of everything, forward
 
-  Cut(const Problem& p) : units(p.batch * p.groups), rows(p.heads / p.groups * p.queries) {
+  explicit Cut(const Problem& p) : units(p.batch * p.groups), rows(p.heads / p.groups * p.queries) {
     const int64_t all = p.keys * (p.size + p.value_size);
     parts = units == 0 || units >= 4 * num_threads()
                 ? 1

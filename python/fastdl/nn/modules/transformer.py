@@ -195,9 +195,8 @@ class TransformerEncoder(Module):
         self.layers = _get_clones(encoder_layer, num_layers)
         self.num_layers = num_layers
         self.norm = norm
-        self.enable_nested_tensor = self.use_nested_tensor = (
-            enable_nested_tensor  # programs switch the latter
-        )
+        self.enable_nested_tensor = enable_nested_tensor
+        self.use_nested_tensor = enable_nested_tensor  # programs switch this one
         self.mask_check = mask_check
 
     def forward(

@@ -63,9 +63,7 @@ def get_total_norm(
     arrays = _parts([_whole(t) for t in ([tensors] if isinstance(tensors, Tensor) else tensors)], norm_type)
     if not arrays:
         return Tensor._wrap(np.zeros((), np.float32))
-    if (
-        norm_type == 0
-    ):  # PyTorch takes the norm of the tensors' norms: 1 for every tensor that is not all zeros
+    if norm_type == 0:  # of the tensors' norms, as in PyTorch: 1 for every tensor that is not all zeros
         norm = sum([any_true(a) for a in arrays])
     else:
         wide = [pooled_copy(a, float32) if is_half(a.dtype) and not on_device(a) else a for a in arrays]
