@@ -306,7 +306,7 @@ class Ternary(Op):
         self.saves = saves = _read(self.reads, self.needs)
         self.arrays: list[Any] = [a if i in saves else None for i, a in enumerate(arrays)]
 
-    def stored(self, op: str, kernel: Any, arrays: Any, value: float, out: Any) -> Any:
+    def computed(self, op: str, kernel: Any, arrays: Any, value: float, out: Any) -> Any:
         """What the kernel gives, converted where ``out`` is of another dtype."""
         if out is None or out.dtype is arrays[0].dtype:
             return kernel(*arrays, value, out)
@@ -344,12 +344,12 @@ class Addcmul(Ternary):
     def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
         self.value = value
         arrays = self.prepare("addcmul", x, y, z)
-        return self.stored("addcmul", select(x).addcmul_forward, arrays, value, out)
+        return self.computed("addcmul", select(x).addcmul_forward, arrays, value, out)
 
     def backward(self, grad: Any) -> Any:
         _, y, z = self.arrays
         multiply = select(grad).mul_forward
-        scaled = multiply(grad, self.value) if self.saves else None
+        scaled = None if y is None and z is None else multiply(grad, self.value)
         return self.give(
             grad, None if z is None else multiply(scaled, z), None if y is None else multiply(scaled, y)
         )
@@ -372,7 +372,7 @@ class Addcdiv(Ternary):
     def forward(self, x: Any, y: Any, z: Any, value: float, out: Any = None) -> Any:
         self.value = value
         arrays = self.prepare("addcdiv", x, y, z)
-        return self.stored("addcdiv", select(x).addcdiv_forward, arrays, value, out)
+        return self.computed("addcdiv", select(x).addcdiv_forward, arrays, value, out)
 
     def backward(self, grad: Any) -> Any:
         _, y, z = self.arrays
@@ -385,7 +385,7 @@ class Addcdiv(Ternary):
         return self.give(grad, grad_y, grad_z)
 
     def backward_graph(self, grad: Tensor) -> Any:
-        if not self.saves:
+        if self.arrays[2] is None:
             return self.give_graph(lambda: grad, None, None)
         z = self.operand_graph(2)
         grad_y = grad * self.value / z
