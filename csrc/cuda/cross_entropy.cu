@@ -111,27 +111,25 @@ __global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 
       if (sums) shift = shift_of(C(widen(row[0])));
       const int64_t packs = slice.packs();
       for (int64_t j = 0; j < packs; j += kAhead) {
-        Pack<T, N> loaded[kAhead];
+        Loaded<T, N> loaded[kAhead];
         FASTDL_UNROLL
         for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(row, slice.first(j + i));
-        Values<C, N * kAhead> v;
         FASTDL_UNROLL
         for (int i = 0; i < kAhead; ++i) {
-          const auto part = slice.values(loaded[i], slice.first(j + i), -infinity<C>());
+          const int64_t first = slice.first(j + i);
+          const auto v = slice.values(loaded[i], first, -infinity<C>());
+          all.online.add(v);
+          if (!sums) continue;
           FASTDL_UNROLL
-          for (int k = 0; k < N; ++k) v.v[i * N + k] = part.v[k];
-        }
-        all.online.add(v);
-        if (!sums) continue;
-        FASTDL_UNROLL
-        for (int i = 0; i < N * kAhead; ++i) {
-          const int64_t c = slice.first(j + i / N) + i % N;
-          if (c < 0 || c >= length) continue;
-          C wq = loss.weight_of(c);
-          if (loss.probabilities != nullptr)
-            wq *= loss.sure * C(widen(loss.probabilities[team.row * length + c])) + loss.even;
-          all.weighted += wq * (v.v[i] - shift);
-          all.mass += wq;
+          for (int k = 0; k < N; ++k) {
+            const int64_t c = first + k;
+            if (c < 0 || c >= length) continue;
+            C wq = loss.weight_of(c);
+            if (loss.probabilities != nullptr)
+              wq *= loss.sure * C(widen(loss.probabilities[team.row * length + c])) + loss.even;
+            all.weighted += wq * (v.v[k] - shift);
+            all.mass += wq;
+          }
         }
       }
     }
@@ -260,7 +258,7 @@ __global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 
     const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, team.row);
     const int64_t packs = slice.packs();
     for (int64_t j = 0; j < packs; j += kAhead) {
-      Pack<T, N> loaded[kAhead];
+      Loaded<T, N> loaded[kAhead];
       FASTDL_UNROLL
       for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(x + base, slice.first(j + i));
       FASTDL_UNROLL

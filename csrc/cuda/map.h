@@ -179,29 +179,30 @@ struct Dense {
 // A pack as it lies in memory (nothing waits for it yet), or a number.
 template <class T, int N>
 struct Fetched {
-  Pack<T, N> pack;
+  Loaded<T, N> pack;
   Compute<T> value;
   bool number;
 
   __device__ __forceinline__ Compute<T> operator[](int k) const {
-    return number ? value : Compute<T>(widen(pack.v[k]));
+    return number ? value : Compute<T>(widen(pack[k]));
   }
 };
 template <int N, class T>
 __device__ __forceinline__ Fetched<T, N> fetch(const Dense& g, const Operand<const T>& x, uint32_t pack) {
   Fetched<T, N> r{{}, x.value, x.data == nullptr};
   if (r.number || pack >= g.packs) return r;
-  if (x.inner == 0) {
-    const T one = *x.data;
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) r.pack.v[k] = one;
-  } else if (pack < g.whole) {
-    r.pack = reinterpret_cast<const Pack<T, N>*>(x.data)[pack];
-  } else {
-    FASTDL_UNROLL
-    for (int k = 0; k < N - 1; ++k)
-      if (k < g.rest) r.pack.v[k] = x.data[int64_t(pack) * N + k];
+  if (x.inner != 0 && pack < g.whole) {
+    r.pack = Loaded<T, N>(reinterpret_cast<const Pack<T, N>*>(x.data)[pack]);
+    return r;
   }
+  Pack<T, N> elements{};
+  FASTDL_UNROLL
+  for (int k = 0; k < N; ++k)
+    if (x.inner == 0)
+      elements.v[k] = *x.data;
+    else if (k < g.rest)
+      elements.v[k] = x.data[int64_t(pack) * N + k];
+  r.pack = Loaded<T, N>(elements);
   return r;
 }
 template <int N, class T>

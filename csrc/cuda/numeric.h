@@ -54,6 +54,30 @@ struct alignas(sizeof(T) * N) Pack {
 template <class T>
 constexpr int kWidest = int(16 / sizeof(T));
 
+// A pack on its way from memory, in words whatever T is. Elements of 16 bits would be taken apart where the
+// branches of a load meet (a whole pack, the end of an array), which waits for the load: of several packs
+// each would then wait for the one before.
+template <class T, int N>
+class Loaded {
+  static constexpr int kBytes = int(sizeof(T)) * N;
+  using Word =
+      std::conditional_t<kBytes % 4 == 0, uint32_t, std::conditional_t<kBytes % 2 == 0, uint16_t, uint8_t>>;
+  using Words = Pack<Word, kBytes / int(sizeof(Word))>;
+
+ public:
+  Loaded() = default;
+  __device__ __forceinline__ explicit Loaded(const Pack<T, N>& pack)
+      : words_(*reinterpret_cast<const Words*>(&pack)) {}
+  __device__ __forceinline__ T operator[](int k) const {
+    Pack<T, N> pack;
+    memcpy(&pack, &words_, sizeof(pack));
+    return pack.v[k];
+  }
+
+ private:
+  Words words_{};
+};
+
 // Values of N elements, in the type they are computed in.
 template <class C, int N>
 struct Values {

@@ -55,14 +55,13 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256, kBlock                  ?
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const T* row = x + team.row * length;
-    Values<C, N> v[kPacks > 0 ? kPacks : 1];
+    Values<C, N> held[1][kPacks > 0 ? kPacks : 1];
+    auto& v = held[0];
     // Calls f(pack, j) for this thread's packs of the row, from memory or from registers.
     const auto each = [&](bool load, auto f) {
       if (!mine) return;
       if constexpr (kPacks > 0) {
-        FASTDL_UNROLL
-        for (int j = 0; j < kPacks; ++j)
-          if (load) v[j] = slice.load(row, j, C(0));
+        if (load) slice.load(held, {row}, C(0));
         FASTDL_UNROLL
         for (int j = 0; j < kPacks; ++j) f(v[j], j);
       } else {
@@ -139,14 +138,11 @@ __global__ void __launch_bounds__(kBlock ? kSums ? kMostSums : 1024 : lane_threa
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const int64_t base = team.row * length, number = mine ? affine.first(team.row) : 0;
-    Values<C, N> g[kPacks], h[kPacks];
+    Values<C, N> both[2][kPacks];
+    auto &g = both[0], &h = both[1];
     C sum = 0, dot = 0;
     if (mine) {
-      FASTDL_UNROLL
-      for (int j = 0; j < kPacks; ++j) {
-        g[j] = slice.load(grad_y + base, j, C(0));
-        h[j] = slice.load(x + base, j, C(0));
-      }
+      slice.load(both, {grad_y + base, x + base}, C(0));
       const Statistics<C> s = statistics<C>(mean, var, team.row, eps);
       FASTDL_UNROLL
       for (int j = 0; j < kPacks; ++j) {

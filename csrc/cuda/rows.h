@@ -210,6 +210,27 @@ struct RowSlice {
     }
     return r;
   }
+  // Packs 0 .. kPacks - 1 of some rows: all are on their way before one is waited for.
+  template <int kRows, int kPacks>
+  __device__ __forceinline__ void load(Values<C, N> (&v)[kRows][kPacks], const T* const (&rows)[kRows],
+                                       C fill) const {
+    if (!packed) {
+      FASTDL_UNROLL
+      for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
+      for (int r = 0; r < kRows; ++r) v[r][j] = load(rows[r], j, fill);
+      return;
+    }
+    Loaded<T, N> loaded[kRows][kPacks];
+    FASTDL_UNROLL
+    for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
+    for (int r = 0; r < kRows; ++r)
+      if (inside(j, 0))
+        loaded[r][j] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(rows[r] + element(j, 0)));
+    FASTDL_UNROLL
+    for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
+    for (int r = 0; r < kRows; ++r) FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) v[r][j].v[k] = inside(j, 0) ? C(widen(loaded[r][j][k])) : fill;
+  }
   __device__ __forceinline__ void store(T* row, int64_t j, const Values<C, N>& x) const {
     const int64_t first = element(j, 0);
     if (packed) {
@@ -255,20 +276,26 @@ struct ShiftedSlice {
     return vectors && first >= 0 && first + N <= length;
   }
   // As they lie in memory: nothing waits for them yet.
-  __device__ __forceinline__ Pack<T, N> fetch(const T* row, int64_t first) const {
-    if (whole(first)) return *reinterpret_cast<const Pack<T, N>*>(row + first);
+  __device__ __forceinline__ Loaded<T, N> fetch(const T* row, int64_t first) const {
+    if (whole(first)) return Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(row + first));
     Pack<T, N> r{};
     FASTDL_UNROLL
     for (int k = 0; k < N; ++k)
       if (first + k >= 0 && first + k < length) r.v[k] = row[first + k];
-    return r;
+    return Loaded<T, N>(r);
   }
-  __device__ __forceinline__ Values<C, N> values(const Pack<T, N>& pack, int64_t first, C fill) const {
+  // Of a pack not all elements are the row's: one question for the pack, as a branch for each element takes
+  // longer than what is computed of it.
+  __device__ __forceinline__ bool at_end(int64_t first) const { return first < 0 || first + N > length; }
+  __device__ __forceinline__ Values<C, N> values(const Loaded<T, N>& pack, int64_t first, C fill) const {
     Values<C, N> r;
-    const bool all = first >= 0 && first + N <= length;
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k)
-      r.v[k] = all || (first + k >= 0 && first + k < length) ? C(widen(pack.v[k])) : fill;
+    for (int k = 0; k < N; ++k) r.v[k] = C(widen(pack[k]));
+    if (at_end(first)) {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k)
+        if (first + k < 0 || first + k >= length) r.v[k] = fill;
+    }
     return r;
   }
   __device__ __forceinline__ void store(T* row, int64_t first, const Values<C, N>& x) const {

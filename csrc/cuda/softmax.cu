@@ -24,14 +24,13 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
   const RowSlice<T> slice(team, length, packed);
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
-    Values<C, kWidest<T>> v[kRowPacks<T>];
+    Values<C, kWidest<T>> row[1][kRowPacks<T>] = {};
+    auto& v = row[0];
+    if (mine) slice.load(row, {x + team.row * length}, -infinity<C>());
     C m = -infinity<C>();
     FASTDL_UNROLL
-    for (int j = 0; j < kRowPacks<T>; ++j) {
-      v[j] = mine ? slice.load(x + team.row * length, j, -infinity<C>()) : Values<C, kWidest<T>>{};
-      FASTDL_UNROLL
-      for (int k = 0; k < kWidest<T>; ++k) m = larger(m, v[j].v[k]);
-    }
+    for (int j = 0; j < kRowPacks<T>; ++j) FASTDL_UNROLL
+    for (int k = 0; k < kWidest<T>; ++k) m = larger(m, v[j].v[k]);
     m = team.reduce(m, -infinity<C>(), Larger{});
     C s = 0;
     FASTDL_UNROLL
@@ -121,13 +120,16 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const int64_t base = team.row * length;
-    Values<C, N> g[kPacks], v[kPacks];
+    Values<C, N> both[2][kPacks];
+    auto &g = both[0], &v = both[1];
     C sum = 0;
-    const auto add = [&](int at, int64_t j) {
-      g[at] = slice.load(grad_y + base, j, C(0));
-      v[at] = slice.load(y + base, j, C(0));
+    const auto add = [&](int at) {
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) sum += log ? g[at].v[k] : g[at].v[k] * v[at].v[k];
+    };
+    const auto fetch = [&](int64_t j) {
+      g[0] = slice.load(grad_y + base, j, C(0));
+      v[0] = slice.load(y + base, j, C(0));
     };
     const auto finish = [&](int at, int64_t j) {
       FASTDL_UNROLL
@@ -136,10 +138,14 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
     };
     if (mine) {
       if constexpr (kFits) {
+        slice.load(both, {grad_y + base, y + base}, C(0));
         FASTDL_UNROLL
-        for (int j = 0; j < kPacks; ++j) add(j, j);
+        for (int j = 0; j < kPacks; ++j) add(j);
       } else {
-        for (int64_t j = 0; j < packs; ++j) add(0, j);
+        for (int64_t j = 0; j < packs; ++j) {
+          fetch(j);
+          add(0);
+        }
       }
     }
     sum = team.sum(sum);
@@ -149,8 +155,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
       for (int j = 0; j < kPacks; ++j) finish(j, j);
     } else {
       for (int64_t j = 0; j < packs; ++j) {
-        g[0] = slice.load(grad_y + base, j, C(0));
-        v[0] = slice.load(y + base, j, C(0));
+        fetch(j);
         finish(0, j);
       }
     }
