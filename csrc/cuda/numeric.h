@@ -60,22 +60,29 @@ constexpr int kWidest = int(16 / sizeof(T));
 template <class T, int N>
 class Loaded {
   static constexpr int kBytes = int(sizeof(T)) * N;
-  using Word =
+  using Piece =
       std::conditional_t<kBytes % 4 == 0, uint32_t, std::conditional_t<kBytes % 2 == 0, uint16_t, uint8_t>>;
-  using Words = Pack<Word, kBytes / int(sizeof(Word))>;
+  static constexpr int kPieces = kBytes / int(sizeof(Piece));
+  using Pieces = Pack<Piece, kPieces>;
 
  public:
   Loaded() = default;
-  __device__ __forceinline__ explicit Loaded(const Pack<T, N>& pack)
-      : words_(*reinterpret_cast<const Words*>(&pack)) {}
+  __device__ __forceinline__ explicit Loaded(const Pack<T, N>& pack) {
+    const Pieces pieces = *reinterpret_cast<const Pieces*>(&pack);
+    FASTDL_UNROLL
+    for (int i = 0; i < kPieces; ++i) words_[i] = pieces.v[i];
+  }
   __device__ __forceinline__ T operator[](int k) const {
+    Pieces pieces;
+    FASTDL_UNROLL
+    for (int i = 0; i < kPieces; ++i) pieces.v[i] = Piece(words_[i]);
     Pack<T, N> pack;
-    memcpy(&pack, &words_, sizeof(pack));
+    memcpy(&pack, &pieces, sizeof(pack));
     return pack.v[k];
   }
 
  private:
-  Words words_{};
+  uint32_t words_[kPieces]{};
 };
 
 // Values of N elements, in the type they are computed in.
@@ -135,6 +142,22 @@ __device__ __forceinline__ C larger(C a, C b) {  // NaN wins
 template <class C>
 __device__ __forceinline__ C smaller(C a, C b) {
   return a <= b || a != a ? a : b;
+}
+
+__device__ __forceinline__ float larger(float a, float b) {
+  return larger_or_nan(a, b);
+}
+__device__ __forceinline__ float smaller(float a, float b) {
+  return smaller_or_nan(a, b);
+}
+
+// e^x of numbers that are rounded to T afterwards.
+template <class T>
+__device__ __forceinline__ Compute<T> exponential(Compute<T> x) {
+  if constexpr (sizeof(T) == 2)
+    return exp2_approximate(x * 1.442695041f);
+  else
+    return std::exp(x);
 }
 
 template <class C>
