@@ -49,14 +49,15 @@ struct Larger {
 };
 
 // The running maximum m and s = sum of exp(x - m): one pass for softmax and its relatives.
-template <class C>
+template <class T>
 struct Online {
+  using C = Compute<T>;
   C m = -infinity<C>(), s = 0;
 
   // All elements so far -inf: they count for nothing, and exp(-inf - -inf) would be NaN.
   __device__ __forceinline__ void rescale(C maximum) {
     if (m != maximum) {
-      s *= std::exp(m - maximum);
+      s *= exponential<T>(m - maximum);
       m = maximum;
     }
   }
@@ -68,13 +69,7 @@ struct Online {
     if (maximum == -infinity<C>()) return;
     rescale(maximum);
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) s += std::exp(x.v[k] - m);
-  }
-  __device__ __forceinline__ void merge(C other_m, C other_s) {
-    const C maximum = larger(m, other_m);
-    if (maximum == -infinity<C>()) return;
-    rescale(maximum);
-    s += other_m == maximum ? other_s : other_s * std::exp(other_m - maximum);
+    for (int k = 0; k < N; ++k) s += exponential<T>(x.v[k] - m);
   }
 };
 
@@ -116,8 +111,9 @@ struct RowTeam {
   __device__ __forceinline__ C sum(C v) const {
     return reduce(v, C(0), Plus{});
   }
-  template <class C>
-  __device__ __forceinline__ void reduce(Online<C>& o) const {
+  template <class T>
+  __device__ __forceinline__ void reduce(Online<T>& o) const {
+    using C = Compute<T>;
     const C m = reduce(o.m, -infinity<C>(), Larger{});
     if (m != -infinity<C>()) o.rescale(m);
     o.s = sum(o.s);
@@ -210,26 +206,44 @@ struct RowSlice {
     }
     return r;
   }
-  // Packs 0 .. kPacks - 1 of some rows: all are on their way before one is waited for.
+  // Packs from, from + 1, .. of some rows: all are on their way before one is waited for.
   template <int kRows, int kPacks>
   __device__ __forceinline__ void load(Values<C, N> (&v)[kRows][kPacks], const T* const (&rows)[kRows],
-                                       C fill) const {
+                                       C fill, int64_t from = 0) const {
     if (!packed) {
       FASTDL_UNROLL
       for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
-      for (int r = 0; r < kRows; ++r) v[r][j] = load(rows[r], j, fill);
+      for (int r = 0; r < kRows; ++r) v[r][j] = load(rows[r], from + j, fill);
       return;
     }
     Loaded<T, N> loaded[kRows][kPacks];
     FASTDL_UNROLL
     for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
     for (int r = 0; r < kRows; ++r)
-      if (inside(j, 0))
-        loaded[r][j] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(rows[r] + element(j, 0)));
+      if (inside(from + j, 0))
+        loaded[r][j] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(rows[r] + element(from + j, 0)));
     FASTDL_UNROLL
     for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
     for (int r = 0; r < kRows; ++r) FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) v[r][j].v[k] = inside(j, 0) ? C(widen(loaded[r][j][k])) : fill;
+    for (int k = 0; k < N; ++k) v[r][j].v[k] = inside(from + j, 0) ? C(widen(loaded[r][j][k])) : fill;
+  }
+  // Calls f(j, pack j of each row) for all packs of one or two rows that no registers hold, and perhaps for
+  // one more, which is beyond the end. Two packs are on their way.
+  template <class F, class... Row>
+  __device__ __forceinline__ void each(C fill, F&& f, const Row*... rows) const {
+    constexpr int kAhead = 2 / sizeof...(Row);
+    const T* const all[] = {rows...};
+    for (int64_t j = 0, end = packs(); j < end; j += kAhead) {
+      Values<C, N> v[sizeof...(Row)][kAhead];
+      load(v, all, fill, j);
+      FASTDL_UNROLL
+      for (int i = 0; i < kAhead; ++i) {
+        if constexpr (sizeof...(Row) == 1)
+          f(j + i, v[0][i]);
+        else
+          f(j + i, v[0][i], v[1][i]);
+      }
+    }
   }
   __device__ __forceinline__ void store(T* row, int64_t j, const Values<C, N>& x) const {
     const int64_t first = element(j, 0);
@@ -332,8 +346,9 @@ __device__ __forceinline__ C split_reduce(C v, F f) {
   for (int i = 1; i < kSplit; ++i) r = f(r, partial[i * kColumns + threadIdx.x]);
   return r;
 }
-template <class C>
-__device__ __forceinline__ void split_reduce(Online<C>& o) {
+template <class T>
+__device__ __forceinline__ void split_reduce(Online<T>& o) {
+  using C = Compute<T>;
   const C m = split_reduce(o.m, Larger{});
   if (m != -infinity<C>()) o.rescale(m);
   o.s = split_reduce(o.s, Plus{});
