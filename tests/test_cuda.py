@@ -70,6 +70,14 @@ def test_without_a_driver_the_message_says_what_cuda_says(gpu: Any, monkeypatch:
     assert "CUDA_VISIBLE_DEVICES" in fastdl.cuda.unavailable_reason()
 
 
+def test_a_gpu_that_is_too_old_is_none_and_the_message_says_so(gpu: Any, monkeypatch: Any) -> None:
+    old = {**gpu.cuda.runtime.getDeviceProperties(0), "name": b"Tesla T4", "major": 7, "minor": 5}
+    monkeypatch.setattr(gpu.cuda.runtime, "getDeviceProperties", lambda i: old)
+    assert not fastdl.cuda.is_available()
+    with pytest.raises(RuntimeError, match=r"need compute capability 8\.0 .* GPU, Tesla T4, has 7\.5"):
+        fastdl.ones(2, device="cuda")
+
+
 # ------------------------------------------------------------------------------------------------------- tensors
 
 

@@ -8,6 +8,8 @@ group the file holds:
 - registers: the most of an instantiation for 9.0a; stack: the most bytes for either architecture, spills among them.
 - waits: the most waits for products of wgmma in an instantiation. ptxas adds one to each product where it cannot see
   that they may run together ("Potential Performance Loss").
+- alone: the most loads of 16 bytes in an instantiation that are used at once, before another load: what should be on
+  its way together comes one after the other (elements of 16 bits taken apart in a branch, see Loaded in numeric.h).
 - opcodes: how many instantiations for 9.0a have them. Fewer means that an access or a product has fallen apart:
   products on tensor cores (HMMA, HGMMA), their operands (LDSM), copies to shared memory that pass registers by
   (LDGSTS, UTMALDG), and accesses of 16 bytes to global memory (LDG.128, STG.128).
@@ -36,8 +38,10 @@ import emulation
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = Path(__file__).with_name("cuda_budget.json")
 BUILD = ROOT / "build" / "budget"
-LIMITS = ("registers", "stack", "waits", "local")  # no more than these; of opcodes no fewer
+LIMITS = ("registers", "stack", "waits", "alone", "local")  # no more than these; of opcodes no fewer
 ACCESS = re.compile(r"(LDG|STG)\.E(?:\.\w+)*\.128\b")
+INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)([^;]*)")
+AT_ONCE = 12  # instructions
 NOTED = re.compile(r"HMMA|HGMMA|LDSM|LDGSTS|UTMALDG|LDL|STL")
 
 
@@ -109,7 +113,7 @@ def disassembler() -> dict[str, str] | None:
 
 def noted(instruction: str) -> str | None:
     """The name under which the budget counts an instruction of the disassembly, or None."""
-    found = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)", instruction)
+    found = INSTRUCTION.match(instruction)
     if found is None:
         return None
     if access := ACCESS.match(found[1]):
@@ -120,10 +124,37 @@ def noted(instruction: str) -> str | None:
     return None if NOTED.fullmatch(base) is None else "local" if base in ("LDL", "STL") else base
 
 
+class Loads:
+    """Finds loads of 16 bytes that are used within the next instructions, before another one and before a branch."""
+
+    def __init__(self) -> None:
+        self.registers: set[str] = set()
+        self.left = 0
+
+    def used_at_once(self, instruction: str) -> bool:
+        """Does this instruction, the next one, use the last load?"""
+        found = INSTRUCTION.match(instruction)
+        if found is None:
+            return False
+        opcode, operands = found.groups()
+        registers = re.findall(r"\bR\d+\b", operands)
+        if ACCESS.match(opcode) and opcode.startswith("LDG"):
+            first = int(registers[0][1:])
+            self.registers, self.left = {f"R{first + i}" for i in range(4)}, AT_ONCE
+            return False
+        self.left -= 1
+        sources = registers if opcode.startswith("ST") else registers[1:]
+        used = self.left >= 0 and not self.registers.isdisjoint(sources)
+        if used or opcode.startswith(("B", "EXIT", "RET")):
+            self.left = 0
+        return used
+
+
 def opcodes(tools: dict[str, str], module: Path) -> dict[str, Counter[str]]:
     """Of each kernel's machine code for 9.0a the opcodes that the budget counts, and how often."""
     found: dict[str, Counter[str]] = {}
     here: Counter[str] = Counter()
+    loads = Loads()
     with subprocess.Popen(
         [tools["cuobjdump"], "--dump-sass", "--gpu-architecture", "sm_90a", module],
         stdout=subprocess.PIPE,
@@ -133,9 +164,12 @@ def opcodes(tools: dict[str, str], module: Path) -> dict[str, Counter[str]]:
         assert process.stdout is not None
         for line in process.stdout:
             if kernel := re.match(r"\s+Function : (\w+)", line):
-                here = found.setdefault(kernel[1], Counter())
-            elif name := noted(line):
+                here, loads = found.setdefault(kernel[1], Counter()), Loads()
+                continue
+            if name := noted(line):
                 here[name] += 1
+            if loads.used_at_once(line):
+                here["alone"] += 1
     assert process.returncode == 0
     return found
 
@@ -165,7 +199,7 @@ def measure(tools: dict[str, str], module: Path) -> dict[str, dict[str, Any]]:
         for what in ("registers", "stack"):
             entry[what] = max(entry[what], used[what])
         for opcode, count in code[mangled].items():
-            if opcode == "waits":
+            if opcode in ("waits", "alone"):
                 entry[opcode] = max(entry.get(opcode, 0), count)
             else:
                 counts = entry if opcode == "local" else entry.setdefault("opcodes", {})
@@ -196,7 +230,9 @@ def test_registers_stack_opcodes_and_import():
     budget = json.loads(BUDGET.read_text())
     assert set(measured) == set(budget), "run python tests/test_cuda_budget.py and look at the difference"
     over = {name: (used, budget[name]) for name, used in measured.items() if beyond(used, budget[name])}
-    assert over == {}, "more registers, stack, waits or local memory, or fewer opcodes: (measured, budget)"
+    assert over == {}, (
+        "more registers, stack, waits, loads alone or local memory, or fewer opcodes: (measured, budget)"
+    )
     # The module imports without a driver; a launch there says what is missing.
     done = subprocess.run([sys.executable, "-c", LAUNCH, path], capture_output=True, text=True, check=True)
     assert "CUDA: " in done.stdout or "launched" in done.stdout
@@ -256,6 +292,24 @@ def test_opcodes(instruction, name):
     assert noted(instruction) == name
 
 
+@pytest.mark.parametrize(
+    ("after", "alone"),
+    [
+        (["PRMT R22, R11, 0x7632, R22"], 1),
+        (["VIADD R3, R19, 0x100", "@!P0 PRMT R22, RZ, 0x5410, R8"], 1),
+        (["STG.E.128 desc[UR4][R2.64], R8"], 1),
+        (["LDG.E.128 R12, desc[UR4][R4.64]", "PRMT R22, R11, 0x7632, R22"], 0),
+        (["BRA `(.L_x_7115)", "PRMT R22, R11, 0x7632, R22"], 0),
+        (["IMAD.MOV.U32 R8, RZ, RZ, R5"], 0),  # written, not read
+        (["VIADD R3, R19, 0x100"] * 20 + ["PRMT R22, R11, 0x7632, R22"], 0),
+    ],
+)
+def test_loads_used_at_once(after, alone):
+    loads = Loads()
+    lines = ["@P0 LDG.E.128 R8, desc[UR4][R8.64]", *after]
+    assert sum(loads.used_at_once(f"        /*0080*/                   {line} ;") for line in lines) == alone
+
+
 def test_what_breaks_a_budget():
     budget = {"registers": 40, "stack": 0, "waits": 2, "opcodes": {"HMMA": 2}}
     fine = {**budget, "waits": 1, "opcodes": {"HMMA": 3, "LDSM": 1}}
@@ -264,6 +318,7 @@ def test_what_breaks_a_budget():
         {"registers": 41},
         {"stack": 8},
         {"waits": 3},
+        {"alone": 1},
         {"local": 1},
         {"opcodes": {"HMMA": 1}},
         {"opcodes": {}},

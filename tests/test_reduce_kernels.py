@@ -88,6 +88,22 @@ def test_folds(level, dtype):
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_results_of_many_values(level, dtype):
+    """CUDA cuts them into slices, and its threads load several values at a time: whole steps and a rest."""
+    kernel = load(level)
+    for shape, axes in [((2501, 3), (0,)), ((2, 9001), (1,)), ((3, 2501, 2), (0, 1)), ((2049, 2, 5), (0, 2))]:
+        base = numbers(int(np.prod(shape)) + 1, dtype)[1:].reshape(shape)
+        for x in views(base):
+            for name in ("sum", "amax", "amin", "logsumexp"):
+                got = getattr(kernel, name + "_forward")(x, axes)
+                close(got, getattr(reference, name + "_forward")(base, axes), base)
+            for p in (1, 2, 3):
+                close(kernel.norm_forward(x, p, axes), reference.norm_forward(base, p, axes), base)
+            close(kernel.var_forward(x, 0, axes)[0], reference.var_forward(base, 0, axes)[0], base)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_places_of_extremes(level):
     kernel = load(level)
     for shape, dtype in itertools.product(

@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(256, kBlock && sizeof(Compute<T>) == 4 ? 3 : 2
         const ShiftedSlice<T> slice(team, length, x, vectors);
         const int64_t packs = slice.packs();
         for (int64_t j = 0; j < packs; j += kPacks) {
-          Pack<T, N> a[kPacks], b[kPacks];
+          Loaded<T, N> a[kPacks], b[kPacks];
           FASTDL_UNROLL
           for (int i = 0; i < kPacks; ++i) {
             a[i] = slice.fetch(x, slice.first(j + i));
@@ -90,12 +90,17 @@ __global__ void __launch_bounds__(256, kBlock && sizeof(Compute<T>) == 4 ? 3 : 2
           FASTDL_UNROLL
           for (int i = 0; i < kPacks; ++i) {
             const int64_t first = slice.first(j + i);
-            const bool all = first >= 0 && first + N <= length;
-            FASTDL_UNROLL
-            for (int k = 0; k < N; ++k) {
-              if (!all && (first + k < 0 || first + k >= length)) continue;
-              const C value = C(widen(a[i].v[k]));
-              terms.add(sums, channel, value, kMoments ? value : C(widen(b[i].v[k])));
+            const auto add = [&](int k) {
+              const C value = C(widen(a[i][k]));
+              terms.add(sums, channel, value, kMoments ? value : C(widen(b[i][k])));
+            };
+            if (slice.at_end(first)) {
+              FASTDL_UNROLL
+              for (int k = 0; k < N; ++k)
+                if (first + k >= 0 && first + k < length) add(k);
+            } else {
+              FASTDL_UNROLL
+              for (int k = 0; k < N; ++k) add(k);
             }
           }
         }
@@ -233,42 +238,39 @@ __global__ void __launch_bounds__(256)
       return s.normalised(a) * w + (bias != nullptr ? C(widen(bias[c])) : C(0));
     }
   };
-  const uint32_t items = uint32_t(size / (packed ? N : 1)), step = gridDim.x * (kItems * 256);
-  for (uint32_t first = blockIdx.x * (kItems * 256) + threadIdx.x; first < items; first += step) {
-    Pack<T, N> a[kItems], g[kItems];  // of packs, or single elements
-    FASTDL_UNROLL
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t item = first + i * 256;
-      if (item >= items) break;
-      if (packed) {
-        a[i] = reinterpret_cast<const Pack<T, N>*>(x)[item];
-        if (kGradient) g[i] = reinterpret_cast<const Pack<T, N>*>(grad_y)[item];
-      } else {
-        a[i].v[0] = x[item];
-        if (kGradient) g[i].v[0] = grad_y[item];
+  // By packs of M elements. (Of one that packs and single elements share, the first would wait for its load.)
+  const auto pass = [&]<int M>(std::integral_constant<int, M>) {
+    const uint32_t items = uint32_t(size / M), step = gridDim.x * (kItems * 256);
+    for (uint32_t first = blockIdx.x * (kItems * 256) + threadIdx.x; first < items; first += step) {
+      Loaded<T, M> a[kItems], g[kItems];
+      FASTDL_UNROLL
+      for (int i = 0; i < kItems; ++i) {
+        const uint32_t item = first + i * 256;
+        if (item >= items) break;
+        a[i] = Loaded<T, M>(reinterpret_cast<const Pack<T, M>*>(x)[item]);
+        if (kGradient) g[i] = Loaded<T, M>(reinterpret_cast<const Pack<T, M>*>(grad_y)[item]);
       }
-    }
-    FASTDL_UNROLL
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t item = first + i * 256;
-      if (item >= items) break;
-      const uint32_t plane = grid.by_inner.quotient(item);
-      const uint32_t c = plane - grid.by_channels.quotient(plane) * grid.by_channels.divisor;
-      const auto s = statistics<C>(mean, var, c, eps);
-      const auto result = [&](int k) {
-        const C value = C(widen(a[i].v[k]));
-        return narrow<T>(element(kGradient ? C(widen(g[i].v[k])) : value, value, c, s));
-      };
-      if (packed) {
-        Pack<T, N> r;
+      FASTDL_UNROLL
+      for (int i = 0; i < kItems; ++i) {
+        const uint32_t item = first + i * 256;
+        if (item >= items) break;
+        const uint32_t plane = grid.by_inner.quotient(item);
+        const uint32_t c = plane - grid.by_channels.quotient(plane) * grid.by_channels.divisor;
+        const auto s = statistics<C>(mean, var, c, eps);
+        Pack<T, M> r;
         FASTDL_UNROLL
-        for (int k = 0; k < N; ++k) r.v[k] = result(k);
-        reinterpret_cast<Pack<T, N>*>(out)[item] = r;
-      } else {
-        out[item] = result(0);
+        for (int k = 0; k < M; ++k) {
+          const C value = C(widen(a[i][k]));
+          r.v[k] = narrow<T>(element(kGradient ? C(widen(g[i][k])) : value, value, c, s));
+        }
+        reinterpret_cast<Pack<T, M>*>(out)[item] = r;
       }
     }
-  }
+  };
+  if (packed)
+    pass(std::integral_constant<int, N>{});
+  else
+    pass(std::integral_constant<int, 1>{});
 }
 // ---- on the host
 

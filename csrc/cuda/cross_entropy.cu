@@ -49,15 +49,16 @@ Loss<T> loss_of(const CrossEntropy& p) {
 }
 
 // What a thread gathers of its part of a position's classes.
-template <class C>
+template <class T>
 struct Gathered {
-  Online<C> online;
+  using C = Compute<T>;
+  Online<T> online;
   C weighted = 0, mass = 0;  // sum w q (x - shift) and sum w q; for labels q is the even part alone
 };
 
 template <class T, class C>
 __device__ __forceinline__ void finish(const Loss<T>& loss, C* losses, C* statistics, int64_t p, C target_x,
-                                       C shift, const Gathered<C>& all, const Report& report) {
+                                       C shift, const Gathered<T>& all, const Report& report) {
   const int64_t positions = loss.shape.positions();
   const C m = all.online.m, log_s = std::log(all.online.s);
   statistics[p] = m;
@@ -105,33 +106,31 @@ __global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 
     const bool mine = team.row < rows;
     const T* row = x + (mine ? team.row : 0) * length;
     const ShiftedSlice<T> slice(team, length, row, vectors);
-    Gathered<C> all;
+    Gathered<T> all;
     C shift = 0;
     if (mine) {
       if (sums) shift = shift_of(C(widen(row[0])));
       const int64_t packs = slice.packs();
       for (int64_t j = 0; j < packs; j += kAhead) {
-        Pack<T, N> loaded[kAhead];
+        Loaded<T, N> loaded[kAhead];
         FASTDL_UNROLL
         for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(row, slice.first(j + i));
-        Values<C, N * kAhead> v;
         FASTDL_UNROLL
         for (int i = 0; i < kAhead; ++i) {
-          const auto part = slice.values(loaded[i], slice.first(j + i), -infinity<C>());
+          const int64_t first = slice.first(j + i);
+          const auto v = slice.values(loaded[i], first, -infinity<C>());
+          all.online.add(v);
+          if (!sums) continue;
           FASTDL_UNROLL
-          for (int k = 0; k < N; ++k) v.v[i * N + k] = part.v[k];
-        }
-        all.online.add(v);
-        if (!sums) continue;
-        FASTDL_UNROLL
-        for (int i = 0; i < N * kAhead; ++i) {
-          const int64_t c = slice.first(j + i / N) + i % N;
-          if (c < 0 || c >= length) continue;
-          C wq = loss.weight_of(c);
-          if (loss.probabilities != nullptr)
-            wq *= loss.sure * C(widen(loss.probabilities[team.row * length + c])) + loss.even;
-          all.weighted += wq * (v.v[i] - shift);
-          all.mass += wq;
+          for (int k = 0; k < N; ++k) {
+            const int64_t c = first + k;
+            if (c < 0 || c >= length) continue;
+            C wq = loss.weight_of(c);
+            if (loss.probabilities != nullptr)
+              wq *= loss.sure * C(widen(loss.probabilities[team.row * length + c])) + loss.even;
+            all.weighted += wq * (v.v[k] - shift);
+            all.mass += wq;
+          }
         }
       }
     }
@@ -153,7 +152,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
   const Classes shape = loss.shape;
   const bool sums = loss.probabilities != nullptr || loss.even != 0;
   for_each_column(shape, [&](const Column& column) {
-    Gathered<C> all;
+    Gathered<T> all;
     const C shift = column.mine && sums ? shift_of(C(widen(x[column.base]))) : C(0);
     column.each(
         [&](int64_t first, const auto& loaded) {
@@ -223,19 +222,23 @@ __device__ __forceinline__ C slope(const Loss<T>& loss, const Upstream<C>& u, C 
     q += loss.sure * C(widen(loss.probabilities[at]));
   else if (c == u.target)
     q += loss.sure;
-  return u.g * (std::exp(x - u.m - u.log_s) * u.mass - (q == 0 ? C(0) : loss.weight_of(c) * q));
+  return u.g * (exponential<T>(x - u.m - u.log_s) * u.mass - (q == 0 ? C(0) : loss.weight_of(c) * q));
 }
 
-// The slopes of one pack; of labels without smoothing all but the target's are alike.
+// The slopes of one pack; of labels without smoothing all but the target's are alike, and one question for
+// the pack finds that.
 template <class T, class C, int N>
 __device__ __forceinline__ void slopes(const Loss<T>& loss, const Upstream<C>& u, Values<C, N>& v,
                                        int64_t first, int64_t base) {
   if (loss.probabilities == nullptr && loss.even == 0) {
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) {
-      const C e = std::exp(v.v[k] - u.m - u.log_s) * u.mass;
-      v.v[k] = u.counts ? u.g * (e - (first + k == u.target ? u.mass : C(0))) : C(0);
+    for (int k = 0; k < N; ++k) v.v[k] = exponential<T>(v.v[k] - u.m - u.log_s) * u.mass;
+    if (const int64_t place = u.target - first; place >= 0 && place < N) {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) v.v[k] -= k == int(place) ? u.mass : C(0);
     }
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) v.v[k] = u.counts ? u.g * v.v[k] : C(0);
   } else {
     FASTDL_UNROLL
     for (int k = 0; k < N; ++k) {
@@ -260,7 +263,7 @@ __global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 
     const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, team.row);
     const int64_t packs = slice.packs();
     for (int64_t j = 0; j < packs; j += kAhead) {
-      Pack<T, N> loaded[kAhead];
+      Loaded<T, N> loaded[kAhead];
       FASTDL_UNROLL
       for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(x + base, slice.first(j + i));
       FASTDL_UNROLL

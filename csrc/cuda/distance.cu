@@ -28,20 +28,18 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, r.length, packed);
-  const int64_t packs = slice.packs();
   for (; team.any_row(r.rows); team.row += team.step) {
     const bool mine = team.row < r.rows;
     C s[3] = {};
-    for (int64_t j = 0; mine && j < packs; ++j) {
-      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
-                 b = slice.load(x2 + team.row * r.length, j, C(0));
+    const auto add = [&](int64_t, const auto& a, const auto& b) {
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) {
         s[0] += a.v[k] * b.v[k];
         s[1] += a.v[k] * a.v[k];
         s[2] += b.v[k] * b.v[k];
       }
-    }
+    };
+    if (mine) slice.each(C(0), add, x1 + team.row * r.length, x2 + team.row * r.length);
     FASTDL_UNROLL
     for (int i = 0; i < 3; ++i) {
       s[i] = team.sum(s[i]);
@@ -57,23 +55,22 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, r.length, packed);
-  const int64_t packs = slice.packs();
   for (; team.row < r.rows; team.row += team.step) {
     C g[3];
     FASTDL_UNROLL
     for (int i = 0; i < 3; ++i) g[i] = C(widen(grad_sums[i * r.rows + team.row]));
-    for (int64_t j = 0; j < packs; ++j) {
-      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
-                 b = slice.load(x2 + team.row * r.length, j, C(0));
+    const int64_t base = team.row * r.length;
+    const auto write = [&](int64_t j, const auto& a, const auto& b) {
       Values<C, kWidest<T>> to1, to2;
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) {
         to1.v[k] = g[0] * b.v[k] + 2 * g[1] * a.v[k];
         to2.v[k] = g[0] * a.v[k] + 2 * g[2] * b.v[k];
       }
-      if (grad_x1 != nullptr) slice.store(grad_x1 + team.row * r.length, j, to1);
-      if (grad_x2 != nullptr) slice.store(grad_x2 + team.row * r.length, j, to2);
-    }
+      if (grad_x1 != nullptr) slice.store(grad_x1 + base, j, to1);
+      if (grad_x2 != nullptr) slice.store(grad_x2 + base, j, to2);
+    };
+    slice.each(C(0), write, x1 + base, x2 + base);
   }
 }
 
@@ -107,19 +104,17 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, r.length, packed);
-  const int64_t packs = slice.packs();
   for (; team.any_row(r.rows); team.row += team.step) {
     const bool mine = team.row < r.rows;
     C s = 0;
-    for (int64_t j = 0; mine && j < packs; ++j) {
-      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
-                 b = slice.load(x2 + team.row * r.length, j, eps);  // beyond the end the difference is 0
+    const auto add = [&](int64_t j, const auto& a, const auto& b) {
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) {
-        const C v = term<T>(std::fabs(a.v[k] - b.v[k] + eps), norm, p);
+        const C v = slice.inside(j, k) ? term<T>(std::fabs(a.v[k] - b.v[k] + eps), norm, p) : C(0);
         s = norm == Norm::infinite ? larger(s, v) : s + v;
       }
-    }
+    };
+    if (mine) slice.each(C(0), add, x1 + team.row * r.length, x2 + team.row * r.length);
     s = norm == Norm::infinite ? team.reduce(s, C(0), Larger{}) : team.sum(s);
     if (norm == Norm::two) s = std::sqrt(s);
     if (norm == Norm::any) s = std::pow(s, 1 / p);
@@ -134,36 +129,28 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, r.length, packed);
-  const int64_t packs = slice.packs();
   for (; team.any_row(r.rows); team.row += team.step) {
     const bool mine = team.row < r.rows;
     const C length = mine ? C(widen(distance[team.row])) : C(0), inverse = 1 / length;
     C g = mine ? C(widen(grad_distance[team.row])) : C(0);
-    const auto difference = [&](int64_t j) {
-      const auto a = slice.load(x1 + team.row * r.length, j, C(0)),
-                 b = slice.load(x2 + team.row * r.length, j, eps);
-      Values<C, kWidest<T>> d;
-      FASTDL_UNROLL
-      for (int k = 0; k < kWidest<T>; ++k) d.v[k] = a.v[k] - b.v[k] + eps;
-      return d;
-    };
+    const int64_t base = team.row * r.length;
     // The distance was rounded to T: so is what is compared with it.
     const auto is_largest = [&](C d) { return C(widen(narrow<T>(std::fabs(d)))) == length; };
     if (norm == Norm::infinite) {
       C count = 0;
-      for (int64_t j = 0; mine && j < packs; ++j) {
-        const auto d = difference(j);
+      const auto find = [&](int64_t j, const auto& a, const auto& b) {
         FASTDL_UNROLL
-        for (int k = 0; k < kWidest<T>; ++k) count += is_largest(d.v[k]) && length != 0 ? C(1) : C(0);
-      }
+        for (int k = 0; k < kWidest<T>; ++k)
+          if (slice.inside(j, k) && length != 0 && is_largest(a.v[k] - b.v[k] + eps)) count += 1;
+      };
+      if (mine) slice.each(C(0), find, x1 + base, x2 + base);
       g /= team.sum(count);
     }
     if (!mine) continue;
-    for (int64_t j = 0; j < packs; ++j) {
-      auto d = difference(j);
+    const auto write = [&](int64_t j, auto& a, const auto& b) {
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) {
-        const C v = d.v[k], sign = v > 0 ? C(1) : v < 0 ? C(-1) : v;
+        const C v = a.v[k] - b.v[k] + eps, sign = v > 0 ? C(1) : v < 0 ? C(-1) : v;
         C slope = sign;
         if (norm == Norm::two)
           slope = v * inverse;
@@ -171,10 +158,11 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
           slope = v == 0 ? C(0) : sign * power<T>(std::fabs(v) * inverse, p - 1);
         else if (norm == Norm::infinite)
           slope = is_largest(v) ? sign : C(0);
-        d.v[k] = length == 0 || norm == Norm::zero ? C(0) : g * slope;
+        a.v[k] = length == 0 || norm == Norm::zero ? C(0) : g * slope;
       }
-      slice.store(grad_x1 + team.row * r.length, j, d);
-    }
+      slice.store(grad_x1 + base, j, a);
+    };
+    slice.each(C(0), write, x1 + base, x2 + base);
   }
 }
 

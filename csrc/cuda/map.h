@@ -84,24 +84,38 @@ __device__ __forceinline__ T* address(const Geometry& g, const Position& p, cons
   return x.data + offset;
 }
 
-template <int N, class T>
-__device__ __forceinline__ Values<Compute<T>, N> read(const Geometry& g, const Position& p,
-                                                      const Operand<const T>& x) {
-  Values<Compute<T>, N> r;
-  if (x.data == nullptr) {
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) r.v[k] = x.value;
-    return r;
+// A pack as it lies in memory (nothing waits for it yet), or a number.
+template <class T, int N>
+struct Fetched {
+  Loaded<T, N> pack;
+  Compute<T> value;
+  bool number;
+
+  __device__ __forceinline__ Compute<T> operator[](int k) const {
+    return number ? value : Compute<T>(widen(pack[k]));
   }
+};
+
+template <int N, class T>
+__device__ __forceinline__ Fetched<T, N> fetch(const Geometry& g, const Position& p,
+                                               const Operand<const T>& x) {
+  Fetched<T, N> r{{}, x.value, x.data == nullptr};
+  if (r.number) return r;
   const T* from = address(g, p, x);
   if (x.packed && p.count == N) {
-    const auto pack = *reinterpret_cast<const Pack<T, N>*>(from);
+    r.pack = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(from));
+    return r;
+  }
+  Pack<T, N> elements;
+  if (x.inner == 0) {
+    const T one = *from;
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) r.v[k] = widen(pack.v[k]);
+    for (int k = 0; k < N; ++k) elements.v[k] = one;
   } else {
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) r.v[k] = widen(from[k < p.count ? k * x.inner : 0]);
+    for (int k = 0; k < N; ++k) elements.v[k] = from[k < p.count ? k * x.inner : 0];
   }
+  r.pack = Loaded<T, N>(elements);
   return r;
 }
 
@@ -150,7 +164,7 @@ __device__ __forceinline__ void apply(const Geometry& g, const Position& p, cons
   Values<Compute<Out>, N> r;
   with_operation(f, [&](const auto& fixed) {
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) r.v[k] = fixed(x.v[k]...);
+    for (int k = 0; k < N; ++k) r.v[k] = fixed(x[k]...);
   });
   write<N>(g, p, y, r);
 }
@@ -161,7 +175,7 @@ __global__ void __launch_bounds__(kMapThreads)
   for (uint32_t pack = blockIdx.x * kMapThreads + threadIdx.x; pack < g.packs;
        pack += gridDim.x * kMapThreads) {
     const Position p = locate<N>(g, pack);
-    apply<N>(g, p, f, y, read<N, In>(g, p, x)...);
+    apply<N>(g, p, f, y, fetch<N, In>(g, p, x)...);
   }
 }
 
@@ -176,32 +190,22 @@ struct Dense {
   }
 };
 
-// A pack as it lies in memory (nothing waits for it yet), or a number.
-template <class T, int N>
-struct Fetched {
-  Pack<T, N> pack;
-  Compute<T> value;
-  bool number;
-
-  __device__ __forceinline__ Compute<T> operator[](int k) const {
-    return number ? value : Compute<T>(widen(pack.v[k]));
-  }
-};
 template <int N, class T>
 __device__ __forceinline__ Fetched<T, N> fetch(const Dense& g, const Operand<const T>& x, uint32_t pack) {
   Fetched<T, N> r{{}, x.value, x.data == nullptr};
   if (r.number || pack >= g.packs) return r;
-  if (x.inner == 0) {
-    const T one = *x.data;
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) r.pack.v[k] = one;
-  } else if (pack < g.whole) {
-    r.pack = reinterpret_cast<const Pack<T, N>*>(x.data)[pack];
-  } else {
-    FASTDL_UNROLL
-    for (int k = 0; k < N - 1; ++k)
-      if (k < g.rest) r.pack.v[k] = x.data[int64_t(pack) * N + k];
+  if (x.inner != 0 && pack < g.whole) {
+    r.pack = Loaded<T, N>(reinterpret_cast<const Pack<T, N>*>(x.data)[pack]);
+    return r;
   }
+  Pack<T, N> elements{};
+  FASTDL_UNROLL
+  for (int k = 0; k < N; ++k)
+    if (x.inner == 0)
+      elements.v[k] = *x.data;
+    else if (k < g.rest)
+      elements.v[k] = x.data[int64_t(pack) * N + k];
+  r.pack = Loaded<T, N>(elements);
   return r;
 }
 template <int N, class T>

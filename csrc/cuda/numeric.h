@@ -54,6 +54,37 @@ struct alignas(sizeof(T) * N) Pack {
 template <class T>
 constexpr int kWidest = int(16 / sizeof(T));
 
+// A pack on its way from memory, in words whatever T is. Elements of 16 bits would be taken apart where the
+// branches of a load meet (a whole pack, the end of an array), which waits for the load: of several packs
+// each would then wait for the one before.
+template <class T, int N>
+class Loaded {
+  static constexpr int kBytes = int(sizeof(T)) * N;
+  using Piece =
+      std::conditional_t<kBytes % 4 == 0, uint32_t, std::conditional_t<kBytes % 2 == 0, uint16_t, uint8_t>>;
+  static constexpr int kPieces = kBytes / int(sizeof(Piece));
+  using Pieces = Pack<Piece, kPieces>;
+
+ public:
+  Loaded() = default;
+  __device__ __forceinline__ explicit Loaded(const Pack<T, N>& pack) {
+    const Pieces pieces = *reinterpret_cast<const Pieces*>(&pack);
+    FASTDL_UNROLL
+    for (int i = 0; i < kPieces; ++i) words_[i] = pieces.v[i];
+  }
+  __device__ __forceinline__ T operator[](int k) const {
+    Pieces pieces;
+    FASTDL_UNROLL
+    for (int i = 0; i < kPieces; ++i) pieces.v[i] = Piece(words_[i]);
+    Pack<T, N> pack;
+    memcpy(&pack, &pieces, sizeof(pack));
+    return pack.v[k];
+  }
+
+ private:
+  uint32_t words_[kPieces]{};
+};
+
 // Values of N elements, in the type they are computed in.
 template <class C, int N>
 struct Values {
@@ -111,6 +142,22 @@ __device__ __forceinline__ C larger(C a, C b) {  // NaN wins
 template <class C>
 __device__ __forceinline__ C smaller(C a, C b) {
   return a <= b || a != a ? a : b;
+}
+
+__device__ __forceinline__ float larger(float a, float b) {
+  return larger_or_nan(a, b);
+}
+__device__ __forceinline__ float smaller(float a, float b) {
+  return smaller_or_nan(a, b);
+}
+
+// e^x of numbers that are rounded to T afterwards.
+template <class T>
+__device__ __forceinline__ Compute<T> exponential(Compute<T> x) {
+  if constexpr (sizeof(T) == 2)
+    return exp2_approximate(x * 1.442695041f);
+  else
+    return std::exp(x);
 }
 
 template <class C>

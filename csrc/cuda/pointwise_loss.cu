@@ -121,7 +121,7 @@ __device__ __forceinline__ C sum_pack(int count, const F& f, const V&... x) {
   with_operation(f, [&](const auto& fixed) {
     FASTDL_UNROLL
     for (int k = 0; k < N; ++k)
-      if (k < count) sum += fixed(x.v[k]...);
+      if (k < count) sum += fixed(x[k]...);
   });
   return sum;
 }
@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(kMapThreads)
   for (uint32_t pack = blockIdx.x * kMapThreads + threadIdx.x; pack < g.packs;
        pack += gridDim.x * kMapThreads) {
     const Position p = locate<N>(g, pack);
-    sum += double(sum_pack<N, Compute<T>>(p.count, f, read<N, T>(g, p, x), read<N, T>(g, p, t),
-                                          read<N, T>(g, p, u), read<N, T>(g, p, v)));
+    sum += double(sum_pack<N, Compute<T>>(p.count, f, fetch<N, T>(g, p, x), fetch<N, T>(g, p, t),
+                                          fetch<N, T>(g, p, u), fetch<N, T>(g, p, v)));
   }
   sum = block_reduce(sum, 0.0, Plus{});
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;

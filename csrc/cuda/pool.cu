@@ -323,15 +323,14 @@ __global__ void __launch_bounds__(256)
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, size, packed);
-  const int64_t packs = slice.packs();
   for (; team.any_row(planes); team.row += team.step) {
     const bool mine = team.row < planes;
     C sum = 0;
-    for (int64_t j = 0; mine && j < packs; ++j) {
-      const auto v = slice.load(x + team.row * size, j, C(0));
+    const auto add = [&](int64_t, const auto& v) {
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) sum += v.v[k];
-    }
+    };
+    if (mine) slice.each(C(0), add, x + team.row * size);
     sum = team.sum(sum);
     if (mine && team.index == 0) y[team.row] = narrow<T>(sum / C(size));
   }

@@ -1,6 +1,6 @@
 // Random arrays. A thread makes the numbers of one call of Philox: four from a word each in float, two from
 // 64 bits each in double. 16-bit types are float's numbers, rounded. Normal numbers are pairs by Box and
-// Muller. Only y is written.
+// Muller. Only y is written, by one access for a call's numbers.
 #include "cuda/random.h"
 
 #include "cuda/numeric.h"
@@ -61,7 +61,7 @@ struct Normal64 {
 };
 
 template <class T, class F>
-__global__ void __launch_bounds__(kThreads) fill(T* y, int64_t size, Key key, F f) {
+__global__ void __launch_bounds__(kThreads) fill(T* y, int64_t size, bool packed, Key key, F f) {
   const Philox philox = key.philox();
   using C = Compute<T>;
   constexpr int N = kPerCall<C>;
@@ -69,17 +69,15 @@ __global__ void __launch_bounds__(kThreads) fill(T* y, int64_t size, Key key, F 
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < calls;
        i += int64_t(gridDim.x) * kThreads) {
     uint32_t words[4];
-    C out[N];
+    Values<C, N> out;
     philox(uint64_t(i), words);
-    f(out, words);
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k)
-      if (i * N + k < size) y[i * N + k] = narrow<T>(out[k]);
+    f(out.v, words);
+    store_run<N>(y, i * N, size, packed, out);
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t size, Key key) {
+__global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t size, bool packed, Key key) {
   const Philox philox = key.philox();
   using C = Compute<T>;
   constexpr int N = kPerCall<C>;
@@ -88,23 +86,22 @@ __global__ void __launch_bounds__(kThreads) bernoulli(T* y, const T* p, int64_t 
        i += int64_t(gridDim.x) * kThreads) {
     uint32_t words[4];
     C u[N];
+    auto out = load_run<N>(p, i * N, size, packed);
     philox(uint64_t(i), words);
     unit(u, words);
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k)
-      if (i * N + k < size) y[i * N + k] = narrow<T>(C(u[k] < C(widen(p[i * N + k]))));
+    for (int k = 0; k < N; ++k) out.v[k] = C(u[k] < out.v[k]);
+    store_run<N>(y, i * N, size, packed, out);
   }
 }
 
-__global__ void __launch_bounds__(kThreads) words_kernel(uint32_t* y, int64_t size, Key key) {
+__global__ void __launch_bounds__(kThreads) words_kernel(uint32_t* y, int64_t size, bool packed, Key key) {
   const Philox philox = key.philox();
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i * 4 < size;
        i += int64_t(gridDim.x) * kThreads) {
-    uint32_t words[4];
-    philox(uint64_t(i), words);
-    FASTDL_UNROLL
-    for (int k = 0; k < 4; ++k)
-      if (i * 4 + k < size) y[i * 4 + k] = words[k];
+    Values<uint32_t, 4> words;
+    philox(uint64_t(i), words.v);
+    store_run<4>(y, i * 4, size, packed, words);
   }
 }
 
@@ -116,17 +113,19 @@ __device__ __forceinline__ uint64_t upper_half(uint64_t a, uint64_t b) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    integers_kernel(int64_t* y, int64_t size, int64_t low, uint64_t range, Key key) {
+    integers_kernel(int64_t* y, int64_t size, int64_t low, uint64_t range, bool packed, Key key) {
   const Philox philox = key.philox();
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i * 2 < size;
        i += int64_t(gridDim.x) * kThreads) {
     uint32_t words[4];
+    Values<int64_t, 2> out;
     philox(uint64_t(i), words);
     FASTDL_UNROLL
     for (int k = 0; k < 2; ++k) {
       const uint64_t bits = words[2 * k] | uint64_t(words[2 * k + 1]) << 32;
-      if (i * 2 + k < size) y[i * 2 + k] = int64_t(uint64_t(low) + upper_half(bits, range));
+      out.v[k] = int64_t(uint64_t(low) + upper_half(bits, range));
     }
+    store_run<2>(y, i * 2, size, packed, out);
   }
 }
 
@@ -137,8 +136,9 @@ __global__ void state_kernel(uint64_t* state, uint64_t seed, uint64_t offset) {
 template <class T, class F>
 void launch_fill(const char* op, void* y, int64_t size, const F& f, Key key, Stream stream) {
   if (size == 0) return;
-  launch(op, fill<T, F>, dim3(grid_for(size, kThreads * kPerCall<Compute<T>>)), dim3(kThreads), 0, stream,
-         static_cast<T*>(y), size, key, f);
+  constexpr int N = kPerCall<Compute<T>>;
+  launch(op, fill<T, F>, dim3(grid_for(size, kThreads * N)), dim3(kThreads), 0, stream, static_cast<T*>(y),
+         size, aligned(y, N * sizeof(T)), key, f);
 }
 
 }  // namespace
@@ -166,21 +166,23 @@ void random_normal(Dtype dtype, void* y, int64_t size, double mean, double std, 
 void random_bernoulli(Dtype dtype, void* y, const void* p, int64_t size, Key key, Stream stream) {
   if (size == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
-    launch("random_bernoulli", bernoulli<T>, dim3(grid_for(size, kThreads * kPerCall<Compute<T>>)),
-           dim3(kThreads), 0, stream, static_cast<T*>(y), static_cast<const T*>(p), size, key);
+    constexpr int N = kPerCall<Compute<T>>;
+    launch("random_bernoulli", bernoulli<T>, dim3(grid_for(size, kThreads * N)), dim3(kThreads), 0, stream,
+           static_cast<T*>(y), static_cast<const T*>(p), size,
+           aligned(y, N * sizeof(T)) && aligned(p, N * sizeof(T)), key);
   });
 }
 
 void philox_words(uint32_t* words, int64_t size, Key key, Stream stream) {
   if (size == 0) return;
   launch("philox_words", words_kernel, dim3(grid_for(size, kThreads * 4)), dim3(kThreads), 0, stream, words,
-         size, key);
+         size, aligned(words, 16), key);
 }
 
 void random_integers(int64_t* y, int64_t size, int64_t low, uint64_t range, Key key, Stream stream) {
   if (size == 0) return;
   launch("random_integers", integers_kernel, dim3(grid_for(size, kThreads * 2)), dim3(kThreads), 0, stream, y,
-         size, low, range, key);
+         size, low, range, aligned(y, 16), key);
 }
 
 }  // namespace fastdl::cuda

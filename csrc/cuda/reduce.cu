@@ -4,12 +4,14 @@
 // The host merges neighbouring axes. If the innermost axis is reduced, a team of lanes or a block works on
 // each output and reads side by side ("rows"; in packs of 16 bytes where rows are aligned); if it stays,
 // neighbouring threads have neighbouring outputs and 8 threads share one ("columns"). With too few outputs to
-// fill the device, each is cut into slices, and a second launch merges them in order. x is read once.
+// fill the device, each is cut into slices, and a second launch merges them in order. x is read once, and a
+// thread has 16 to 32 bytes of it on their way before it adds the first.
 #include "cuda/reduce.h"
 
 #include <algorithm>
 
 #include "cuda/accumulators.h"
+#include "cuda/map.h"
 #include "cuda/rows.h"
 
 namespace fastdl::cuda {
@@ -19,24 +21,34 @@ constexpr int kAxes = 5;
 
 // Offsets of a numbering of some axes.
 struct Axes {
-  int rank = 0;
-  Divisor extent[kAxes];  // the last axis first
-  int64_t stride[kAxes] = {};
+  int others = 0;             // axes beside the first one
+  Divisor extent[kAxes - 1];  // of these, the last axis first; the first one's nobody needs
+  int64_t stride[kAxes - 1] = {}, first_stride = 0;
 
   __device__ __forceinline__ int64_t offset(uint32_t i) const {
-    int64_t at = 0;
-    FASTDL_UNROLL
-    for (int d = 0; d < kAxes; ++d) {
-      if (d >= rank) break;
-      if (d == rank - 1) {
-        at += i * stride[d];
-      } else {
-        const uint32_t q = extent[d].quotient(i);
-        at += (i - q * extent[d].divisor) * stride[d];
-        i = q;
-      }
+    int64_t at = 0;  // mostly there is one axis, and every load has this code: no unrolling
+    FASTDL_ROLLED
+    for (int d = 0; d < others; ++d) {
+      const uint32_t q = extent[d].quotient(i);
+      at += (i - q * extent[d].divisor) * stride[d];
+      i = q;
     }
-    return at;
+    return at + i * first_stride;
+  }
+};
+
+// Where folds are written.
+template <class T>
+struct Folded {
+  T* y;
+  Compute<T>* wide;
+  Compute<T> scale;
+
+  __device__ __forceinline__ void write(uint32_t output, Compute<T> a) const {
+    if (wide != nullptr)
+      wide[output] = a * scale;
+    else
+      y[output] = narrow<T>(a * scale);
   }
 };
 
@@ -44,10 +56,10 @@ template <class T>
 struct FoldOf {
   using C = Compute<T>;
   using Accumulator = C;
+  static constexpr int kOperations = 0 FASTDL_CUDA_FOLD(FASTDL_CUDA_COUNT);
   Fold op;
-  T* y;
-  C* wide;
-  C scale, p;
+  Folded<T> to;
+  bool squares;  // a norm's p is 2, not 1
 
   __device__ __forceinline__ C start() const {
     switch (op) {
@@ -80,7 +92,7 @@ struct FoldOf {
         a = smaller(a, x);
         break;
       case Fold::norm:
-        a += p == 2 ? x * x : p == 1 ? std::fabs(x) : std::pow(std::fabs(x), p);
+        a += squares ? x * x : std::fabs(x);
         break;
       case Fold::nonzero:
         a += C(x != 0);
@@ -108,12 +120,24 @@ struct FoldOf {
     }
   }
   __device__ __forceinline__ void finish(uint32_t output, C a, C) const {
-    if (op == Fold::norm) a = p == 2 ? std::sqrt(a) : p == 1 ? a : std::pow(a, 1 / p);
-    a *= scale;
-    if (wide != nullptr)
-      wide[output] = a;
-    else
-      y[output] = narrow<T>(a);
+    to.write(output, op == Fold::norm && squares ? std::sqrt(a) : a);
+  }
+};
+
+// Norms of any other p.
+template <class T>
+struct PowersOf {
+  using C = Compute<T>;
+  using Accumulator = C;
+  static constexpr int kAhead = 1;  // long code
+  Folded<T> to;
+  C p;
+
+  __device__ __forceinline__ C start() const { return C(0); }
+  __device__ __forceinline__ void add(C& a, C x, C, int64_t) const { a += std::pow(std::fabs(x), p); }
+  __device__ __forceinline__ C operator()(C a, C b) const { return a + b; }
+  __device__ __forceinline__ void finish(uint32_t output, C a, C) const {
+    to.write(output, std::pow(a, 1 / p));
   }
 };
 
@@ -204,6 +228,54 @@ __device__ __forceinline__ A block_merge(A a, const P& policy) {
   return warp_reduce(lane_id() < warps ? partial[lane_id()] : policy.start(), policy);
 }
 
+// Packs that a thread loads before it adds the first.
+template <class P, class T, int N>
+constexpr int ahead() {
+  if constexpr (requires { P::kAhead; })
+    return P::kAhead;
+  else
+    return N == 1 ? kWidest<T> : 2;
+}
+// Adds the packs first, first + step, .. below end to a.
+template <int N, class T, class P>
+__device__ __forceinline__ void add_packs(typename P::Accumulator& a, const P& policy, const T* from,
+                                          const Axes& axes, uint32_t first, uint32_t end, uint32_t step,
+                                          Compute<T> x0) {
+  constexpr int kAhead = ahead<P, T, N>();
+  const int64_t stride = step * axes.first_stride;
+  for (uint32_t i = first; i < end; i += kAhead * step) {
+    const bool whole = i + (kAhead - 1) * step < end;
+    Loaded<T, N> loaded[kAhead];
+    const auto load = [&](int j, const T* at) {
+      loaded[j] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(at));
+    };
+    if (whole && axes.others == 0) {
+      const T* at = from + i * axes.first_stride;
+      FASTDL_UNROLL
+      for (int j = 0; j < kAhead; ++j, at += stride) load(j, at);
+    } else {
+      FASTDL_UNROLL
+      for (int j = 0; j < kAhead; ++j)
+        if (i + j * step < end) load(j, from + axes.offset(i + j * step));
+    }
+    with_operation(policy, [&](const auto& fixed) {
+      const auto add = [&](int j) {
+        FASTDL_UNROLL
+        for (int k = 0; k < N; ++k)
+          fixed.add(a, Compute<T>(widen(loaded[j][k])), x0, int64_t(i + j * step) * N + k);
+      };
+      if (whole) {
+        FASTDL_UNROLL
+        for (int j = 0; j < kAhead; ++j) add(j);
+      } else {
+        FASTDL_UNROLL
+        for (int j = 0; j < kAhead; ++j)
+          if (i + j * step < end) add(j);
+      }
+    });
+  }
+}
+
 template <class T, class P, int N, bool kBlock>
 __global__ void __launch_bounds__(256)
     reduce_rows(P policy, typename P::Accumulator* partials, const T* x, Task t, int group) {
@@ -219,11 +291,7 @@ __global__ void __launch_bounds__(256)
     const uint32_t first = slice * t.per_slice;
     const uint32_t end = mine ? std::min(t.packs, first + t.per_slice) : 0;
     const C x0 = t.packs > 0 ? C(widen(*from)) : C(0);
-    for (uint32_t i = first + team.index; i < end; i += team.size) {
-      const auto pack = *reinterpret_cast<const Pack<T, N>*>(from + t.reduced.offset(i));
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) policy.add(a, C(widen(pack.v[k])), x0, int64_t(i) * N + k);
-    }
+    add_packs<N>(a, policy, from, t.reduced, first + team.index, end, team.size, x0);
     if constexpr (kBlock)
       a = block_merge(a, policy);
     else
@@ -251,8 +319,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
     const uint32_t first = slice * t.per_slice;
     const uint32_t end = mine ? std::min(t.packs, first + t.per_slice) : 0;
     const C x0 = t.packs > 0 ? C(widen(*from)) : C(0);
-    for (uint32_t i = first + threadIdx.y; i < end; i += kSplit)
-      policy.add(a, C(widen(from[t.reduced.offset(i)])), x0, i);
+    add_packs<1>(a, policy, from, t.reduced, first + threadIdx.y, end, kSplit, x0);
     sync_threads();  // the previous item's has been read
     shared[threadIdx.y * kColumns + threadIdx.x] = a;
     sync_threads();
@@ -310,10 +377,11 @@ Axes numbered(const std::vector<Axis>& axes) {
     throw std::invalid_argument("a reduction on CUDA supports at most " + std::to_string(kAxes) +
                                 " axes that cannot be merged, of either kind; make the array contiguous");
   Axes r;
-  for (size_t i = axes.size(); i-- > 0; ++r.rank) {
-    r.extent[r.rank] = Divisor(uint32_t(axes[i].extent > 0 ? axes[i].extent : 1));
-    r.stride[r.rank] = axes[i].stride;
+  for (size_t i = axes.size(); i-- > 1; ++r.others) {
+    r.extent[r.others] = Divisor(uint32_t(axes[i].extent > 0 ? axes[i].extent : 1));
+    r.stride[r.others] = axes[i].stride;
   }
+  if (!axes.empty()) r.first_stride = axes[0].stride;
   return r;
 }
 
@@ -336,8 +404,10 @@ Plan plan_of(const Reduce& problem, bool ordered) {
   const int64_t blocks = p.rows ? p.outputs : (p.outputs + kColumns - 1) / kColumns;
   const int64_t wanted = 4 * int64_t(multiprocessors());
   p.slices = 1;
-  if (blocks > 0 && blocks < wanted / 2 && p.length >= 8192)
-    p.slices = uint32_t(std::min(wanted / blocks, p.length / 2048));
+  // A second launch takes as long as some elements more of a thread: a column's are fewer threads' than a row's.
+  const int64_t least = p.rows ? 2048 : 512;
+  if (blocks > 0 && blocks < wanted / 2 && p.length >= 4 * least)
+    p.slices = uint32_t(std::min(wanted / blocks, p.length / least));
   return p;
 }
 
@@ -399,9 +469,11 @@ void fold(Fold op, Dtype dtype, void* y, bool wide, const Reduce& problem, doubl
           void* scratch, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
-    const FoldOf<T> policy{op, wide ? nullptr : static_cast<T*>(y), wide ? static_cast<C*>(y) : nullptr,
-                           C(scale), C(p)};
-    run<T>("fold", policy, problem, false, scratch, stream);
+    const Folded<T> to{wide ? nullptr : static_cast<T*>(y), wide ? static_cast<C*>(y) : nullptr, C(scale)};
+    if (op == Fold::norm && p != 1 && p != 2)
+      run<T>("fold", PowersOf<T>{to, C(p)}, problem, false, scratch, stream);
+    else
+      run<T>("fold", FoldOf<T>{op, to, p == 2}, problem, false, scratch, stream);
   });
 }
 

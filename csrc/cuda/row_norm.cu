@@ -50,38 +50,32 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256, kBlock                  ?
   constexpr int N = kWidest<T>;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, length, packed);
-  const int64_t packs = slice.packs();
   const C count = C(length);
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const T* row = x + team.row * length;
-    Values<C, N> v[kPacks > 0 ? kPacks : 1];
-    // Calls f(pack, j) for this thread's packs of the row, from memory or from registers.
+    Values<C, N> held[1][kPacks > 0 ? kPacks : 1];
+    // Calls f(j, pack) for this thread's packs of the row, from memory or from registers.
     const auto each = [&](bool load, auto f) {
       if (!mine) return;
       if constexpr (kPacks > 0) {
+        if (load) slice.load(held, {row}, C(0));
         FASTDL_UNROLL
-        for (int j = 0; j < kPacks; ++j)
-          if (load) v[j] = slice.load(row, j, C(0));
-        FASTDL_UNROLL
-        for (int j = 0; j < kPacks; ++j) f(v[j], j);
+        for (int j = 0; j < kPacks; ++j) f(j, held[0][j]);
       } else {
-        for (int64_t j = 0; j < packs; ++j) {
-          v[0] = slice.load(row, j, C(0));
-          f(v[0], j);
-        }
+        slice.each(C(0), f, row);
       }
     };
     C m = 0;
     if (mean != nullptr) {
-      each(true, [&](const Values<C, N>& a, int64_t) {
+      each(true, [&](int64_t, const Values<C, N>& a) {
         FASTDL_UNROLL
         for (int k = 0; k < N; ++k) m += a.v[k];
       });
       m = team.sum(m) / count;
     }
     C first = 0, second = 0;
-    each(mean == nullptr, [&](const Values<C, N>& a, int64_t j) {
+    each(mean == nullptr, [&](int64_t j, const Values<C, N>& a) {
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) {
         const C d = slice.inside(j, k) ? a.v[k] - m : C(0);
@@ -98,7 +92,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256, kBlock                  ?
     }
     const C r = 1 / std::sqrt(variance + eps);
     const int64_t number = affine.first(team.row);
-    each(false, [&](const Values<C, N>& a, int64_t j) {
+    each(false, [&](int64_t j, const Values<C, N>& a) {
       Values<C, N> out;
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) out.v[k] = ((a.v[k] - m) - shift) * r;
@@ -139,14 +133,11 @@ __global__ void __launch_bounds__(kBlock ? kSums ? kMostSums : 1024 : lane_threa
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const int64_t base = team.row * length, number = mine ? affine.first(team.row) : 0;
-    Values<C, N> g[kPacks], h[kPacks];
+    Values<C, N> both[2][kPacks];
+    auto &g = both[0], &h = both[1];
     C sum = 0, dot = 0;
     if (mine) {
-      FASTDL_UNROLL
-      for (int j = 0; j < kPacks; ++j) {
-        g[j] = slice.load(grad_y + base, j, C(0));
-        h[j] = slice.load(x + base, j, C(0));
-      }
+      slice.load(both, {grad_y + base, x + base}, C(0));
       const Statistics<C> s = statistics<C>(mean, var, team.row, eps);
       FASTDL_UNROLL
       for (int j = 0; j < kPacks; ++j) {
@@ -230,14 +221,11 @@ __global__ void __launch_bounds__(1024)
   constexpr int N = kWidest<T>;
   RowTeam<true> team(0);
   const RowSlice<T> slice(team, length, packed);
-  const int64_t packs = slice.packs();
   for (; team.row < rows; team.row += team.step) {
     const int64_t base = team.row * length, number = affine.first(team.row);
     const Statistics<C> s = statistics<C>(mean, var, team.row, eps);
-    Values<C, N> g, h;
-    const auto load = [&](int64_t j) {
-      g = slice.load(grad_y + base, j, C(0));
-      h = slice.load(x + base, j, C(0));
+    // g w and normalised x
+    const auto prepare = [&](int64_t j, Values<C, N>& g, Values<C, N>& h) {
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) h.v[k] = slice.inside(j, k) ? s.normalised(h.v[k]) : C(0);
       if (affine.weight == nullptr) return;
@@ -246,22 +234,28 @@ __global__ void __launch_bounds__(1024)
       for (int k = 0; k < N; ++k) g.v[k] *= w.v[k];
     };
     C sum = 0, dot = 0;
-    for (int64_t j = 0; j < packs; ++j) {
-      load(j);
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) {
-        sum += g.v[k];
-        dot += g.v[k] * h.v[k];
-      }
-    }
+    slice.each(
+        C(0),
+        [&](int64_t j, auto& g, auto& h) {
+          prepare(j, g, h);
+          FASTDL_UNROLL
+          for (int k = 0; k < N; ++k) {
+            sum += g.v[k];
+            dot += g.v[k] * h.v[k];
+          }
+        },
+        grad_y + base, x + base);
     sum = mean != nullptr ? team.sum(sum) / C(length) : C(0);
     dot = team.sum(dot) / C(length);
-    for (int64_t j = 0; j < packs; ++j) {
-      load(j);
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) g.v[k] = s.r * (g.v[k] - sum - h.v[k] * dot);
-      slice.store(grad_x + base, j, g);
-    }
+    slice.each(
+        C(0),
+        [&](int64_t j, auto& g, auto& h) {
+          prepare(j, g, h);
+          FASTDL_UNROLL
+          for (int k = 0; k < N; ++k) g.v[k] = s.r * (g.v[k] - sum - h.v[k] * dot);
+          slice.store(grad_x + base, j, g);
+        },
+        grad_y + base, x + base);
   }
 }
 

@@ -49,14 +49,15 @@ struct Larger {
 };
 
 // The running maximum m and s = sum of exp(x - m): one pass for softmax and its relatives.
-template <class C>
+template <class T>
 struct Online {
+  using C = Compute<T>;
   C m = -infinity<C>(), s = 0;
 
   // All elements so far -inf: they count for nothing, and exp(-inf - -inf) would be NaN.
   __device__ __forceinline__ void rescale(C maximum) {
     if (m != maximum) {
-      s *= std::exp(m - maximum);
+      s *= exponential<T>(m - maximum);
       m = maximum;
     }
   }
@@ -68,13 +69,7 @@ struct Online {
     if (maximum == -infinity<C>()) return;
     rescale(maximum);
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) s += std::exp(x.v[k] - m);
-  }
-  __device__ __forceinline__ void merge(C other_m, C other_s) {
-    const C maximum = larger(m, other_m);
-    if (maximum == -infinity<C>()) return;
-    rescale(maximum);
-    s += other_m == maximum ? other_s : other_s * std::exp(other_m - maximum);
+    for (int k = 0; k < N; ++k) s += exponential<T>(x.v[k] - m);
   }
 };
 
@@ -116,8 +111,9 @@ struct RowTeam {
   __device__ __forceinline__ C sum(C v) const {
     return reduce(v, C(0), Plus{});
   }
-  template <class C>
-  __device__ __forceinline__ void reduce(Online<C>& o) const {
+  template <class T>
+  __device__ __forceinline__ void reduce(Online<T>& o) const {
+    using C = Compute<T>;
     const C m = reduce(o.m, -infinity<C>(), Larger{});
     if (m != -infinity<C>()) o.rescale(m);
     o.s = sum(o.s);
@@ -210,6 +206,45 @@ struct RowSlice {
     }
     return r;
   }
+  // Packs from, from + 1, .. of some rows: all are on their way before one is waited for.
+  template <int kRows, int kPacks>
+  __device__ __forceinline__ void load(Values<C, N> (&v)[kRows][kPacks], const T* const (&rows)[kRows],
+                                       C fill, int64_t from = 0) const {
+    if (!packed) {
+      FASTDL_UNROLL
+      for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
+      for (int r = 0; r < kRows; ++r) v[r][j] = load(rows[r], from + j, fill);
+      return;
+    }
+    Loaded<T, N> loaded[kRows][kPacks];
+    FASTDL_UNROLL
+    for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
+    for (int r = 0; r < kRows; ++r)
+      if (inside(from + j, 0))
+        loaded[r][j] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(rows[r] + element(from + j, 0)));
+    FASTDL_UNROLL
+    for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
+    for (int r = 0; r < kRows; ++r) FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) v[r][j].v[k] = inside(from + j, 0) ? C(widen(loaded[r][j][k])) : fill;
+  }
+  // Calls f(j, pack j of each row) for all packs of one or two rows that no registers hold, and perhaps for
+  // one more, which is beyond the end. Two packs are on their way.
+  template <class F, class... Row>
+  __device__ __forceinline__ void each(C fill, F&& f, const Row*... rows) const {
+    constexpr int kAhead = 2 / sizeof...(Row);
+    const T* const all[] = {rows...};
+    for (int64_t j = 0, end = packs(); j < end; j += kAhead) {
+      Values<C, N> v[sizeof...(Row)][kAhead];
+      load(v, all, fill, j);
+      FASTDL_UNROLL
+      for (int i = 0; i < kAhead; ++i) {
+        if constexpr (sizeof...(Row) == 1)
+          f(j + i, v[0][i]);
+        else
+          f(j + i, v[0][i], v[1][i]);
+      }
+    }
+  }
   __device__ __forceinline__ void store(T* row, int64_t j, const Values<C, N>& x) const {
     const int64_t first = element(j, 0);
     if (packed) {
@@ -255,20 +290,26 @@ struct ShiftedSlice {
     return vectors && first >= 0 && first + N <= length;
   }
   // As they lie in memory: nothing waits for them yet.
-  __device__ __forceinline__ Pack<T, N> fetch(const T* row, int64_t first) const {
-    if (whole(first)) return *reinterpret_cast<const Pack<T, N>*>(row + first);
+  __device__ __forceinline__ Loaded<T, N> fetch(const T* row, int64_t first) const {
+    if (whole(first)) return Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(row + first));
     Pack<T, N> r{};
     FASTDL_UNROLL
     for (int k = 0; k < N; ++k)
       if (first + k >= 0 && first + k < length) r.v[k] = row[first + k];
-    return r;
+    return Loaded<T, N>(r);
   }
-  __device__ __forceinline__ Values<C, N> values(const Pack<T, N>& pack, int64_t first, C fill) const {
+  // Of a pack not all elements are the row's: one question for the pack, as a branch for each element takes
+  // longer than what is computed of it.
+  __device__ __forceinline__ bool at_end(int64_t first) const { return first < 0 || first + N > length; }
+  __device__ __forceinline__ Values<C, N> values(const Loaded<T, N>& pack, int64_t first, C fill) const {
     Values<C, N> r;
-    const bool all = first >= 0 && first + N <= length;
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k)
-      r.v[k] = all || (first + k >= 0 && first + k < length) ? C(widen(pack.v[k])) : fill;
+    for (int k = 0; k < N; ++k) r.v[k] = C(widen(pack[k]));
+    if (at_end(first)) {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k)
+        if (first + k < 0 || first + k >= length) r.v[k] = fill;
+    }
     return r;
   }
   __device__ __forceinline__ void store(T* row, int64_t first, const Values<C, N>& x) const {
@@ -305,8 +346,9 @@ __device__ __forceinline__ C split_reduce(C v, F f) {
   for (int i = 1; i < kSplit; ++i) r = f(r, partial[i * kColumns + threadIdx.x]);
   return r;
 }
-template <class C>
-__device__ __forceinline__ void split_reduce(Online<C>& o) {
+template <class T>
+__device__ __forceinline__ void split_reduce(Online<T>& o) {
+  using C = Compute<T>;
   const C m = split_reduce(o.m, Larger{});
   if (m != -infinity<C>()) o.rescale(m);
   o.s = split_reduce(o.s, Plus{});

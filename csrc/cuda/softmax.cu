@@ -11,9 +11,9 @@
 namespace fastdl::cuda {
 namespace {
 
-template <class C>
+template <class T, class C = Compute<T>>
 __device__ __forceinline__ C result(C x, C m, C inverse, C log_s, bool log) {
-  return log ? x - m - log_s : std::exp(x - m) * inverse;
+  return log ? x - m - log_s : exponential<T>(x - m) * inverse;
 }
 
 template <class T, bool kBlock>
@@ -24,20 +24,19 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
   const RowSlice<T> slice(team, length, packed);
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
-    Values<C, kWidest<T>> v[kRowPacks<T>];
+    Values<C, kWidest<T>> row[1][kRowPacks<T>] = {};
+    auto& v = row[0];
+    if (mine) slice.load(row, {x + team.row * length}, -infinity<C>());
     C m = -infinity<C>();
     FASTDL_UNROLL
-    for (int j = 0; j < kRowPacks<T>; ++j) {
-      v[j] = mine ? slice.load(x + team.row * length, j, -infinity<C>()) : Values<C, kWidest<T>>{};
-      FASTDL_UNROLL
-      for (int k = 0; k < kWidest<T>; ++k) m = larger(m, v[j].v[k]);
-    }
+    for (int j = 0; j < kRowPacks<T>; ++j) FASTDL_UNROLL
+    for (int k = 0; k < kWidest<T>; ++k) m = larger(m, v[j].v[k]);
     m = team.reduce(m, -infinity<C>(), Larger{});
     C s = 0;
     FASTDL_UNROLL
     for (int j = 0; j < kRowPacks<T>; ++j) FASTDL_UNROLL
     for (int k = 0; k < kWidest<T>; ++k) {
-      const C e = std::exp(v[j].v[k] - m);
+      const C e = exponential<T>(v[j].v[k] - m);
       s += e;
       v[j].v[k] = log ? v[j].v[k] - m : e;
     }
@@ -59,19 +58,20 @@ __global__ void __launch_bounds__(1024)
   using C = Compute<T>;
   RowTeam<true> team(0);
   const RowSlice<T> slice(team, length, packed);
-  const int64_t packs = slice.packs();
   for (; team.row < rows; team.row += team.step) {
     const T* row = x + team.row * length;
-    Online<C> o;
-    for (int64_t j = 0; j < packs; ++j) o.add(slice.load(row, j, -infinity<C>()));
+    Online<T> o;
+    slice.each(-infinity<C>(), [&](int64_t, const auto& v) { o.add(v); }, row);
     team.reduce(o);
     const C inverse = 1 / o.s, log_s = log ? std::log(o.s) : C(0);
-    for (int64_t j = 0; j < packs; ++j) {
-      auto v = slice.load(row, j, C(0));
-      FASTDL_UNROLL
-      for (int k = 0; k < kWidest<T>; ++k) v.v[k] = result(v.v[k], o.m, inverse, log_s, log);
-      slice.store(y + team.row * length, j, v);
-    }
+    slice.each(
+        C(0),
+        [&](int64_t j, auto& v) {
+          FASTDL_UNROLL
+          for (int k = 0; k < kWidest<T>; ++k) v.v[k] = result<T>(v.v[k], o.m, inverse, log_s, log);
+          slice.store(y + team.row * length, j, v);
+        },
+        row);
   }
 }
 
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
     softmax_columns(T* y, const T* x, Classes shape, bool log) {
   using C = Compute<T>;
   for_each_column(shape, [&](const Column& column) {
-    Online<C> o;
+    Online<T> o;
     column.each(
         [&](int64_t c, const auto& loaded) {
           Values<C, Column::kClasses<T>> v;
@@ -97,15 +97,15 @@ __global__ void __launch_bounds__(kColumns* kSplit)
           FASTDL_UNROLL
           for (int i = 0; i < Column::kClasses<T>; ++i)
             if (column.has(c, i))
-              y[column.place(c, i)] = narrow<T>(result(C(widen(loaded.v[i])), o.m, inverse, log_s, log));
+              y[column.place(c, i)] = narrow<T>(result<T>(C(widen(loaded.v[i])), o.m, inverse, log_s, log));
         },
         x);
   });
 }
 
-template <class C>
+template <class T, class C = Compute<T>>
 __device__ __forceinline__ C slope(C g, C y, C sum, bool log) {
-  return log ? g - std::exp(y) * sum : y * (g - sum);
+  return log ? g - exponential<T>(y) * sum : y * (g - sum);
 }
 
 // kFits: gradient and result stay in registers between the sum and the second pass.
@@ -114,46 +114,35 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
     softmax_backward_rows(T* grad_x, const T* grad_y, const T* y, int64_t rows, int64_t length, int group,
                           bool packed, bool log) {
   using C = Compute<T>;
-  constexpr int N = kWidest<T>, kPacks = kFits ? kRowPacks<T> / 2 : 1;
+  constexpr int N = kWidest<T>;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, length, packed);
-  const int64_t packs = slice.packs();
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const int64_t base = team.row * length;
-    Values<C, N> g[kPacks], v[kPacks];
-    C sum = 0;
-    const auto add = [&](int at, int64_t j) {
-      g[at] = slice.load(grad_y + base, j, C(0));
-      v[at] = slice.load(y + base, j, C(0));
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) sum += log ? g[at].v[k] : g[at].v[k] * v[at].v[k];
-    };
-    const auto finish = [&](int at, int64_t j) {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) g[at].v[k] = slope(g[at].v[k], v[at].v[k], sum, log);
-      slice.store(grad_x + base, j, g[at]);
-    };
-    if (mine) {
+    Values<C, N> both[2][kRowPacks<T> / 2];
+    // Calls f(j, gradient, result) for this thread's packs of the row, from memory or from registers.
+    const auto each = [&](bool load, auto f) {
+      if (!mine) return;
       if constexpr (kFits) {
+        if (load) slice.load(both, {grad_y + base, y + base}, C(0));
         FASTDL_UNROLL
-        for (int j = 0; j < kPacks; ++j) add(j, j);
+        for (int j = 0; j < kRowPacks<T> / 2; ++j) f(j, both[0][j], both[1][j]);
       } else {
-        for (int64_t j = 0; j < packs; ++j) add(0, j);
+        slice.each(C(0), f, grad_y + base, y + base);
       }
-    }
-    sum = team.sum(sum);
-    if (!mine) continue;
-    if constexpr (kFits) {
+    };
+    C sum = 0;
+    each(true, [&](int64_t, const auto& g, const auto& v) {
       FASTDL_UNROLL
-      for (int j = 0; j < kPacks; ++j) finish(j, j);
-    } else {
-      for (int64_t j = 0; j < packs; ++j) {
-        g[0] = slice.load(grad_y + base, j, C(0));
-        v[0] = slice.load(y + base, j, C(0));
-        finish(0, j);
-      }
-    }
+      for (int k = 0; k < N; ++k) sum += log ? g.v[k] : g.v[k] * v.v[k];
+    });
+    sum = team.sum(sum);
+    each(false, [&](int64_t j, auto& g, const auto& v) {
+      FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) g.v[k] = slope<T>(g.v[k], v.v[k], sum, log);
+      slice.store(grad_x + base, j, g);
+    });
   }
 }
 
@@ -176,7 +165,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
           FASTDL_UNROLL
           for (int i = 0; i < Column::kClasses<T>; ++i)
             if (column.has(c, i))
-              grad_x[column.place(c, i)] = narrow<T>(slope(C(widen(g.v[i])), C(widen(v.v[i])), sum, log));
+              grad_x[column.place(c, i)] = narrow<T>(slope<T>(C(widen(g.v[i])), C(widen(v.v[i])), sum, log));
         },
         grad_y, y);
   });

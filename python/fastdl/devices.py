@@ -7,6 +7,7 @@ protocols (``np.zeros(3, like=x)`` makes an array where x lies), and ``select(x)
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -56,7 +57,21 @@ def missing() -> str | None:
             f"the NVIDIA driver is missing or too old for this CuPy ({error}); CUDA 13 takes version 580 or newer, "
             "nvidia-smi shows which one is installed"
         )
-    return None if count else "no NVIDIA GPU is visible (see CUDA_VISIBLE_DEVICES)"
+    return _too_old(cupy, count) if count else "no NVIDIA GPU is visible (see CUDA_VISIBLE_DEVICES)"
+
+
+@functools.cache
+def _too_old(cupy: Any, count: int) -> str | None:
+    """That the kernels run on none of the GPUs, if so: there is no code for capabilities below 8.0."""
+    properties = [cupy.cuda.runtime.getDeviceProperties(i) for i in range(count)]
+    if any(found["major"] >= 8 for found in properties):
+        return None
+    first = properties[0]
+    name = first["name"].decode() if isinstance(first["name"], bytes) else first["name"]
+    return (
+        f"the kernels need compute capability 8.0 (Ampere) or newer, but this machine's GPU, {name}, has "
+        f"{first['major']}.{first['minor']}"
+    )
 
 
 def cupy() -> Any:

@@ -266,6 +266,12 @@ inline void opaque(int&) {}
 inline float exp2_approximate(float x) {
   return std::exp2(x);
 }
+inline float larger_or_nan(float a, float b) {
+  return a >= b || a != a ? a : b;
+}
+inline float smaller_or_nan(float a, float b) {
+  return a <= b || a != a ? a : b;
+}
 
 // 16 bytes from global to shared memory, there after the wait.
 inline void cp_async_16(void* to, const void* from) {
