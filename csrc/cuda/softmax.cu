@@ -114,35 +114,33 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
     softmax_backward_rows(T* grad_x, const T* grad_y, const T* y, int64_t rows, int64_t length, int group,
                           bool packed, bool log) {
   using C = Compute<T>;
-  constexpr int N = kWidest<T>;
+  constexpr int N = kWidest<T>, kPacks = kFits ? kRowPacks<T> / 2 : 1;
   RowTeam<kBlock> team(group);
   const RowSlice<T> slice(team, length, packed);
+  const int64_t packs = kFits ? 1 : slice.packs();
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const int64_t base = team.row * length;
-    Values<C, N> both[2][kRowPacks<T> / 2];
-    // Calls f(j, gradient, result) for this thread's packs of the row, from memory or from registers.
-    const auto each = [&](bool load, auto f) {
-      if (!mine) return;
-      if constexpr (kFits) {
-        if (load) slice.load(both, {grad_y + base, y + base}, C(0));
-        FASTDL_UNROLL
-        for (int j = 0; j < kRowPacks<T> / 2; ++j) f(j, both[0][j], both[1][j]);
-      } else {
-        slice.each(C(0), f, grad_y + base, y + base);
-      }
-    };
+    Values<C, N> both[2][kPacks];
+    auto &g = both[0], &v = both[1];
+    const auto load = [&](int64_t j) { slice.load(both, {grad_y + base, y + base}, C(0), j); };
     C sum = 0;
-    each(true, [&](int64_t, const auto& g, const auto& v) {
+    for (int64_t j = 0; mine && j < packs; ++j) {
+      load(j);
       FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) sum += log ? g.v[k] : g.v[k] * v.v[k];
-    });
+      for (int i = 0; i < kPacks; ++i) FASTDL_UNROLL
+      for (int k = 0; k < N; ++k) sum += log ? g[i].v[k] : g[i].v[k] * v[i].v[k];
+    }
     sum = team.sum(sum);
-    each(false, [&](int64_t j, auto& g, const auto& v) {
+    for (int64_t j = 0; mine && j < packs; ++j) {
+      if constexpr (!kFits) load(j);
       FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) g.v[k] = slope<T>(g.v[k], v.v[k], sum, log);
-      slice.store(grad_x + base, j, g);
-    });
+      for (int i = 0; i < kPacks; ++i) {
+        FASTDL_UNROLL
+        for (int k = 0; k < N; ++k) g[i].v[k] = slope<T>(g[i].v[k], v[i].v[k], sum, log);
+        slice.store(grad_x + base, j + i, g[i]);
+      }
+    }
   }
 }
 
