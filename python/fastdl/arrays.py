@@ -50,10 +50,8 @@ def assign(to: Any, array: Any) -> None:
             array = np.broadcast_to(array, to.shape)
         if kernels.copy_into(to, array):
             return
-        if to.size >= 32768 and (
-            dtype is float32 or dtype is float64
-        ):  # as bits: kernels flush denormal numbers
-            bits = f"i{dtype.itemsize}"
+        if to.size >= 32768 and (dtype is float32 or dtype is float64):
+            bits = f"i{dtype.itemsize}"  # in which no kernel flushes denormal numbers
             kernels.bitwise_or_forward(array.view(bits), 0, to.view(bits))
             return
     if dtype == array.dtype:

@@ -36,6 +36,10 @@ SAVED: dict[tuple[bool, ...], tuple[int, ...]] = {
     (True, True): (0, 1),
 }
 """What a product keeps, by which of its factors need a gradient: that of one takes the other."""
+SAVED_BEHIND = {
+    (c, *needs): tuple([i + 1 for i in kept]) for needs, kept in SAVED.items() for c in (False, True)
+}
+"""The same of a product that is added to the first input."""
 
 
 class Binary(Op):

@@ -23,7 +23,7 @@ from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
 from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.arrays import empty, integer_product, sum_to
-from fastdl.ops.binary import SAVED
+from fastdl.ops.binary import SAVED, SAVED_BEHIND
 from fastdl.ops.einsum import einsum
 from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor
@@ -44,10 +44,13 @@ _FROM_OUTPUT = ("relu", "sigmoid", "tanh")
 class Linear(Op):
     wide_integers = True
 
-    def forward(self, x: Any, weight: Any, bias: Any) -> Any:
+    def keep(self, x: Any, weight: Any) -> None:
         needs = self.needs
         if True in needs:  # of a frozen weight no input is kept
             self.saves, self.x, self.weight = SAVED[needs[:2]], x if needs[1] else None, weight
+
+    def forward(self, x: Any, weight: Any, bias: Any) -> Any:
+        self.keep(x, weight)
         return select(x).linear_forward(x, weight, bias)
 
     def backward(self, grad_y: Any) -> Any:
@@ -83,9 +86,7 @@ class LinearActivation(Linear):
     saves_output = True
 
     def forward(self, x: Any, weight: Any, bias: Any, activation: str = "") -> Any:
-        needs = self.needs
-        if True in needs:
-            self.saves, self.x, self.weight = SAVED[needs[:2]], x if needs[1] else None, weight
+        self.keep(x, weight)
         self.activation = activation
         self.y = y = select(x).linear_forward(x, weight, bias, activation)
         return y
@@ -166,7 +167,7 @@ class AddMatMul(Op):
 
     def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
         self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
-        self.saves = tuple([i + 1 for i in SAVED[self.needs[1:]]])
+        self.saves = SAVED_BEHIND[self.needs]
         return select(a).matmul(a, b, c, alpha, beta)
 
     def backward(self, grad: Any) -> Any:
@@ -191,7 +192,7 @@ class AddMatVec(Op):
 
     def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
         self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
-        self.saves = tuple([i + 1 for i in SAVED[self.needs[1:]]])
+        self.saves = SAVED_BEHIND[self.needs]
         return select(a).matmul(a, b, c, alpha, beta)
 
     def backward(self, grad: Any) -> Any:

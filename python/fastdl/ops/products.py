@@ -13,7 +13,7 @@ from fastdl.kernels import array, on_device, select
 from fastdl.ops import arrays
 from fastdl.ops.arithmetic import add, mul, pow
 from fastdl.ops.axes import normal_axis
-from fastdl.ops.binary import SAVED
+from fastdl.ops.binary import SAVED, SAVED_BEHIND
 from fastdl.ops.common import axes
 from fastdl.ops.complex import conj
 from fastdl.ops.linear import dot, matmul, outer
@@ -123,7 +123,7 @@ class AddOuter(Op):
 
     def forward(self, x: Any, u: Any, v: Any, alpha: float) -> Any:
         self.u, self.v, self.alpha, self.like = u, v, alpha, x.shape
-        self.saves = tuple([i + 1 for i in SAVED[self.needs[1:]]])
+        self.saves = SAVED_BEHIND[self.needs]
         return select(x).addcmul_forward(x, u[:, None], v, alpha)
 
     def backward(self, grad: Any) -> Any:
