@@ -206,18 +206,28 @@ def test_the_choice_is_what_is_faster_by_far(backend):
     def choice(direction, x, w, stride, pad):
         return backend.conv_choice(direction, x, w, (stride,) * 2, (pad,) * 2, (1, 1), 1)
 
-    assert choice("grad_weight", (1, 32, 40, 40), (32, 32, 11, 11), 1, 5) == "direct"
     assert choice("grad_weight", (1, 384, 14, 14), (768, 384, 2, 2), 2, 0) == "im2col"
     assert choice("grad_x", (1, 96, 28, 28), (192, 96, 2, 2), 2, 0) == "im2col"
     assert choice("grad_x", (1, 3, 32, 32), (128, 3, 4, 4), 2, 1) == "im2col"
     assert choice("grad_x", (1, 384, 14, 14), (768, 384, 2, 2), 2, 0) == "im2col"
-    assert choice("grad_x", (1, 16, 16, 16), (256, 16, 5, 5), 1, 2) == "direct"
     # Few output channels leave lanes of direct's weight gradient empty, and rows of im2col's tiles.
     assert choice("grad_weight", (1, 139, 70, 70), (2, 139, 3, 3), 1, 1) == "winograd"
     assert choice("grad_weight", (32, 30, 35, 35), (6, 30, 7, 7), 1, 0) == "interleaved"
     # Patches are added to the image row by row, and a row of few pixels takes as long to begin as to add.
     assert choice("grad_x", (3, 512, 13, 13), (8, 512, 11, 11), 2, 0) != "im2col"
     assert choice("grad_x", (4, 397, 20, 20), (24, 397, 3, 3), 3, 1) != "im2col"
+
+
+def test_many_results_of_a_plane_are_products(backend):
+    def choice(direction, groups, results):
+        return backend.conv_choice(
+            direction, (2, groups, 40, 40), (groups * results, 1, 3, 3), (2, 2), (1, 1), (1, 1), groups
+        )
+
+    for direction in ["forward", "grad_x", "grad_weight"]:
+        assert choice(direction, 32, 2) == choice(direction, 128, 8) == "depthwise"
+        assert choice(direction, 2, 200) != "depthwise"
+    assert choice("grad_x", 2, 200) == "im2col"
 
 
 def test_planes_times_numbers_are_products_unless_small(backend):

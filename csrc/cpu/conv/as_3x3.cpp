@@ -18,6 +18,7 @@
 //
 // Work: copies over images and channels, the rest by the 3x3 convolution.
 #include <algorithm>
+#include <vector>
 
 #include "cpu/conv/algorithm.h"
 #include "cpu/conv/planes.h"
@@ -107,15 +108,16 @@ class As3x3 {
     }
   }
 
-  // f(tap of w', tap of w) for one channel of w.
-  template <class F>
-  void each_tap(F&& f) const {
+  // Where the taps of w lie among those of w'.
+  std::vector<int64_t> tap_places() const {
+    std::vector<int64_t> places(size_t(p_.taps()));
     for (int64_t r = 0; r < p_.taps(); ++r) {
       const int64_t d = r / (p_.kernel[1] * p_.kernel[2]), h = r / p_.kernel[2] % p_.kernel[1];
       const int64_t w = r % p_.kernel[2];
       const int64_t copy = (d * blocks_h_ + h / kBlock) * blocks_w_ + w / kBlock;
-      f((copy * kBlock + h % kBlock) * kBlock + w % kBlock, r);
+      places[size_t(r)] = (copy * kBlock + h % kBlock) * kBlock + w % kBlock;
     }
+    return places;
   }
 
  private:
@@ -160,11 +162,13 @@ class Weights3x3 {
  public:
   Weights3x3(const As3x3& form, const ConvProblem& p, const T* w)
       : buffer_(size_t(p.out_channels * p.group_in() * form.taps())) {
-    const int64_t pairs = p.out_channels * p.group_in();
-    std::fill_n(buffer_.get(), pairs * form.taps(), T(0));
-    for (int64_t i = 0; i < pairs; ++i)
-      form.each_tap(
-          [&](int64_t to, int64_t from) { buffer_[i * form.taps() + to] = w[i * p.taps() + from]; });
+    const std::vector<int64_t> places = form.tap_places();
+    parallel_for(p.out_channels * p.group_in(), grain(form.taps()), [&](int64_t begin, int64_t end) {
+      std::fill_n(buffer_ + begin * form.taps(), (end - begin) * form.taps(), T(0));
+      for (int64_t i = begin; i < end; ++i)
+        for (size_t r = 0; r < places.size(); ++r)
+          buffer_[i * form.taps() + places[r]] = w[i * p.taps() + int64_t(r)];
+    });
   }
   operator const T*() const { return buffer_.get(); }
 
@@ -247,6 +251,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const As3x3 form(p);
   const int64_t step = form.images_at_once();
   const int64_t pairs = p.out_channels * p.group_in(), taps = form.taps();
+  const std::vector<int64_t> places = form.tap_places();
   memory::Buffer<T> sum(size_t(pairs * taps));
   for (int64_t n = 0; n < p.batch; n += step) {
     const int64_t images = std::min(step, p.batch - n);
@@ -255,10 +260,13 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
     memory::Buffer<T> in(size_t(q.batch * q.in_channels * q.in_size()));
     gather_input<T>(form, p, q, images, in, x + n * p.in_channels * p.in_size());
     conv_winograd<T>().grad_w(q, sum, grad, in);
-    for (int64_t i = 0; i < pairs; ++i)
-      form.each_tap([&](int64_t from, int64_t to) {
-        gw[i * p.taps() + to] = (n == 0 ? T(0) : gw[i * p.taps() + to]) + sum[i * taps + from];
-      });
+    parallel_for(pairs, grain(form.taps()), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (size_t r = 0; r < places.size(); ++r) {
+          T& to = gw[i * p.taps() + int64_t(r)];
+          to = (n == 0 ? T(0) : to) + sum[i * taps + places[r]];
+        }
+    });
   }
 }
 
@@ -268,8 +276,9 @@ const char* refusal(const ConvProblem& p) {
   return conv_winograd<float>().refusal(As3x3(p).problem(1));
 }
 
-// Of a vector of x' or y' (of columns that lie apart, three times that), and of a vector of w'.
-constexpr double kCopyCost = 11, kWeightCost = 660;
+// Of a vector of x' or y' (of columns that lie apart, three times that), and of a vector of w'. Its weight
+// gradients take longer than Winograd's of images that lie in cache.
+constexpr double kCopyCost = 25, kWeightCost = 40, kGradW = 1.25;
 
 [[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const As3x3 form(p);
@@ -279,7 +288,8 @@ constexpr double kCopyCost = 11, kWeightCost = 660;
   };
   const double copies =
       vectors(q.in_channels, q.in) + (form.same_result() ? 0 : vectors(q.out_channels, q.out));
-  return winograd_cost(q, pass, w) + kCopyCost * (p.dilation[2] > 1 ? 3 : 1) * copies +
+  return (pass == ConvPass::grad_w ? kGradW : 1) * winograd_cost(q, pass, w) +
+         kCopyCost * (p.dilation[2] > 1 ? 3 : 1) * copies +
          kWeightCost * double(q.out_channels * q.patch()) / double(w);
 }
 template <class T>

@@ -413,7 +413,8 @@ const char* refusal(const ConvProblem& p) {
 bool worthwhile(const ConvProblem& p, ConvPass pass) {
   // Planes times a number, unless they are small: as products they are read and written once, row after row.
   if (pass != ConvPass::grad_w && p.in_size() >= 512 && !conv_pointwise<float>().refusal(p)) return false;
-  return p.groups > 1 || p.out_channels == 1;
+  // Many results of a plane are products, with lanes across them, unless there are too many groups to begin.
+  return (p.groups > 1 && p.group_out() < (p.groups < 64 ? 8 : 16)) || p.out_channels == 1;
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 // Accuracy: float32 results are within a few 1e-6 of the largest result. An infinity or NaN in the input
 // reaches every output of its tile, in other tiles nothing.
 #include "cpu/conv/algorithm.h"
+#include "cpu/conv/tap_tile.h"
 #include "cpu/conv/winograd_tiles.h"
 #include "cpu/gemm/panels.h"
 
@@ -275,20 +276,28 @@ double cost(const ConvProblem& p, ConvPass pass) {
 
 }  // namespace
 
-// Per pair of channels, in multiply-adds at full speed. Measured: a product of transformed numbers costs 1.4
-// (short sums), the transforms of a tile 900 per input channel and 600 per output channel, those of the
-// weights 250; in grad_w a product 1.2, a tile 950 on both sides, the weights' 700 in cache and 1850 through
-// memory.
+// In products of vectors. Measured: a product of transformed numbers costs 1.1 (short sums; in grad_w 1.2), a
+// tile's transform 1,300 for a vector of channels that go in and 600 for one that comes out (in grad_w, where
+// they come from memory, 1,100 and 700), that of the weights 230 (600, and 1,000 where D lies in memory). A
+// group's meetings of threads, its buffers and its last, smaller pieces come to 15,000 (28,000).
 double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const Extent& plane = pass == ConvPass::grad_x ? p.in : p.out;
   const double tiles = double(p.batch * ceil_div(plane[1], kOut) * ceil_div(plane[2], kOut));
-  const double in = double(p.group_in()), out = double(p.group_out());
-  const double pairs = double(p.groups) * in * out / double(w);
-  if (pass == ConvPass::grad_w)
-    return pairs * (1.2 * kPoints * tiles + tiles * (950 / in + 950 / out) + (tiles <= kMost ? 700 : 1850));
-  const double from = pass == ConvPass::forward ? in : out, to = pass == ConvPass::forward ? out : in;
-  const double products = 1.4 * kPoints * tiles * double(ceil_div(int64_t(to), w) * w) / to;
-  return pairs * (products + tiles * (900 / to + 600 / from) + 250);
+  const int64_t in = p.group_in(), out = p.group_out(), pairs = in * out;
+  const auto vectors = [w](int64_t channels) { return double(channels) / double(w); };
+  double cost;
+  if (pass == ConvPass::grad_w) {
+    const int64_t whole = out / kMR<float>, rest = out % kMR<float>;  // panels of rows
+    const int64_t rows = whole * tile_cost(kMR<float>, 2) + (rest ? tile_cost(rest, 2) : 0);
+    const double products = kPoints / 2.0 * double(rows * ceil_div(in, w));
+    cost = tiles * (1.2 * products + 1100 * vectors(in) + 700 * vectors(out)) +
+           (tiles <= kMost ? 600 : 1000) * vectors(pairs) + 28000;
+  } else {
+    const int64_t from = pass == ConvPass::forward ? in : out, to = pass == ConvPass::forward ? out : in;
+    const double products = kPoints * double(from * ceil_div(to, w));
+    cost = tiles * (1.1 * products + 1300 * vectors(from) + 600 * vectors(to)) + 230 * vectors(pairs) + 15000;
+  }
+  return double(p.groups) * cost;
 }
 
 template <class T>
