@@ -288,8 +288,10 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 // and goes; of a vector of one of a block's operands (each is written beside the others, and read or
 // cleared), of packing a vector of weights.
 constexpr int64_t kBlockBytes = 16 << 20;  // a thread has one: bounds memory
-constexpr double kPairCost = 0.7, kSumCost = 20, kInterleaveCost = 9.5, kWeightCost = 90;
-constexpr double kStridedGradW = 1.4;  // of a pixel's neighbours that are not the next in memory
+constexpr double kPairCost = 0.85, kInterleaveCost = 9.5, kWeightCost = 90;
+constexpr double kSumCost = 15, kFarSumCost = 60;  // where sums fit into L2, where not
+constexpr int64_t kNearBytes = 1 << 20;
+constexpr double kStridedGradW = 1.2;  // of a pixel's neighbours that are not the next in memory
 
 double copy_cost(const PassSize& pass) {
   const int64_t image = pass.plane + pass.source * (pass.stride > 1 ? 2 : 1);
@@ -311,8 +313,9 @@ double grad_w_block_cost(const ConvProblem& p, const PassSize& forward) {
   const int64_t pairs = ceil_div(p.patch(), kPairs);
   const int64_t step = whole * tile_cost(kPairs, kChannels) + (rest ? tile_cost(kPairs, rest) : 0);
   const int64_t chunks = p.out[0] * Pieces(p.out[1], std::max<int64_t>(1, 128 / p.out[2])).pieces;
+  const int64_t sums = pairs * kPairs * p.group_out();
   return kPairCost * double(p.out_size() * pairs * step) +
-         kSumCost * double(chunks * pairs * kPairs * p.group_out()) + copy_cost(forward);
+         (sums * kBytes > kNearBytes ? kFarSumCost : kSumCost) * double(chunks * sums) + copy_cost(forward);
 }
 
 [[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {  // vectors of w
