@@ -4,7 +4,7 @@
 //   grad_b = sum g,  grad_w = r sum g (x - mean)
 //   grad_x = w r (g - grad_b / n - (x - mean) r grad_w / n)   (with given statistics: w r g)
 //
-// Two layouts. Rows (S >= kSmallInner): a channel's N rows of S numbers, cut into fixed pieces of rows. With
+// Two layouts (in_columns chooses). Rows: a channel's N rows of S numbers, cut into fixed pieces of rows. With
 // enough channels for the threads one task takes a channel from statistics to result, so that the second pass
 // finds it in the L2 cache: one read and one write of memory forward, two reads and one write backward. With
 // few channels the pieces are the tasks, in two phases. Columns (small S, above all matrices (N, C)): C S
@@ -23,9 +23,14 @@ namespace {
 
 using namespace norm;
 
-constexpr int64_t kSmallInner = 8;
 constexpr int64_t kPieceElements = 32768;              // of a channel: a piece of its rows
 constexpr int64_t kTileRows = 64, kTileColumns = 512;  // 128 kB of float32: read again from L2
+
+// A row costs its beginning and end, and neighbouring rows of a channel lie far apart; a column costs its merge
+// into the channel, which a few rows of the batch do not outweigh.
+bool in_columns(const BatchNormProblem& p) {
+  return p.inner < 8 || (p.inner < 50 && p.inner <= 5 * p.batch);
+}
 
 // y = (x - center) * a + b for one channel.
 template <class T>
@@ -287,7 +292,7 @@ void backward_columns(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_y, 
 template <class T>
 void batch_norm_forward(T* y, double* mean, double* var, const T* x, const T* weight, const T* bias,
                         const BatchNormProblem& p) {
-  if (p.inner < kSmallInner) {
+  if (in_columns(p)) {
     column_moments(mean, var, x, p);
     apply_columns(y, x, mean, var, weight, bias, p);
     return;
@@ -317,7 +322,7 @@ void batch_norm_forward(T* y, double* mean, double* var, const T* x, const T* we
 template <class T>
 void batch_norm_inference(T* y, const T* x, const double* mean, const double* var, const T* weight,
                           const T* bias, const BatchNormProblem& p) {
-  if (p.inner < kSmallInner) return apply_columns(y, x, mean, var, weight, bias, p);
+  if (in_columns(p)) return apply_columns(y, x, mean, var, weight, bias, p);
   parallel_for(p.batch * p.channels, std::max<int64_t>(1, kGrain / p.inner), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Affine<T> f =
@@ -331,7 +336,7 @@ template <class T>
 void batch_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_y, const T* x,
                          const T* weight, const double* mean, const double* var, bool training,
                          const BatchNormProblem& p) {
-  if (p.inner < kSmallInner)
+  if (in_columns(p))
     return backward_columns(grad_x, grad_weight, grad_bias, grad_y, x, weight, mean, var, training, p);
   memory::Buffer<Combination<T>> maps{size_t(p.channels)};
   const auto row = [&](int64_t c, int64_t n) { return (n * p.channels + c) * p.inner; };
