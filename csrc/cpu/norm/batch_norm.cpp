@@ -302,9 +302,7 @@ void batch_norm_forward(T* y, double* mean, double* var, const T* x, const T* we
   by_channel<Moments>(
       p,
       [&](int64_t c, int64_t n0, int64_t n1) {
-        Moments moments;
-        for (int64_t n = n0; n < n1; ++n) moments.merge(row_moments(x + row(c, n), p.inner));
-        return moments;
+        return rows_moments(x + row(c, n0), n1 - n0, p.channels * p.inner, p.inner);
       },
       [](Moments& total, const Moments& part) { total.merge(part); },
       [&](int64_t c, const Moments& total) {
@@ -343,11 +341,8 @@ void batch_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
   by_channel<GradSums>(
       p,
       [&](int64_t c, int64_t n0, int64_t n1) {
-        GradSums sums;
-        const T center = Center<T>(mean[c]).high;
-        for (int64_t n = n0; n < n1; ++n)
-          sums.add(row_grad_sums(grad_y + row(c, n), x + row(c, n), p.inner, center));
-        return sums;
+        return rows_grad_sums(grad_y + row(c, n0), x + row(c, n0), n1 - n0, p.channels * p.inner, p.inner,
+                              Center<T>(mean[c]).high);
       },
       [](GradSums& total, const GradSums& part) { total.add(part); },
       [&](int64_t c, const GradSums& sums) {

@@ -55,7 +55,7 @@ void group_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
       for (int64_t c = 0; c < p.channels; ++c) {
         const int64_t channel = i % p.groups * p.channels + c, at = i * size + c * p.inner;
         GradSums s = p.inner == 1 ? GradSums{double(grad_y[at]), double(grad_y[at] * (x[at] - center.high))}
-                                  : row_grad_sums(grad_y + at, x + at, p.inner, center.high);
+                                  : rows_grad_sums(grad_y + at, x + at, 1, 0, p.inner, center.high);
         s.gx = (s.gx - center.rest * s.g) * r;
         sums.get()[i * p.channels + c] = s;
         const double w = weight ? double(weight[channel]) : 1.0;
