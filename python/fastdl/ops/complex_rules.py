@@ -69,6 +69,7 @@ from fastdl.ops.complex_products import (
     variance,
 )
 from fastdl.ops.complex_products import linear as linear_layer
+from fastdl.ops.index_keys import FULL
 from fastdl.ops.out import into
 from fastdl.tensor import Tensor
 
@@ -117,7 +118,7 @@ def _along(options: dict[str, Any], ndim: int) -> Any:
 def _gathered(options: dict[str, Any], ndim: int) -> Any:
     key = options["key"]
     count = sum([k.ndim if getattr(k, "dtype", None) == np.bool_ else 1 for k in key])
-    return options | {"key": (*key, *[indexing._FULL] * (ndim + 1 - count))}
+    return options | {"key": (*key, *[FULL] * (ndim + 1 - count))}
 
 
 def _padded(options: dict[str, Any], ndim: int) -> Any:
