@@ -33,9 +33,9 @@ from fastdl.ops import (
     masks,
     order,
     pool,
+    rearrange,
     reduce,
     resample,
-    shape,
     special,
     unary,
     unfold,
@@ -134,7 +134,7 @@ _PAIRS: dict[Any, Callable[[dict[str, Any], int], Any]] = {
     indexing.IndexSelect: _along,
     order.Cumsum: _along,
     resample.Pad: _padded,
-    shape.RepeatInterleave: _along,
+    rearrange.RepeatInterleave: _along,
 }
 """What becomes of the options, or None where the operation needs its parts apart."""
 

@@ -21,8 +21,8 @@ from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import any_true, as_bool, cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
+from fastdl.ops.join import cat
 from fastdl.ops.order import *
-from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 
