@@ -235,19 +235,7 @@ from fastdl.ops.query import (
 )
 from fastdl.ops.rare import *
 from fastdl.ops.rearrange import flip, fliplr, flipud, repeat_interleave, roll, rot90, tile
-from fastdl.ops.reduce import (
-    all,
-    any,
-    count_nonzero,
-    logsumexp,
-    mean,
-    prod,
-    std,
-    std_mean,
-    sum,
-    var,
-    var_mean,
-)
+from fastdl.ops.reduce import all, any, count_nonzero, logsumexp, mean, prod, sum
 from fastdl.ops.sampling import (
     bernoulli,
     binomial,
@@ -268,6 +256,7 @@ from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import *
 from fastdl.ops.spectrogram import *
 from fastdl.ops.statistics import *
+from fastdl.ops.variance import std, std_mean, var, var_mean
 from fastdl.ops.views import (
     adjoint,
     atleast_1d,

@@ -49,6 +49,7 @@ from fastdl.ops import (
     special,
     spectrogram,
     statistics,
+    variance,
     views,
 )
 from fastdl.ops import complex as complex_numbers
@@ -70,7 +71,8 @@ _COMPARE = """eq ne lt le gt ge not_equal less less_equal greater greater_equal 
 _METHODS: dict[Any, str] = {
     elementwise: f"""{_UNARY} {_BINARY} {_COMPARE} frac positive maximum minimum isnan isinf isfinite isposinf isneginf
         signbit isclose allclose equal clamp clamp_min clamp_max clip addcmul addcdiv lerp""",
-    reduce: "sum mean prod logsumexp var std all any count_nonzero",
+    reduce: "sum mean prod logsumexp all any count_nonzero",
+    variance: "var std",
     extreme: "amax amin aminmax max min argmax argmin median",
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute

@@ -34,6 +34,7 @@ from fastdl.ops import softmax as _softmax
 from fastdl.ops import special as _special
 from fastdl.ops import spectrogram as _spectrogram
 from fastdl.ops import statistics as _statistics
+from fastdl.ops import variance as _variance
 from fastdl.ops import views as _views
 from fastdl.sparse import conversion as _conversion
 from fastdl.tensor import Tensor
@@ -354,7 +355,7 @@ class TensorMethods:
     sqrt = _elementwise.sqrt
     square = _elementwise.square
     squeeze = _views.squeeze
-    std = _reduce.std
+    std = _variance.std
     stft = _spectrogram.stft
     sub = _elementwise.sub
     subtract = _elementwise.subtract
@@ -396,7 +397,7 @@ class TensorMethods:
     unsafe_split = _parts.unsafe_split
     unsqueeze = _views.unsqueeze
     values = _conversion.values
-    var = _reduce.var
+    var = _variance.var
     vdot = _products.vdot
     view = _views.view
     view_as = _views.view_as

@@ -71,6 +71,7 @@ from fastdl.ops.complex_products import (
 from fastdl.ops.complex_products import linear as linear_layer
 from fastdl.ops.index_keys import FULL
 from fastdl.ops.out import into
+from fastdl.ops.variance import Std, Var, VarMean
 from fastdl.tensor import Tensor
 
 Rule = Callable[[Any, Any, Any], Any]
@@ -263,9 +264,9 @@ complex_rules.update(
         normalisation.RMSNorm: _formula(normalisation.rms_normalised),
         reduce.Mean: _formula(mean),
         reduce.Norm: _formula(norm),
-        reduce.Var: _formula(variance),
-        reduce.Std: _spread,
-        reduce.VarMean: _spread,
+        Var: _formula(variance),
+        Std: _spread,
+        VarMean: _spread,
         reduce.LogSumExp: _formula(logsumexp),
         elementwise.Addcmul: _addcmul,
         elementwise.Addcdiv: _addcmul,
