@@ -51,12 +51,8 @@ def run(
 
 def watched(walk: Any, roots: Sequence[Tensor], gradients: Any, retain_graph: bool, wanted: Any) -> Any:
     """``walk``, with the ``watchers`` told of its edges."""
-    edges: set[tuple[Any, int]] = {
-        (root, -1) if root._node is None else (root._node, root._index) for root in roots
-    }
-    needed = None
-    if wanted is not None:
-        needed = on_the_way(roots, {t if t._node is None else t._node for t in wanted})
+    edges = {edge_to(root) for root in roots}
+    _, needed = destinations(roots, wanted)
     stack = list(edges)
     while stack:
         node = stack.pop()[0]
@@ -86,15 +82,9 @@ def _run(
     owned: set[Any] = set()  # keys of `pending`, or (node, index), whose arrays the engine may change
     heap: list[tuple[int, Op]] = []  # nodes with a gradient, the newest first
     leaves: list[Tensor] = []  # leaves with a gradient
-    wanted_at: dict[tuple[Any, int], list[int]] = {}  # (leaf, -1) or (node, output) -> its places in `wanted`
-    results: list[Any] = []
-    needed: set[Any] | None = None  # with `wanted`: the nodes and leaves on the way there
+    wanted_at, needed = destinations(roots, wanted)
+    results: list[Any] = [] if wanted is None else [None] * len(wanted)
     released: Op | None = None  # a wanted node that an earlier backward freed
-    if wanted is not None:
-        results = [None] * len(wanted)
-        for i, t in enumerate(wanted):
-            wanted_at.setdefault((t, -1) if t._node is None else (t._node, t._index), []).append(i)
-        needed = on_the_way(roots, {target for target, _ in wanted_at})
 
     def send(target: Any, index: int, grad: Any, own: bool) -> None:
         if target not in pending:
@@ -261,7 +251,27 @@ def check_released(node: Op) -> Sequence[Any]:
     return node.edges
 
 
-def on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
+def edge_to(t: Tensor) -> tuple[Any, int]:
+    """Where the gradient of ``t`` goes: (the leaf itself, -1), or (the node that made it, which of its outputs)."""
+    return (t, -1) if t._node is None else (t._node, t._index)
+
+
+def destinations(
+    roots: Sequence[Tensor], wanted: Sequence[Tensor] | None
+) -> tuple[dict[tuple[Any, int], list[int]], set[Any] | None]:
+    """Edge -> places in ``wanted`` of the tensors it leads to; and the nodes and leaves on the way there.
+
+    Without ``wanted`` all leaves are meant: no edges, and None.
+    """
+    wanted_at: dict[tuple[Any, int], list[int]] = {}
+    if wanted is None:
+        return wanted_at, None
+    for i, t in enumerate(wanted):
+        wanted_at.setdefault(edge_to(t), []).append(i)
+    return wanted_at, _on_the_way(roots, {target for target, _ in wanted_at})
+
+
+def _on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
     """Nodes and leaves between the roots and the targets, both included."""
     needed = set(targets)
     seen: set[Any] = set()

@@ -27,9 +27,10 @@ from fastdl.autograd.edges import GradientEdge as GradientEdge
 from fastdl.autograd.edges import get_gradient_edge as get_gradient_edge
 from fastdl.autograd.engine import (
     check_released,
+    destinations,
+    edge_to,
     is_wanted,
     leading_to,
-    on_the_way,
     replaced_by_hooks,
     watched,
     watchers,
@@ -73,15 +74,9 @@ def _run_graph(
     pending: dict[Any, list[Tensor | None]] = {}  # of a leaf or node: the gradients of its outputs so far
     heap: list[tuple[int, Op]] = []
     leaves: list[Tensor] = []
-    places: dict[tuple[Any, int], list[int]] = {}
-    results: list[Tensor | None] = []
-    needed: set[Any] | None = None
+    wanted_at, needed = destinations(roots, wanted)
+    results: list[Tensor | None] = [] if wanted is None else [None] * len(wanted)
     released: Op | None = None
-    if wanted is not None:
-        results = [None] * len(wanted)
-        for i, t in enumerate(wanted):
-            places.setdefault((t, -1) if t._node is None else (t._node, t._index), []).append(i)
-        needed = on_the_way(roots, {target for target, _ in places})
 
     def send(target: Any, index: int, grad: Tensor) -> None:
         slots = pending.get(target)
@@ -98,21 +93,18 @@ def _run_graph(
         slots[place] = grad if have is None else have + grad
 
     for root, grad in zip(roots, gradients, strict=True):
-        if root._node is None:
-            send(root, -1, grad)
-        else:
-            send(root._node, root._index, grad)
+        send(*edge_to(root), grad)
 
     while heap:
         node = heappop(heap)[1]
         grads = pending.pop(node)
-        freed = node.edges is None and is_wanted(node, places)
+        freed = node.edges is None and is_wanted(node, wanted_at)
         edges = () if freed else check_released(node)
         if node.hooks is not None:
             grads = replaced_by_hooks(node.hooks, grads)
         if needed is not None:
             for index, grad_or_none in enumerate(grads):
-                for i in places.get((node, index), ()):
+                for i in wanted_at.get((node, index), ()):
                     results[i] = grad_or_none
         if freed:  # what an earlier backward freed is not needed: its own gradient is
             released = node
@@ -139,7 +131,7 @@ def _run_graph(
             (total,) = replaced_by_hooks(leaf._hooks, [total])
         assert total is not None
         if wanted is not None:
-            for i in places.get((leaf, -1), ()):
+            for i in wanted_at.get((leaf, -1), ()):
                 results[i] = total
         else:
             leaf._accumulate_graph(total)
