@@ -8,7 +8,7 @@ array on to one input (``hands_on``: x + 1) passes this right on with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from sys import getrefcount
 from typing import Any
@@ -154,10 +154,12 @@ def _run(
         if node.hands_on and needed is None and node.hooks is None and node in owned:
             handed = grad
         if needed is None or asked == node.needs:
-            result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
+            result = (
+                node.backward(grad) if node.outputs == 1 else node.backward(*filled(node, grad, stand_in))
+            )
         else:
             with node.narrowed(asked):
-                result = node.backward(*([grad] if node.outputs == 1 else _fill(node, grad)))
+                result = node.backward(*([grad] if node.outputs == 1 else filled(node, grad, stand_in)))
         if check_nan:
             anomaly.check(node, result)
         own = not node.aliases_grad
@@ -306,17 +308,22 @@ def leading_to(needed: set[Any], edges: Sequence[tuple[Any, int] | None]) -> tup
     return tuple([edge is not None and edge[0] in needed for edge in edges])
 
 
-def _fill(node: Op, grads: list[Any]) -> list[Any]:
-    """Zeros in place of gradients that never came, so that backward of several outputs sees arrays only."""
+def filled(node: Op, grads: list[Any], zeros: Callable[..., Any]) -> list[Any]:
+    """``zeros(shape, dtype, like)`` in place of gradients that never came, for nodes that ask for them."""
     if not node.materialize:
         return grads
-    filled = []
-    for grad, (shape, dtype) in zip(grads, node.shapes, strict=True):
-        if grad is None and dtype.kind in DIFFERENTIABLE:
-            grad = select(next(g for g in grads if g is not None)).empty(shape, dtype)
-            grad.fill(0)
-        filled.append(grad)
-    return filled
+    like = next(grad for grad in grads if grad is not None)
+    return [
+        zeros(shape, dtype, like) if grad is None and dtype.kind in DIFFERENTIABLE else grad
+        for grad, (shape, dtype) in zip(grads, node.shapes, strict=True)
+    ]
+
+
+def stand_in(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
+    """Zeros where the array ``like`` lies, in place of an array that never came or whose values do not matter."""
+    array = select(like).empty(shape, dtype)
+    array.fill(0)
+    return array
 
 
 def _call_hooks(hooks: Sequence[tuple[int, Any]], grads: list[Any]) -> list[Any]:

@@ -29,9 +29,11 @@ from fastdl.autograd.engine import (
     check_released,
     destinations,
     edge_to,
+    filled,
     is_wanted,
     leading_to,
     replaced_by_hooks,
+    stand_in,
     watched,
     watchers,
 )
@@ -43,8 +45,6 @@ from fastdl.autograd.hooks import save_on_cpu as save_on_cpu
 from fastdl.autograd.hooks import saved_tensors_hooks as saved_tensors_hooks
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Link, Op
-from fastdl.dtypes import DIFFERENTIABLE
-from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
 
@@ -115,7 +115,7 @@ def _run_graph(
         if node.versions is not None:
             node.check_versions()
         with node.narrowed(asked):
-            result = node.backward_graph(*_filled(node, grads))
+            result = node.backward_graph(*(grads if node.outputs == 1 else filled(node, grads, zeros)))
         result = result if result.__class__ is tuple else (result,)
         if anomaly.state.enabled and anomaly.state.check_nan:
             anomaly.check(node, tuple([None if g is None else g._data for g in result]))
@@ -142,22 +142,9 @@ def _run_graph(
     return results
 
 
-def _filled(node: Op, grads: list[Tensor | None]) -> list[Tensor | None]:
-    """Zeros in place of gradients that never came, for nodes of several outputs that ask for them."""
-    if node.outputs == 1 or not node.materialize:
-        return grads
-    like = next(grad._data for grad in grads if grad is not None)
-    return [
-        zeros(shape, dtype, like) if grad is None and dtype.kind in DIFFERENTIABLE else grad
-        for grad, (shape, dtype) in zip(grads, node.shapes, strict=True)
-    ]
-
-
 def zeros(shape: tuple[int, ...], dtype: Any, like: Any) -> Tensor:
-    """A constant of zeros where the array ``like`` lies: the gradient of what does not change."""
-    array = select(like).empty(shape, dtype)
-    array.fill(0)
-    return Tensor._wrap(array)
+    """A constant of zeros where an array or tensor lies: the gradient of what does not change."""
+    return Tensor._wrap(stand_in(shape, dtype, like._data if isinstance(like, Tensor) else like))
 
 
 def fitted(grad: Tensor, like: tuple[tuple[int, ...], Any]) -> Tensor:
@@ -182,7 +169,7 @@ def replay(node: Op, grads: Any, function: Callable[..., Any], *arrays: Any) -> 
     """The gradients of a fused operation by way of ``function``, its forward composed of other operations.
 
     ``arrays`` are the node's inputs, None where there was none; of an input that the result is linear in, shape and
-    dtype suffice (:func:`stand_in`).
+    dtype suffice (``engine.stand_in``).
     """
     inputs: list[Tensor | None] = []
     wanted: list[Tensor] = []
@@ -203,13 +190,6 @@ def replay(node: Op, grads: Any, function: Callable[..., Any], *arrays: Any) -> 
     pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y._requires_grad]
     found = iter(run_graph([y for y, _ in pairs], [g for _, g in pairs], True, wanted))
     return tuple([next(found) if yes else None for yes in asked])
-
-
-def stand_in(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
-    """An array where ``like`` lies, for an input of :func:`replay` whose values do not matter."""
-    array = select(like).empty(shape, dtype)
-    array.fill(0)
-    return array
 
 
 # ----------------------------------------------------------------------------------------------- linear operations
