@@ -42,7 +42,6 @@ class Device:
         pass
 
     mem_info = (3 << 30, 4 << 30)
-    compute_capability = "90"
 
 
 class Graph:
@@ -52,9 +51,6 @@ class Graph:
     def launch(self, stream: Any = None) -> None:
         for step in self.tape:
             step()
-
-    def upload(self, stream: Any = None) -> None:
-        pass
 
 
 class Stream:
@@ -140,9 +136,6 @@ class MemoryPool:
 
     def total_bytes(self) -> int:
         return 2 * self.used
-
-    def free_bytes(self) -> int:
-        return self.used
 
     def free_all_blocks(self) -> None:
         self.used = 0

@@ -16,7 +16,6 @@ from types import ModuleType
 from fastdl import _cpu, _cpuid, _graph, kernels
 
 HEADER = '"""{doc} Written by tools/make_stubs.py."""\n\n'
-IMPORTS = "from collections.abc import Sequence\nfrom typing import Any\n\nimport numpy as np\n\n"
 CLASS = "class {name}:\n    def __init__(self, *arguments: Any) -> None: ...\n\n"
 ARRAY = "Array = np.ndarray[Any, Any]\n\n"
 

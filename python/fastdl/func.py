@@ -13,8 +13,8 @@ from fastdl.autograd import grad as _gradients
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.errors import not_a_tensor
 from fastdl.nn.modules.module import Module
+from fastdl.ops.join import stack
 from fastdl.ops.parts import select_dim
-from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
 
 __all__ = [

@@ -26,6 +26,7 @@ from fastdl.ops.conv import (
     conv_algorithm,
 )
 from fastdl.ops.counting import argwhere, bincount, bucketize, nonzero, nonzero_static, searchsorted
+from fastdl.ops.diagonals import diag, diag_embed, diagflat, tril, triu
 from fastdl.ops.distance import cosine_similarity, pairwise_distance
 from fastdl.ops.dropout import (
     alpha_dropout,
@@ -156,6 +157,19 @@ from fastdl.ops.gather import (
     take_along_dim,
 )
 from fastdl.ops.histogram import *
+from fastdl.ops.join import (
+    cartesian_prod,
+    cat,
+    column_stack,
+    concat,
+    concatenate,
+    dstack,
+    hstack,
+    meshgrid,
+    row_stack,
+    stack,
+    vstack,
+)
 from fastdl.ops.linear import (
     addbmm,
     addmm,
@@ -220,19 +234,8 @@ from fastdl.ops.query import (
     typename,
 )
 from fastdl.ops.rare import *
-from fastdl.ops.reduce import (
-    all,
-    any,
-    count_nonzero,
-    logsumexp,
-    mean,
-    prod,
-    std,
-    std_mean,
-    sum,
-    var,
-    var_mean,
-)
+from fastdl.ops.rearrange import flip, fliplr, flipud, repeat_interleave, roll, rot90, tile
+from fastdl.ops.reduce import all, any, count_nonzero, logsumexp, mean, prod, sum
 from fastdl.ops.sampling import (
     bernoulli,
     binomial,
@@ -248,36 +251,12 @@ from fastdl.ops.sampling import (
     randperm,
 )
 from fastdl.ops.segments import *
-from fastdl.ops.shape import (
-    cartesian_prod,
-    cat,
-    column_stack,
-    concat,
-    concatenate,
-    diag,
-    diag_embed,
-    diagflat,
-    dstack,
-    flip,
-    fliplr,
-    flipud,
-    hstack,
-    meshgrid,
-    repeat_interleave,
-    roll,
-    rot90,
-    row_stack,
-    stack,
-    tile,
-    tril,
-    triu,
-    vstack,
-)
 from fastdl.ops.softmax import log_softmax_method as log_softmax
 from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import *
 from fastdl.ops.spectrogram import *
 from fastdl.ops.statistics import *
+from fastdl.ops.variance import std, std_mean, var, var_mean
 from fastdl.ops.views import (
     adjoint,
     atleast_1d,

@@ -73,6 +73,8 @@ from fastdl.ops.complex import view_as_real as view_as_real
 from fastdl.ops.conv import conv_algorithm as conv_algorithm
 from fastdl.ops.counting import argwhere as argwhere
 from fastdl.ops.counting import bincount as bincount
+from fastdl.ops.diagonals import diag_embed as diag_embed
+from fastdl.ops.diagonals import diagflat as diagflat
 from fastdl.ops.distance import cosine_similarity as cosine_similarity
 from fastdl.ops.distance import pairwise_distance as pairwise_distance
 from fastdl.ops.dropout import alpha_dropout as alpha_dropout
@@ -96,6 +98,8 @@ from fastdl.ops.gather import scatter as scatter
 from fastdl.ops.gather import scatter_add as scatter_add
 from fastdl.ops.histogram import Histogram
 from fastdl.ops.histogram import histogramdd as histogramdd
+from fastdl.ops.join import cartesian_prod as cartesian_prod
+from fastdl.ops.join import meshgrid as meshgrid
 from fastdl.ops.low_rank import pca_lowrank as pca_lowrank
 from fastdl.ops.low_rank import svd_lowrank as svd_lowrank
 from fastdl.ops.masks import masked_fill as masked_fill
@@ -140,6 +144,13 @@ from fastdl.ops.query import numel as numel
 from fastdl.ops.query import typename as typename
 from fastdl.ops.rare import empty_permuted as empty_permuted
 from fastdl.ops.rare import resize_as_ as resize_as_
+from fastdl.ops.rearrange import flip as flip
+from fastdl.ops.rearrange import fliplr as fliplr
+from fastdl.ops.rearrange import flipud as flipud
+from fastdl.ops.rearrange import repeat_interleave as repeat_interleave
+from fastdl.ops.rearrange import roll as roll
+from fastdl.ops.rearrange import rot90 as rot90
+from fastdl.ops.rearrange import tile as tile
 from fastdl.ops.reduce import count_nonzero as count_nonzero
 from fastdl.ops.sampling import binomial as binomial
 from fastdl.ops.sampling import poisson as poisson
@@ -151,17 +162,6 @@ from fastdl.ops.sampling import randn as randn
 from fastdl.ops.sampling import randn_like as randn_like
 from fastdl.ops.sampling import randperm as randperm
 from fastdl.ops.segments import segment_reduce as segment_reduce
-from fastdl.ops.shape import cartesian_prod as cartesian_prod
-from fastdl.ops.shape import diag_embed as diag_embed
-from fastdl.ops.shape import diagflat as diagflat
-from fastdl.ops.shape import flip as flip
-from fastdl.ops.shape import fliplr as fliplr
-from fastdl.ops.shape import flipud as flipud
-from fastdl.ops.shape import meshgrid as meshgrid
-from fastdl.ops.shape import repeat_interleave as repeat_interleave
-from fastdl.ops.shape import roll as roll
-from fastdl.ops.shape import rot90 as rot90
-from fastdl.ops.shape import tile as tile
 from fastdl.ops.special import MantissaExponent
 from fastdl.ops.special import isreal as isreal
 from fastdl.ops.spectrogram import istft as istft

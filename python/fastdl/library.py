@@ -21,13 +21,12 @@ _DEFINED: dict[str, CustomOpDef] = {}
 class CustomOpDef:
     """A registered operation. Call it as the function that it was made of."""
 
-    def __init__(self, name: str, function: Callable[..., Any], mutates_args: Any) -> None:
-        self._name, self._function, self._mutates = name, function, mutates_args
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._name, self._function = name, function
         self._signature = inspect.signature(function)
         self._kernels: dict[str, Callable[..., Any]] = {}
         self._backward: Callable[..., Any] | None = None
         self._setup: Callable[..., Any] | None = None
-        self._fake: Callable[..., Any] | None = None
         self.__name__, self.__doc__ = name, function.__doc__
 
     def __repr__(self) -> str:
@@ -43,8 +42,7 @@ class CustomOpDef:
         self._backward, self._setup = backward, setup_context
 
     def register_fake(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
-        """How the result looks, for a compiler: kept and not used. Returns ``fn``, to be a decorator."""
-        self._fake = fn
+        """How the result looks, for a compiler: accepted and not used. Returns ``fn``, to be a decorator."""
         return fn
 
     def register_kernel(self, device_types: Any, fn: Callable[..., Any] | None = None, /) -> Any:
@@ -108,7 +106,7 @@ def custom_op(
 
     Args:
         name: ``"namespace::name"``.
-        mutates_args: the arguments that it changes in place; ``()`` for none.
+        mutates_args: the arguments that it changes in place, ``()`` for none; for a compiler, accepted and not used.
         device_types, schema: accepted; the function's own parameters are the schema.
 
     Raises:
@@ -132,7 +130,7 @@ def custom_op(
         raise ArgumentError(f"custom_op: the name must be 'namespace::name', got {name!r}")
 
     def define(fn: Callable[..., Any]) -> CustomOpDef:
-        _DEFINED[name] = made = CustomOpDef(name, fn, mutates_args)
+        _DEFINED[name] = made = CustomOpDef(name, fn)
         return made
 
     return define if fn is None else define(fn)

@@ -26,6 +26,7 @@ from fastdl.ops import (
     calculus,
     cast,
     counting,
+    diagonals,
     elementwise,
     extreme,
     fill,
@@ -41,13 +42,14 @@ from fastdl.ops import (
     products,
     query,
     rare,
+    rearrange,
     reduce,
     sampling,
-    shape,
     softmax,
     special,
     spectrogram,
     statistics,
+    variance,
     views,
 )
 from fastdl.ops import complex as complex_numbers
@@ -69,14 +71,16 @@ _COMPARE = """eq ne lt le gt ge not_equal less less_equal greater greater_equal 
 _METHODS: dict[Any, str] = {
     elementwise: f"""{_UNARY} {_BINARY} {_COMPARE} frac positive maximum minimum isnan isinf isfinite isposinf isneginf
         signbit isclose allclose equal clamp clamp_min clamp_max clip addcmul addcdiv lerp""",
-    reduce: "sum mean prod logsumexp var std all any count_nonzero",
+    reduce: "sum mean prod logsumexp all any count_nonzero",
+    variance: "var std",
     extreme: "amax amin aminmax max min argmax argmin median",
     order: "sort argsort topk kthvalue cumsum cumprod unique",
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
         transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to adjoint""",
     parts: """narrow diagonal unbind split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
         unsafe_split unfold as_strided""",
-    shape: """repeat tile repeat_interleave flip fliplr flipud roll rot90 tril triu diag diag_embed diagflat""",
+    rearrange: "repeat tile repeat_interleave flip fliplr flipud roll rot90",
+    diagonals: "tril triu diag diag_embed diagflat",
     cast: "to type_as double half bfloat16 cfloat cdouble long short char byte",
     fill: "copy_ fill_ zero_",
     creation: "new_tensor new_empty new_empty_strided new_zeros new_ones new_full",

@@ -311,7 +311,7 @@ class Tensor(Differentiable):
         return int(to_host(self._data).item())
 
     def __reversed__(self) -> Tensor:
-        from fastdl.ops.shape import flip
+        from fastdl.ops.rearrange import flip
 
         return flip(self, (0,)) if self._data.ndim else self
 

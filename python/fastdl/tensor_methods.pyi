@@ -12,6 +12,7 @@ from fastdl.ops import calculus as _calculus
 from fastdl.ops import cast as _cast
 from fastdl.ops import complex as _complex
 from fastdl.ops import counting as _counting
+from fastdl.ops import diagonals as _diagonals
 from fastdl.ops import elementwise as _elementwise
 from fastdl.ops import extreme as _extreme
 from fastdl.ops import fill as _fill
@@ -26,13 +27,14 @@ from fastdl.ops import placement as _placement
 from fastdl.ops import products as _products
 from fastdl.ops import query as _query
 from fastdl.ops import rare as _rare
+from fastdl.ops import rearrange as _rearrange
 from fastdl.ops import reduce as _reduce
 from fastdl.ops import sampling as _sampling
-from fastdl.ops import shape as _shape
 from fastdl.ops import softmax as _softmax
 from fastdl.ops import special as _special
 from fastdl.ops import spectrogram as _spectrogram
 from fastdl.ops import statistics as _statistics
+from fastdl.ops import variance as _variance
 from fastdl.ops import views as _views
 from fastdl.sparse import conversion as _conversion
 from fastdl.tensor import Tensor
@@ -135,9 +137,9 @@ class TensorMethods:
     deg2rad = _special.deg2rad
     dense_dim = _conversion.dense_dim
     det = _matrices.det
-    diag = _shape.diag
-    diag_embed = _shape.diag_embed
-    diagflat = _shape.diagflat
+    diag = _diagonals.diag
+    diag_embed = _diagonals.diag_embed
+    diagflat = _diagonals.diagflat
     diagonal = _parts.diagonal
     diagonal_scatter = _placement.diagonal_scatter
     diff = _calculus.diff
@@ -163,9 +165,9 @@ class TensorMethods:
     fill_diagonal_ = _placement.fill_diagonal_
     fix = _elementwise.fix
     flatten = _views.flatten
-    flip = _shape.flip
-    fliplr = _shape.fliplr
-    flipud = _shape.flipud
+    flip = _rearrange.flip
+    fliplr = _rearrange.fliplr
+    flipud = _rearrange.flipud
     float = _cast.float_
     float_power = _special.float_power
     floor = _elementwise.floor
@@ -315,16 +317,16 @@ class TensorMethods:
     relu = _activation.relu
     remainder = _elementwise.remainder
     renorm = _statistics.renorm
-    repeat = _shape.repeat
-    repeat_interleave = _shape.repeat_interleave
+    repeat = _rearrange.repeat
+    repeat_interleave = _rearrange.repeat_interleave
     reshape = _views.reshape
     reshape_as = _views.reshape_as
     resize_ = _rare.resize_
     resize_as_ = _rare.resize_as_
     resolve_conj = _complex.resolve_conj
     resolve_neg = _complex.resolve_neg
-    roll = _shape.roll
-    rot90 = _shape.rot90
+    roll = _rearrange.roll
+    rot90 = _rearrange.rot90
     round = _elementwise.round
     row_indices = _conversion.row_indices
     rsqrt = _elementwise.rsqrt
@@ -353,7 +355,7 @@ class TensorMethods:
     sqrt = _elementwise.sqrt
     square = _elementwise.square
     squeeze = _views.squeeze
-    std = _reduce.std
+    std = _variance.std
     stft = _spectrogram.stft
     sub = _elementwise.sub
     subtract = _elementwise.subtract
@@ -368,7 +370,7 @@ class TensorMethods:
     tan = _elementwise.tan
     tanh = _activation.tanh
     tensor_split = _parts.tensor_split
-    tile = _shape.tile
+    tile = _rearrange.tile
     to = _cast.to
     to_dense = _conversion.to_dense
     to_sparse = _conversion.to_sparse
@@ -379,8 +381,8 @@ class TensorMethods:
     trace = _statistics.trace
     transpose = _views.transpose
     triangular_solve = _matrices.triangular_solve
-    tril = _shape.tril
-    triu = _shape.triu
+    tril = _diagonals.tril
+    triu = _diagonals.triu
     true_divide = _elementwise.true_divide
     trunc = _elementwise.trunc
     type = _cast.type_
@@ -395,7 +397,7 @@ class TensorMethods:
     unsafe_split = _parts.unsafe_split
     unsqueeze = _views.unsqueeze
     values = _conversion.values
-    var = _reduce.var
+    var = _variance.var
     vdot = _products.vdot
     view = _views.view
     view_as = _views.view_as
@@ -527,8 +529,8 @@ class TensorMethods:
     subtract_ = _in_place(_elementwise.subtract)
     tan_ = _in_place(_elementwise.tan)
     tanh_ = _in_place(_activation.tanh)
-    tril_ = _in_place(_shape.tril)
-    triu_ = _in_place(_shape.triu)
+    tril_ = _in_place(_diagonals.tril)
+    triu_ = _in_place(_diagonals.triu)
     true_divide_ = _in_place(_elementwise.true_divide)
     trunc_ = _in_place(_elementwise.trunc)
     xlogy_ = _in_place(_special.xlogy)

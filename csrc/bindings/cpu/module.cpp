@@ -21,6 +21,7 @@ void register_linear(py::module_& m);
 void register_linalg(py::module_& m);
 void register_optim(py::module_& m);
 void register_elementwise(py::module_& m);
+void register_complex(py::module_& m);
 void register_reduce(py::module_& m);
 void register_order(py::module_& m);
 void register_segments(py::module_& m);
@@ -72,6 +73,7 @@ PYBIND11_MODULE(_cpu, m) {
   register_linalg(m);
   register_optim(m);
   register_elementwise(m);
+  register_complex(m);
   register_reduce(m);
   register_order(m);
   register_segments(m);

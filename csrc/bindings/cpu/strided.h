@@ -133,6 +133,13 @@ StridedLoop<N> make_loop(std::span<const int64_t> shape, const std::array<const 
   return loop;
 }
 
+// Runs a kernel. The scope ends here: no Python object may be touched while the GIL is released.
+template <class Loop, class F>
+void launch(const Loop& loop, F&& kernel) {
+  KernelScope scope(loop.size);
+  kernel();
+}
+
 // The result of a kernel with inputs `in`: a new array of Out, stored as said, or the caller's `out`,
 // checked.
 template <class Out>

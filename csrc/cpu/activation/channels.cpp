@@ -14,6 +14,7 @@
 #include "cpu/activation/activation.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/simd/for_vectors.h"
 #include "cpu/simd/math.h"
 
 namespace fastdl {
@@ -23,31 +24,6 @@ using namespace simd;
 
 constexpr int64_t kGrain = 16384;  // elements worth about 10 us
 constexpr int64_t kPiece = 8192;   // a row is cut into pieces of so many elements
-
-// f(position, lanes) over [0, n): whole vectors, then the tail.
-template <class T, class F>
-[[gnu::always_inline]] inline void for_vectors(int64_t n, F&& f) {
-  constexpr int w = kWidth<T>;
-  int64_t i = 0;
-  for (; i + w <= n; i += w) f(i, std::integral_constant<int, w>{});
-  if (i < n) f(i, int(n - i));
-}
-template <class T>
-[[gnu::always_inline]] inline Vec<T> get(const T* p, std::integral_constant<int, kWidth<T>>) {
-  return load(p);
-}
-template <class T>
-[[gnu::always_inline]] inline Vec<T> get(const T* p, int lanes) {
-  return load_n(p, lanes);
-}
-template <class T>
-[[gnu::always_inline]] inline void put(T* p, Vec<T> v, std::integral_constant<int, kWidth<T>>) {
-  store<T>(p, v);
-}
-template <class T>
-[[gnu::always_inline]] inline void put(T* p, Vec<T> v, int lanes) {
-  store_n(p, v, lanes);
-}
 
 // f(row, piece, begin, end) for the pieces of every row: row * inner + [begin, end).
 template <class F>

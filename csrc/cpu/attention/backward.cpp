@@ -193,14 +193,8 @@ class Backward {
       std::fill_n(lse_, kQueries<T>, detail::kInfinity<T>);  // lanes past the last query: weights of 0
       std::copy_n(a_.lse + (b * p_.heads + h) * p_.queries + q0, count, lse_);
       std::fill_n(delta_, kQueries<T>, T(0));
-      for (int64_t i = 0; i < count; ++i) {
-        Vec<T> sum{};
-        for (int64_t e = 0; e < p_.value_size; e += kWidth<T>) {
-          const int n = int(std::min<int64_t>(kWidth<T>, p_.value_size - e));
-          sum += load_n(grad_y + i * a_.grad_y.row + e, n) * load_n(y + i * a_.y.row + e, n);
-        }
-        delta_[i] = reduce_add<T>(sum);
-      }
+      for (int64_t i = 0; i < count; ++i)
+        delta_[i] = dot<T>(grad_y + i * a_.grad_y.row, y + i * a_.y.row, p_.value_size);
     }
     const MaskRows<T> mask(a_.mask, b, h, p_.keys);
     for (int64_t k0 = 0; k0 < seen; k0 += kKeys<T>) {

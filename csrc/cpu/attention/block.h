@@ -79,6 +79,16 @@ inline void scale_row(T* to, const T* from, int64_t n, T factor) {
   if (e < n) store_n(to + e, load_n(from + e, int(n - e)) * factor, int(n - e));
 }
 
+template <class T>
+inline T dot(const T* x, const T* y, int64_t n) {
+  Vec<T> sum{};
+  for (int64_t e = 0; e < n; e += kWidth<T>) {
+    const int here = int(std::min<int64_t>(kWidth<T>, n - e));
+    sum += load_n(x + e, here) * load_n(y + e, here);
+  }
+  return reduce_add<T>(sum);
+}
+
 // Rows of a matrix as B panels of kLanes each, out[e * kLanes + lane], times `factor`.
 template <class T>
 void pack_lanes(T* out, const T* rows, int64_t step, int count, int64_t size, T factor) {

@@ -109,7 +109,7 @@ class Few {
     T delta[kMostRows<T>];
     gather(q, query_, b, g, size, T(p_.scale * kLog2E));
     gather(grad, grad_y, b, g, value_size, T(1));
-    for (int64_t r = 0; r < rows_; ++r) delta[r] = dot(grad + r * value_size, row(y, b, g, r), value_size);
+    for (int64_t r = 0; r < rows_; ++r) delta[r] = dot<T>(grad + r * value_size, row(y, b, g, r), value_size);
     lse += (b * p_.heads + g * (p_.heads / p_.groups)) * p_.queries;
     std::fill_n(grad_query, rows_ * size, T(0));
     for (int64_t j = first; j < last; j += kChunk) {
@@ -159,15 +159,6 @@ class Few {
           store_n(at, load_n(at, here) + mask.part(r % p_.queries, j + k, here), here);
         }
     }
-  }
-
-  static T dot(const T* x, const T* y, int64_t n) {
-    Vec<T> sum{};
-    for (int64_t e = 0; e < n; e += kWidth<T>) {
-      const int here = int(std::min<int64_t>(kWidth<T>, n - e));
-      sum += load_n(x + e, here) * load_n(y + e, here);
-    }
-    return reduce_add<T>(sum);
   }
 
   Heads<const T> query_, key_, value_;

@@ -7,12 +7,11 @@
 // Work: rows over threads. A row is read several times, but from the L1 cache: one read and one write of
 // memory forward, two reads and one write backward. grad_w and grad_b are added up per fixed piece of rows,
 // then over pieces in float64: the result does not depend on the number of threads.
-#include <type_traits>
-
 #include "cpu/norm/norm.h"
 #include "cpu/norm/rows.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/simd/for_vectors.h"
 
 namespace fastdl {
 namespace {
@@ -42,31 +41,6 @@ double mean_square(const T* x, int64_t n) {
   return total / double(n);
 }
 
-// f(i, lanes): whole vectors (lanes is a constant then), and the tail.
-template <class T, class F>
-[[gnu::always_inline]] inline void for_vectors(int64_t n, F&& f) {
-  constexpr int w = kWidth<T>;
-  int64_t i = 0;
-  for (; i + w <= n; i += w) f(i, std::integral_constant<int, w>{});
-  if (i < n) f(i, int(n - i));
-}
-template <class T>
-[[gnu::always_inline]] inline Vec<T> get(const T* p, std::integral_constant<int, kWidth<T>>) {
-  return simd::load(p);
-}
-template <class T>
-[[gnu::always_inline]] inline Vec<T> get(const T* p, int lanes) {
-  return simd::load_n(p, lanes);
-}
-template <class T>
-[[gnu::always_inline]] inline void put(T* p, Vec<T> v, std::integral_constant<int, kWidth<T>>) {
-  simd::store<T>(p, v);
-}
-template <class T>
-[[gnu::always_inline]] inline void put(T* p, Vec<T> v, int lanes) {
-  simd::store_n(p, v, lanes);
-}
-
 }  // namespace
 
 template <class T>
@@ -92,11 +66,11 @@ void layer_norm_forward(T* y, double* mean, double* var, const T* x, const T* we
         continue;
       }
       const Vec<T> shift = simd::broadcast<T>(b);
-      for_vectors<T>(length, [&](int64_t i, auto lanes) {
-        Vec<T> v = (get(from + i, lanes) - middle) * a + shift;
-        if (weight) v = v * get(weight + i, lanes);
-        if (bias) v = v + get(bias + i, lanes);
-        put(to + i, v, lanes);
+      simd::for_vectors<T>(length, [&](int64_t i, auto lanes) {
+        Vec<T> v = (simd::get(from + i, lanes) - middle) * a + shift;
+        if (weight) v = v * simd::get(weight + i, lanes);
+        if (bias) v = v + simd::get(bias + i, lanes);
+        simd::put(to + i, v, lanes);
       });
     }
   });
@@ -124,15 +98,15 @@ void layer_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
         const T middle = center.high, a = T(r);
         const Vec<T> shift = simd::broadcast<T>(T(-center.rest * r));
         Vec<T> s{}, sh{};
-        for_vectors<T>(length, [&](int64_t i, auto lanes) {
-          const Vec<T> gi = get(g + i, lanes);
-          const Vec<T> h = (get(from + i, lanes) - middle) * a + shift;
-          const Vec<T> gw = weight ? gi * get(weight + i, lanes) : gi;  // 0 in lanes beyond the end
+        simd::for_vectors<T>(length, [&](int64_t i, auto lanes) {
+          const Vec<T> gi = simd::get(g + i, lanes);
+          const Vec<T> h = (simd::get(from + i, lanes) - middle) * a + shift;
+          const Vec<T> gw = weight ? gi * simd::get(weight + i, lanes) : gi;  // 0 in lanes beyond the end
           s += gw;
           sh = gw * h + sh;
           if (affine) {
-            put(sum_w + i, gi * h + get(static_cast<const T*>(sum_w) + i, lanes), lanes);
-            put(sum_b + i, gi + get(static_cast<const T*>(sum_b) + i, lanes), lanes);
+            simd::put(sum_w + i, gi * h + simd::get(static_cast<const T*>(sum_w) + i, lanes), lanes);
+            simd::put(sum_b + i, gi + simd::get(static_cast<const T*>(sum_b) + i, lanes), lanes);
           }
         });
         if (!grad_x) continue;
@@ -142,10 +116,10 @@ void layer_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
         const T b = T(-r * r * sum_h);
         const Vec<T> c = simd::broadcast<T>(T(r * (center.rest * r * sum_h - sum)));
         T* to = grad_x + row * length;
-        for_vectors<T>(length, [&](int64_t i, auto lanes) {
-          const Vec<T> gi = get(g + i, lanes);
-          const Vec<T> gw = weight ? gi * get(weight + i, lanes) : gi;
-          put(to + i, gw * a + ((get(from + i, lanes) - middle) * b + c), lanes);
+        simd::for_vectors<T>(length, [&](int64_t i, auto lanes) {
+          const Vec<T> gi = simd::get(g + i, lanes);
+          const Vec<T> gw = weight ? gi * simd::get(weight + i, lanes) : gi;
+          simd::put(to + i, gw * a + ((simd::get(from + i, lanes) - middle) * b + c), lanes);
         });
       }
     }

@@ -8,7 +8,7 @@ array on to one input (``hands_on``: x + 1) passes this right on with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from sys import getrefcount
 from typing import Any
@@ -51,12 +51,8 @@ def run(
 
 def watched(walk: Any, roots: Sequence[Tensor], gradients: Any, retain_graph: bool, wanted: Any) -> Any:
     """``walk``, with the ``watchers`` told of its edges."""
-    edges: set[tuple[Any, int]] = {
-        (root, -1) if root._node is None else (root._node, root._index) for root in roots
-    }
-    needed = None
-    if wanted is not None:
-        needed = on_the_way(roots, {t if t._node is None else t._node for t in wanted})
+    edges = {edge_to(root) for root in roots}
+    _, needed = destinations(roots, wanted)
     stack = list(edges)
     while stack:
         node = stack.pop()[0]
@@ -86,15 +82,9 @@ def _run(
     owned: set[Any] = set()  # keys of `pending`, or (node, index), whose arrays the engine may change
     heap: list[tuple[int, Op]] = []  # nodes with a gradient, the newest first
     leaves: list[Tensor] = []  # leaves with a gradient
-    wanted_at: dict[tuple[Any, int], list[int]] = {}  # (leaf, -1) or (node, output) -> its places in `wanted`
-    results: list[Any] = []
-    needed: set[Any] | None = None  # with `wanted`: the nodes and leaves on the way there
+    wanted_at, needed = destinations(roots, wanted)
+    results: list[Any] = [] if wanted is None else [None] * len(wanted)
     released: Op | None = None  # a wanted node that an earlier backward freed
-    if wanted is not None:
-        results = [None] * len(wanted)
-        for i, t in enumerate(wanted):
-            wanted_at.setdefault((t, -1) if t._node is None else (t._node, t._index), []).append(i)
-        needed = on_the_way(roots, {target for target, _ in wanted_at})
 
     def send(target: Any, index: int, grad: Any, own: bool) -> None:
         if target not in pending:
@@ -164,10 +154,12 @@ def _run(
         if node.hands_on and needed is None and node.hooks is None and node in owned:
             handed = grad
         if needed is None or asked == node.needs:
-            result = node.backward(grad) if node.outputs == 1 else node.backward(*_fill(node, grad))
+            result = (
+                node.backward(grad) if node.outputs == 1 else node.backward(*filled(node, grad, stand_in))
+            )
         else:
             with node.narrowed(asked):
-                result = node.backward(*([grad] if node.outputs == 1 else _fill(node, grad)))
+                result = node.backward(*([grad] if node.outputs == 1 else filled(node, grad, stand_in)))
         if check_nan:
             anomaly.check(node, result)
         own = not node.aliases_grad
@@ -261,7 +253,27 @@ def check_released(node: Op) -> Sequence[Any]:
     return node.edges
 
 
-def on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
+def edge_to(t: Tensor) -> tuple[Any, int]:
+    """Where the gradient of ``t`` goes: (the leaf itself, -1), or (the node that made it, which of its outputs)."""
+    return (t, -1) if t._node is None else (t._node, t._index)
+
+
+def destinations(
+    roots: Sequence[Tensor], wanted: Sequence[Tensor] | None
+) -> tuple[dict[tuple[Any, int], list[int]], set[Any] | None]:
+    """Edge -> places in ``wanted`` of the tensors it leads to; and the nodes and leaves on the way there.
+
+    Without ``wanted`` all leaves are meant: no edges, and None.
+    """
+    wanted_at: dict[tuple[Any, int], list[int]] = {}
+    if wanted is None:
+        return wanted_at, None
+    for i, t in enumerate(wanted):
+        wanted_at.setdefault(edge_to(t), []).append(i)
+    return wanted_at, _on_the_way(roots, {target for target, _ in wanted_at})
+
+
+def _on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
     """Nodes and leaves between the roots and the targets, both included."""
     needed = set(targets)
     seen: set[Any] = set()
@@ -296,17 +308,22 @@ def leading_to(needed: set[Any], edges: Sequence[tuple[Any, int] | None]) -> tup
     return tuple([edge is not None and edge[0] in needed for edge in edges])
 
 
-def _fill(node: Op, grads: list[Any]) -> list[Any]:
-    """Zeros in place of gradients that never came, so that backward of several outputs sees arrays only."""
+def filled(node: Op, grads: list[Any], zeros: Callable[..., Any]) -> list[Any]:
+    """``zeros(shape, dtype, like)`` in place of gradients that never came, for nodes that ask for them."""
     if not node.materialize:
         return grads
-    filled = []
-    for grad, (shape, dtype) in zip(grads, node.shapes, strict=True):
-        if grad is None and dtype.kind in DIFFERENTIABLE:
-            grad = select(next(g for g in grads if g is not None)).empty(shape, dtype)
-            grad.fill(0)
-        filled.append(grad)
-    return filled
+    like = next(grad for grad in grads if grad is not None)
+    return [
+        zeros(shape, dtype, like) if grad is None and dtype.kind in DIFFERENTIABLE else grad
+        for grad, (shape, dtype) in zip(grads, node.shapes, strict=True)
+    ]
+
+
+def stand_in(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
+    """Zeros where the array ``like`` lies, in place of an array that never came or whose values do not matter."""
+    array = select(like).empty(shape, dtype)
+    array.fill(0)
+    return array
 
 
 def _call_hooks(hooks: Sequence[tuple[int, Any]], grads: list[Any]) -> list[Any]:

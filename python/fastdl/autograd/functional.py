@@ -207,7 +207,7 @@ def jacobian(
 
 def _rows(op: str, y: Tensor, xs: Sequence[Tensor], create_graph: bool, strict: bool) -> list[Tensor]:
     """d y / d x for every x."""
-    from fastdl.ops.shape import stack
+    from fastdl.ops.join import stack
 
     size, shape = y.numel(), tuple(y.shape)
     columns: list[list[Tensor]] = [[] for _ in xs]

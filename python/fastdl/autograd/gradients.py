@@ -214,7 +214,7 @@ def _batched_grad(
     allow_unused: bool | None,
     materialize_grads: bool,
 ) -> tuple[Tensor | None, ...]:
-    from fastdl.ops.shape import stack
+    from fastdl.ops.join import stack
 
     counts = {len(g) for g in gradients if g is not None}
     if len(counts) != 1:

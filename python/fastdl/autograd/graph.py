@@ -27,10 +27,13 @@ from fastdl.autograd.edges import GradientEdge as GradientEdge
 from fastdl.autograd.edges import get_gradient_edge as get_gradient_edge
 from fastdl.autograd.engine import (
     check_released,
+    destinations,
+    edge_to,
+    filled,
     is_wanted,
     leading_to,
-    on_the_way,
     replaced_by_hooks,
+    stand_in,
     watched,
     watchers,
 )
@@ -42,8 +45,6 @@ from fastdl.autograd.hooks import save_on_cpu as save_on_cpu
 from fastdl.autograd.hooks import saved_tensors_hooks as saved_tensors_hooks
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Link, Op
-from fastdl.dtypes import DIFFERENTIABLE
-from fastdl.kernels import select
 from fastdl.tensor import Tensor
 
 
@@ -73,15 +74,9 @@ def _run_graph(
     pending: dict[Any, list[Tensor | None]] = {}  # of a leaf or node: the gradients of its outputs so far
     heap: list[tuple[int, Op]] = []
     leaves: list[Tensor] = []
-    places: dict[tuple[Any, int], list[int]] = {}
-    results: list[Tensor | None] = []
-    needed: set[Any] | None = None
+    wanted_at, needed = destinations(roots, wanted)
+    results: list[Tensor | None] = [] if wanted is None else [None] * len(wanted)
     released: Op | None = None
-    if wanted is not None:
-        results = [None] * len(wanted)
-        for i, t in enumerate(wanted):
-            places.setdefault((t, -1) if t._node is None else (t._node, t._index), []).append(i)
-        needed = on_the_way(roots, {target for target, _ in places})
 
     def send(target: Any, index: int, grad: Tensor) -> None:
         slots = pending.get(target)
@@ -98,21 +93,18 @@ def _run_graph(
         slots[place] = grad if have is None else have + grad
 
     for root, grad in zip(roots, gradients, strict=True):
-        if root._node is None:
-            send(root, -1, grad)
-        else:
-            send(root._node, root._index, grad)
+        send(*edge_to(root), grad)
 
     while heap:
         node = heappop(heap)[1]
         grads = pending.pop(node)
-        freed = node.edges is None and is_wanted(node, places)
+        freed = node.edges is None and is_wanted(node, wanted_at)
         edges = () if freed else check_released(node)
         if node.hooks is not None:
             grads = replaced_by_hooks(node.hooks, grads)
         if needed is not None:
             for index, grad_or_none in enumerate(grads):
-                for i in places.get((node, index), ()):
+                for i in wanted_at.get((node, index), ()):
                     results[i] = grad_or_none
         if freed:  # what an earlier backward freed is not needed: its own gradient is
             released = node
@@ -123,7 +115,7 @@ def _run_graph(
         if node.versions is not None:
             node.check_versions()
         with node.narrowed(asked):
-            result = node.backward_graph(*_filled(node, grads))
+            result = node.backward_graph(*(grads if node.outputs == 1 else filled(node, grads, zeros)))
         result = result if result.__class__ is tuple else (result,)
         if anomaly.state.enabled and anomaly.state.check_nan:
             anomaly.check(node, tuple([None if g is None else g._data for g in result]))
@@ -139,7 +131,7 @@ def _run_graph(
             (total,) = replaced_by_hooks(leaf._hooks, [total])
         assert total is not None
         if wanted is not None:
-            for i in places.get((leaf, -1), ()):
+            for i in wanted_at.get((leaf, -1), ()):
                 results[i] = total
         else:
             leaf._accumulate_graph(total)
@@ -150,22 +142,9 @@ def _run_graph(
     return results
 
 
-def _filled(node: Op, grads: list[Tensor | None]) -> list[Tensor | None]:
-    """Zeros in place of gradients that never came, for nodes of several outputs that ask for them."""
-    if node.outputs == 1 or not node.materialize:
-        return grads
-    like = next(grad._data for grad in grads if grad is not None)
-    return [
-        zeros(shape, dtype, like) if grad is None and dtype.kind in DIFFERENTIABLE else grad
-        for grad, (shape, dtype) in zip(grads, node.shapes, strict=True)
-    ]
-
-
 def zeros(shape: tuple[int, ...], dtype: Any, like: Any) -> Tensor:
-    """A constant of zeros where the array ``like`` lies: the gradient of what does not change."""
-    array = select(like).empty(shape, dtype)
-    array.fill(0)
-    return Tensor._wrap(array)
+    """A constant of zeros where an array or tensor lies: the gradient of what does not change."""
+    return Tensor._wrap(stand_in(shape, dtype, like._data if isinstance(like, Tensor) else like))
 
 
 def fitted(grad: Tensor, like: tuple[tuple[int, ...], Any]) -> Tensor:
@@ -190,7 +169,7 @@ def replay(node: Op, grads: Any, function: Callable[..., Any], *arrays: Any) -> 
     """The gradients of a fused operation by way of ``function``, its forward composed of other operations.
 
     ``arrays`` are the node's inputs, None where there was none; of an input that the result is linear in, shape and
-    dtype suffice (:func:`stand_in`).
+    dtype suffice (``engine.stand_in``).
     """
     inputs: list[Tensor | None] = []
     wanted: list[Tensor] = []
@@ -211,13 +190,6 @@ def replay(node: Op, grads: Any, function: Callable[..., Any], *arrays: Any) -> 
     pairs = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y._requires_grad]
     found = iter(run_graph([y for y, _ in pairs], [g for _, g in pairs], True, wanted))
     return tuple([next(found) if yes else None for yes in asked])
-
-
-def stand_in(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
-    """An array where ``like`` lies, for an input of :func:`replay` whose values do not matter."""
-    array = select(like).empty(shape, dtype)
-    array.fill(0)
-    return array
 
 
 # ----------------------------------------------------------------------------------------------- linear operations

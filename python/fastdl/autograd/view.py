@@ -20,6 +20,7 @@ from numpy import ndarray
 
 from fastdl._graph import FunctionCall, next_order, plainly_writable, register_view, share
 from fastdl.arrays import assign, pooled_copy
+from fastdl.autograd.engine import edge_to
 from fastdl.autograd.graph import linear_backward, zeros
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
@@ -149,9 +150,7 @@ class CopySlices(Op):
 
 
 def _edge(t: Tensor) -> Any:
-    if not t._requires_grad:
-        return None
-    return (t, -1) if t._node is None else (t._node, t._index)
+    return edge_to(t) if t._requires_grad else None
 
 
 class Cast(Op):

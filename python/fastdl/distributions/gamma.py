@@ -19,9 +19,9 @@ from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.kernels import array as as_array
 from fastdl.kernels import select
 from fastdl.ops.gamma import digamma, igamma, lgamma
+from fastdl.ops.join import stack
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import draw_key, randn
-from fastdl.ops.shape import stack
 from fastdl.ops.special import xlogy
 from fastdl.ops.unary import log, log1p, rsqrt, square
 from fastdl.tensor import Tensor

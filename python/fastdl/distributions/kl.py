@@ -24,11 +24,12 @@ from fastdl.distributions.transformed_distribution import TransformedDistributio
 from fastdl.distributions.transforms.base import sum_last
 from fastdl.distributions.unit import ContinuousBernoulli
 from fastdl.ops.activation import softplus
+from fastdl.ops.diagonals import diag_embed
 from fastdl.ops.elementwise import where
 from fastdl.ops.gamma import digamma, lgamma, mvlgamma
+from fastdl.ops.join import cat
 from fastdl.ops.linear import matmul
 from fastdl.ops.reduce import sum
-from fastdl.ops.shape import cat, diag_embed
 from fastdl.ops.unary import abs, exp, log, log1p, sqrt, square
 from fastdl.ops.views import unsqueeze
 from fastdl.tensor import Tensor

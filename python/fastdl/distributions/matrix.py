@@ -13,13 +13,13 @@ from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.gamma import Beta, _standard_gamma
 from fastdl.distributions.multivariate_normal import cholesky_factor, one_matrix
+from fastdl.ops.diagonals import diag_embed
 from fastdl.ops.elementwise import where
 from fastdl.ops.gamma import digamma, lgamma, mvlgamma
 from fastdl.ops.linear import matmul
 from fastdl.ops.parts import diagonal
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
-from fastdl.ops.shape import diag_embed
 from fastdl.ops.unary import log, sqrt, square
 from fastdl.ops.views import unsqueeze
 from fastdl.sequences import arange

@@ -11,11 +11,11 @@ from fastdl import linalg
 from fastdl.creation import eye
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution
+from fastdl.ops.diagonals import diag_embed
 from fastdl.ops.linear import matmul
 from fastdl.ops.parts import diagonal
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
-from fastdl.ops.shape import diag_embed
 from fastdl.ops.unary import log, reciprocal, sqrt, square
 from fastdl.ops.views import squeeze, unsqueeze
 from fastdl.tensor import Tensor

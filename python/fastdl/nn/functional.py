@@ -60,12 +60,10 @@ from fastdl.ops.counting import one_hot
 from fastdl.ops.cross_entropy import cross_entropy, nll_loss
 from fastdl.ops.ctc_loss import ctc_loss
 from fastdl.ops.distance import (
-    cdist,
     cosine_embedding_loss,
     cosine_similarity,
     normalize,
     pairwise_distance,
-    pdist,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
@@ -98,6 +96,7 @@ from fastdl.ops.norm import (
     local_response_norm,
     rms_norm,
 )
+from fastdl.ops.pair_distances import cdist, pdist
 from fastdl.ops.pointwise_loss import (
     hinge_embedding_loss,
     huber_loss,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastdl.nn.modules.parallel import DataParallel, DistributedDataParallel
-from fastdl.ops.shape import cat
+from fastdl.ops.join import cat
 from fastdl.paths import lead_to
 from fastdl.tensor import Tensor
 

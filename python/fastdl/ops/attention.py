@@ -18,7 +18,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import eye
-from fastdl.ops.shape import repeat_interleave
+from fastdl.ops.rearrange import repeat_interleave
 from fastdl.ops.softmax import softmax
 from fastdl.ops.views import expand, reshape
 from fastdl.random import default_generator

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdl.autograd.graph import replay, stand_in
+from fastdl.autograd.engine import stand_in
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
 from fastdl.ops.einsum import contract, einsum

@@ -14,9 +14,9 @@ from fastdl.kernels import select
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.arrays import by_numpy, has_integer_kernels, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
+from fastdl.ops.join import cat
 from fastdl.ops.parts import narrow, select_dim
 from fastdl.ops.reduce import sum
-from fastdl.ops.shape import cat
 from fastdl.ops.views import reshape
 from fastdl.tensor import Tensor
 

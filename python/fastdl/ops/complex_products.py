@@ -18,7 +18,8 @@ from fastdl.ops.complex_kernels import product
 from fastdl.ops.einsum import Einsum
 from fastdl.ops.linear import AddMatMul, MatMul, Outer
 from fastdl.ops.order import Cumprod
-from fastdl.ops.reduce import Mean, Norm, Prod, Spread, Std, Sum, Var, numpy_reduce
+from fastdl.ops.reduce import Mean, Norm, Prod, Sum, numpy_reduce
+from fastdl.ops.variance import Spread, Std, Var
 from fastdl.tensor import Tensor
 
 

@@ -33,9 +33,9 @@ from fastdl.ops import (
     masks,
     order,
     pool,
+    rearrange,
     reduce,
     resample,
-    shape,
     special,
     unary,
     unfold,
@@ -69,7 +69,9 @@ from fastdl.ops.complex_products import (
     variance,
 )
 from fastdl.ops.complex_products import linear as linear_layer
+from fastdl.ops.index_keys import FULL
 from fastdl.ops.out import into
+from fastdl.ops.variance import Std, Var, VarMean
 from fastdl.tensor import Tensor
 
 Rule = Callable[[Any, Any, Any], Any]
@@ -117,7 +119,7 @@ def _along(options: dict[str, Any], ndim: int) -> Any:
 def _gathered(options: dict[str, Any], ndim: int) -> Any:
     key = options["key"]
     count = sum([k.ndim if getattr(k, "dtype", None) == np.bool_ else 1 for k in key])
-    return options | {"key": (*key, *[indexing._FULL] * (ndim + 1 - count))}
+    return options | {"key": (*key, *[FULL] * (ndim + 1 - count))}
 
 
 def _padded(options: dict[str, Any], ndim: int) -> Any:
@@ -133,7 +135,7 @@ _PAIRS: dict[Any, Callable[[dict[str, Any], int], Any]] = {
     indexing.IndexSelect: _along,
     order.Cumsum: _along,
     resample.Pad: _padded,
-    shape.RepeatInterleave: _along,
+    rearrange.RepeatInterleave: _along,
 }
 """What becomes of the options, or None where the operation needs its parts apart."""
 
@@ -262,9 +264,9 @@ complex_rules.update(
         normalisation.RMSNorm: _formula(normalisation.rms_normalised),
         reduce.Mean: _formula(mean),
         reduce.Norm: _formula(norm),
-        reduce.Var: _formula(variance),
-        reduce.Std: _spread,
-        reduce.VarMean: _spread,
+        Var: _formula(variance),
+        Std: _spread,
+        VarMean: _spread,
         reduce.LogSumExp: _formula(logsumexp),
         elementwise.Addcmul: _addcmul,
         elementwise.Addcdiv: _addcmul,

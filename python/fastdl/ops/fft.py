@@ -11,7 +11,7 @@ from fastdl.devices import resolve, to_device
 from fastdl.dtypes import CPU, as_dtype, get_default_dtype
 from fastdl.ops.common import axes
 from fastdl.ops.fourier import complex_transform, inverse_real_transform, one_axis, real_transform
-from fastdl.ops.shape import roll
+from fastdl.ops.rearrange import roll
 from fastdl.tensor import Tensor
 
 __all__ = [

@@ -18,7 +18,8 @@ from fastdl.kernels import add_at, array, is_array, on_device, select
 from fastdl.ops.arrays import broadcast_shape, filler, full, in_float32, joined, written, zeros
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
-from fastdl.ops.indexing import IndexSelect, places_of
+from fastdl.ops.index_keys import places_of
+from fastdl.ops.indexing import IndexSelect
 from fastdl.ops.masks import masked_fill
 from fastdl.ops.out import apply_into, store
 from fastdl.ops.promotion import is_kernel_dtype

@@ -15,6 +15,7 @@ from fastdl.ops.arrays import contiguous, eye
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import conj
+from fastdl.ops.diagonals import tril
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
@@ -35,7 +36,6 @@ from fastdl.ops.products import chain_matmul
 from fastdl.ops.products import cross as _cross
 from fastdl.ops.pseudo_inverse import lstsq, matrix_rank, pinv
 from fastdl.ops.reduce import sum, vector_norm
-from fastdl.ops.shape import tril
 from fastdl.ops.solve import cholesky_ex, inv, inv_ex, solve, solve_ex, solve_triangular
 from fastdl.ops.unary import abs
 from fastdl.ops.views import movedim, squeeze, unsqueeze

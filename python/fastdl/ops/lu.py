@@ -10,11 +10,12 @@ from fastdl.autograd.op import Op
 from fastdl.kernels import select
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.complex_kernels import product
+from fastdl.ops.diagonals import tril, triu
 from fastdl.ops.host import on_host
+from fastdl.ops.join import cat
 from fastdl.ops.linear import matmul
 from fastdl.ops.matrix import check_matrix, mH, triangle
 from fastdl.ops.resample import pad
-from fastdl.ops.shape import cat, tril, triu
 from fastdl.ops.solve import check_info, solve_triangular
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor

@@ -14,8 +14,8 @@ import numpy as np
 from fastdl.ops.arrays import full
 from fastdl.ops.attention import attend
 from fastdl.ops.dropout import dropout
+from fastdl.ops.join import cat
 from fastdl.ops.linear import linear, matmul
-from fastdl.ops.shape import cat
 from fastdl.ops.softmax import softmax
 from fastdl.tensor import Tensor
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.autograd.graph import replay, stand_in
+from fastdl.autograd.engine import stand_in
+from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float32, real_dtype
 from fastdl.errors import ArgumentError

@@ -14,8 +14,8 @@ from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import any_true, cast, contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.extreme import ValuesIndices, at_places, kth_place, orderable, pick, sortable
+from fastdl.ops.join import stack
 from fastdl.ops.masks import pick as chosen
-from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
 
 

@@ -139,7 +139,7 @@ class Unbind(MultiView):
         return concat_arrays([np.expand_dims(g, self.dim) for g in grads], self.dim)
 
     def backward_graph(self, *grads: Tensor) -> Any:
-        from fastdl.ops.shape import stack
+        from fastdl.ops.join import stack
 
         return stack(grads, self.dim)
 
@@ -171,7 +171,7 @@ class Split(MultiView):
         return whole
 
     def backward_graph(self, *grads: Tensor | None) -> Any:
-        from fastdl.ops.shape import Cat
+        from fastdl.ops.join import Cat
 
         like = next(grad._data for grad in grads if grad is not None)
         filled = [

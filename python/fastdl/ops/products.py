@@ -16,9 +16,9 @@ from fastdl.ops.axes import normal_axis
 from fastdl.ops.binary import SAVED, SAVED_BEHIND
 from fastdl.ops.common import axes
 from fastdl.ops.complex import conj
+from fastdl.ops.join import common_dtype
 from fastdl.ops.linear import dot, matmul, outer
 from fastdl.ops.reduce import sum as sum_over
-from fastdl.ops.shape import common_dtype
 from fastdl.ops.views import permute, reshape, unsqueeze
 from fastdl.tensor import Tensor
 

@@ -1,4 +1,4 @@
-"""Reductions: sums, means, spreads and norms over any axes; the other ones are gathered here by name.
+"""Reductions: sums, means, products and norms over any axes; the other ones are gathered here by name.
 
 ``dim`` is an axis, a tuple of axes or None for all; ``keepdim`` leaves axes of one element in their place.
 """
@@ -16,13 +16,13 @@ from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import not_a_tensor
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import any_true, as_bool, cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
+from fastdl.ops.join import cat
 from fastdl.ops.order import *
-from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 
@@ -254,80 +254,6 @@ class Norm(Reduction):
         return (x.sign() * size).masked_fill(at_zero, 0.0) * factor
 
 
-class Spread(Reduction):
-    """Variance and mean: sum (x - mean)^2 / (n - correction). Subclasses return one, the other or both."""
-
-    floats_only = True
-    saves = (0,)
-
-    def compute(self, x: Any, axes: Any, keepdim: bool, correction: float) -> tuple[Any, Any]:
-        self.remember(x, axes, keepdim)
-        self.x = x
-        self.degrees = builtins.max(0.0, reduced_count(x.shape, axes) - correction)
-        var, self.mean = select(x).var_forward(x, correction, axes, keepdim)
-        return var, self.mean
-
-    def of_var(self, grad_var: Any) -> Any:
-        """The gradient by way of the variance: 2 (x - mean) / (n - correction)."""
-        k = select(grad_var)
-        result = k.sub_forward(self.x, self.with_axes(self.mean))
-        scale = 2.0 / self.degrees if self.degrees else float("nan")
-        return k.mul_forward(result, k.mul_forward(self.with_axes(grad_var), scale), result)
-
-    def of_var_graph(self, grad_var: Tensor) -> Any:
-        x = self.saved_input(0, self.x)
-        axes = tuple(range(x.ndim)) if self.axes is None else self.axes
-        scale = 2.0 / self.degrees if self.degrees else float("nan")
-        return (x - x.mean(axes, True)) * (self.with_axes(grad_var) * scale)
-
-
-class VarMean(Spread):
-    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
-        var, mean = self.compute(x, axes, keepdim, correction)
-        return var, pooled_copy(mean) if self.needs[0] else mean
-
-    def backward(self, grad_var: Any, grad_mean: Any) -> Any:
-        k, result = select(grad_var), self.of_var(grad_var)
-        share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
-        return k.add_forward(result, k.mul_forward(self.with_axes(grad_mean), share), result)
-
-    def backward_graph(self, grad_var: Tensor, grad_mean: Tensor) -> Any:
-        share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
-        return self.of_var_graph(grad_var) + self.with_axes(grad_mean) * share
-
-
-class Var(Spread):
-    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
-        return self.compute(x, axes, keepdim, correction)[0]
-
-    def backward(self, grad: Any) -> Any:
-        return self.of_var(grad)
-
-    def backward_graph(self, grad: Tensor) -> Any:
-        return self.of_var_graph(grad)
-
-
-class Std(Spread):
-    """The square root of the variance; the gradient is 0 where it is 0."""
-
-    saves_output = True
-
-    def forward(self, x: Any, axes: Any, keepdim: bool, correction: float) -> Any:
-        var, _ = self.compute(x, axes, keepdim, correction)
-        self.std = select(x).sqrt_forward(var, var)
-        return self.std
-
-    def backward(self, grad: Any) -> Any:
-        k = select(grad)
-        of_var = k.div_forward(grad, k.mul_forward(self.std, 2.0))
-        return self.of_var(k.where_forward(k.eq_forward(self.std, 0.0), 0.0, of_var))
-
-    def backward_graph(self, grad: Any) -> Any:
-        std = self.saved_output(self.std)
-        none: Any = std == 0
-        return self.of_var_graph((grad / (std.masked_fill(none, 1.0) * 2)).masked_fill(none, 0.0))
-
-
 # ------------------------------------------------------------------------------------------- public functions
 
 
@@ -339,7 +265,7 @@ def _input(op: str, input: Any, dtype: Any = None) -> Any:
     return input
 
 
-def _floating(op: str, input: Any, dtype: Any = None) -> Any:
+def floating_input(op: str, input: Any, dtype: Any = None) -> Any:
     input = _input(op, input, dtype)
     if input._data.dtype.kind not in DIFFERENTIABLE:
         hint = "pass dtype= or convert it first" if op in ("mean", "vector_norm") else "convert it first"
@@ -370,7 +296,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     """The mean over ``dim`` of a floating-point tensor; NaN over nothing. See ``torch.mean``."""
     if names:
         dim, keepdim = numpy_names("mean", names, dim, keepdim)
-    input = _floating("mean", input, dtype)
+    input = floating_input("mean", input, dtype)
     return Mean.apply(input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
@@ -399,98 +325,11 @@ def vector_norm(
     """(sum |x|^ord)^(1/ord) over ``dim``; ord inf: max |x|, -inf: min |x|, 0: how many are not zero. See
     ``torch.linalg.vector_norm``.
     """
-    x = _floating("vector_norm", x, dtype)
+    x = floating_input("vector_norm", x, dtype)
     axes = normal_axes("vector_norm", dim, x._data.ndim)
     if ord in (float("inf"), float("-inf")) and reduced_count(x._data.shape, axes) == 0:
         raise RuntimeError(f"vector_norm: ord {ord} of no elements is not defined, got shape {x._data.shape}")
     return Norm.apply(x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
-
-
-def _spread_arguments(op: str, dim: Any, unbiased: Any, correction: Any) -> tuple[Any, float]:
-    """var(x, False) means unbiased=False, as in PyTorch."""
-    if isinstance(dim, bool):
-        dim, unbiased = None, dim
-    if unbiased is not None and correction is not None:
-        raise ArgumentError(f"{op}: give either unbiased or correction, not both")
-    if unbiased is not None:
-        correction = 1 if unbiased else 0
-    return dim, 1.0 if correction is None else float(correction)
-
-
-def var(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-    **names: Any,
-) -> Tensor:
-    """sum (x - mean)^2 / (n - correction) over ``dim``; correction is 1 unless given. See ``torch.var``."""
-    if names:
-        dim, keepdim = numpy_names("var", names, dim, keepdim)
-    dim, correction = _spread_arguments("var", dim, unbiased, correction)
-    input = _floating("var", input)
-    return Var.apply(  # type: ignore[no-any-return]
-        input, axes=normal_axes("var", dim, input._data.ndim), keepdim=keepdim, correction=correction
-    )
-
-
-def std(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-    **names: Any,
-) -> Tensor:
-    """The square root of :func:`var`. See ``torch.std``."""
-    if names:
-        dim, keepdim = numpy_names("std", names, dim, keepdim)
-    dim, correction = _spread_arguments("std", dim, unbiased, correction)
-    input = _floating("std", input)
-    return Std.apply(  # type: ignore[no-any-return]
-        input, axes=normal_axes("std", dim, input._data.ndim), keepdim=keepdim, correction=correction
-    )
-
-
-def var_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-    **names: Any,
-) -> tuple[Tensor, Tensor]:
-    """Variance and mean in one call. See ``torch.var_mean``."""
-    if names:
-        dim, keepdim = numpy_names("var_mean", names, dim, keepdim)
-    dim, correction = _spread_arguments("var_mean", dim, unbiased, correction)
-    input = _floating("var_mean", input)
-    return VarMean.apply(  # type: ignore[no-any-return]
-        input,
-        axes=normal_axes("var_mean", dim, input._data.ndim),
-        keepdim=keepdim,
-        correction=correction,
-    )
-
-
-def std_mean(
-    input: Tensor,
-    dim: Any = None,
-    unbiased: bool | None = None,
-    keepdim: bool = False,
-    *,
-    correction: Any = None,
-    **names: Any,
-) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean. See ``torch.std_mean``."""
-    if names:
-        dim, keepdim = numpy_names("std_mean", names, dim, keepdim)
-    dim, correction = _spread_arguments("std_mean", dim, unbiased, correction)
-    return std(input, dim, None, keepdim, correction=correction), mean(input, dim, keepdim)
 
 
 def _truth(op: str, input: Any, dim: Any, keepdim: bool) -> Tensor:

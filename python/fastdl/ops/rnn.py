@@ -18,8 +18,8 @@ from fastdl.devices import device_of, to_device
 from fastdl.dtypes import float32, is_half
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import full, zeros
+from fastdl.ops.join import cat, stack
 from fastdl.ops.rnn_steps import composed_direction
-from fastdl.ops.shape import cat, stack
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.ops.join import cat
 from fastdl.ops.linear import linear
-from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 _GATES = {"lstm": 4, "gru": 3, "gru_before": 3}

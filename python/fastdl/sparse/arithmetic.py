@@ -17,8 +17,8 @@ from fastdl.kernels import is_array
 from fastdl.kernels.sparse import Pattern, SparseArray, linear_index, not_for_sparse
 from fastdl.ops import elementwise
 from fastdl.ops.gather import IndexAdd
+from fastdl.ops.join import cat
 from fastdl.ops.promotion import result_type
-from fastdl.ops.shape import cat
 from fastdl.sparse.conversion import coalesce, is_sparse, to_sparse, to_sparse_csr
 from fastdl.sparse.tensor import chosen, made
 from fastdl.tensor import Tensor

@@ -13,7 +13,7 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.sparse import Pattern, grouped, linear_index, not_for_sparse
 from fastdl.ops.axes import normal_axes, numpy_names
 from fastdl.ops.common import axes, axis, ints
-from fastdl.ops.shape import cat as dense_cat
+from fastdl.ops.join import cat as dense_cat
 from fastdl.ops.softmax import log_softmax as dense_log_softmax
 from fastdl.ops.softmax import softmax as dense_softmax
 from fastdl.sparse.conversion import coalesce, is_sparse, to_sparse

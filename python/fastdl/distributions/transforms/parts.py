@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from fastdl.distributions.constraints import Constraint, cat, stack, unit_interval
 from fastdl.distributions.transforms.base import Transform, sum_last
+from fastdl.ops.join import cat as join
+from fastdl.ops.join import stack as pile
 from fastdl.ops.parts import narrow
-from fastdl.ops.shape import cat as join
-from fastdl.ops.shape import stack as pile
 
 __all__ = ["CatTransform", "CumulativeDistributionTransform", "StackTransform"]
 

@@ -6,6 +6,7 @@ These modules are the contract: a backend has the same functions with the same p
 from numpy import empty, zeros
 
 from fastdl.kernels.reference.activation import *
+from fastdl.kernels.reference.arithmetic import *
 from fastdl.kernels.reference.attention import *
 from fastdl.kernels.reference.complex import *
 from fastdl.kernels.reference.conv import *

@@ -1,5 +1,4 @@
-"""Special functions of float arrays, computed in double: series and known functions, slow and plain. Beside them the
-elementwise arithmetic that has no kernel for a GPU."""
+"""Special functions of float arrays, computed in double: series and known functions, slow and plain."""
 
 from __future__ import annotations
 
@@ -14,41 +13,25 @@ from fastdl.kernels.reference.elementwise import _store
 Array = np.ndarray[Any, Any]
 
 __all__ = [
-    "angle_forward",
-    "bitwise_and_forward",
-    "bitwise_or_forward",
-    "bitwise_xor_forward",
-    "copysign_forward",
     "digamma_forward",
     "entr_forward",
     "erfc_forward",
     "erfcx_forward",
     "erfinv_forward",
-    "exp2_backward",
-    "exp2_forward",
-    "fmax_forward",
-    "fmin_forward",
-    "heaviside_forward",
     "i0_forward",
     "i0e_forward",
     "i1_forward",
     "i1e_forward",
     "igamma_forward",
     "igammac_forward",
-    "left_shift_forward",
     "lgamma_forward",
     "log_ndtr_forward",
-    "logaddexp_backward",
-    "logaddexp_forward",
     "logit_backward",
     "logit_forward",
     "ndtr_forward",
     "ndtri_forward",
-    "nextafter_forward",
-    "right_shift_forward",
     "sinc_forward",
     "trigamma_forward",
-    "trunc_divide_forward",
     "xlog1py_forward",
     "xlogy_forward",
     "zeta_forward",
@@ -127,11 +110,6 @@ def logit_backward(grad_y: Array, x: Array) -> Array:
         return np.where((x >= 0) & (x <= 1), grad_y / (x * (1 - x)), np.nan).astype(x.dtype)
 
 
-def angle_forward(x: Array, out: Array | None = None) -> Array:
-    """The angle of real numbers: pi below 0, else 0; NaN stays."""
-    return _compute(lambda x: np.where(x < 0, np.pi, np.where(x != x, x, 0)), x, out)
-
-
 def sinc_forward(x: Array, out: Array | None = None) -> Array:
     """sin(pi x) / (pi x), 1 at 0."""
     return _compute(np.sinc, x, out)
@@ -189,38 +167,6 @@ def zeta_forward(x: Any, y: Any) -> Array:
     return _compute_pair(_zeta, x, y)
 
 
-def logaddexp_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """log(exp(x) + exp(y)) without overflow."""
-    return _store(np.logaddexp(x, y), out)
-
-
-def logaddexp_backward(grad: Array, x: Any, y: Any) -> Any:
-    """grad_x and grad_y: the shares of both in the sum, halves where they are equal."""
-    with np.errstate(all="ignore"):
-        share = np.where(np.equal(x, y), 0.5, 1 / (1 + np.exp(np.subtract(y, x)))).astype(grad.dtype)
-    return grad * share, grad - grad * share
-
-
-def copysign_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """|x| with the sign of y."""
-    return _store(np.copysign(x, y), out)
-
-
-def nextafter_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """The next number after x in the direction of y."""
-    return _store(np.nextafter(x, y), out)
-
-
-def fmax_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """The larger; of a number and NaN the number."""
-    return _store(np.fmax(x, y), out)
-
-
-def fmin_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """The smaller; of a number and NaN the number."""
-    return _store(np.fmin(x, y), out)
-
-
 def _product_with(function: Callable[[Any], Any], x: Any, y: Any, out: Array | None) -> Any:
     with np.errstate(all="ignore"):
         product = np.where(np.equal(x, 0), np.multiply(x, 0), x * function(y))
@@ -235,54 +181,6 @@ def xlogy_forward(x: Any, y: Any, out: Array | None = None) -> Any:
 def xlog1py_forward(x: Any, y: Any, out: Array | None = None) -> Any:
     """x log(1 + y); 0 where x is 0 and y not NaN."""
     return _product_with(np.log1p, x, y, out)
-
-
-def heaviside_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """0 where x is below zero or NaN, y where it is zero, 1 above."""
-    return _store(np.where(np.equal(x, 0), y, np.greater(x, 0)).astype(np.result_type(x, y)), out)
-
-
-def exp2_forward(x: Array, out: Array | None = None) -> Any:
-    return _store(np.exp2(x), out)
-
-
-def exp2_backward(grad_y: Array, y: Array) -> Any:
-    return grad_y * (y.dtype.type(np.log(2.0)) * y)
-
-
-def trunc_divide_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """x / y towards zero; of integers by zero 0."""
-    if (x if isinstance(x, np.ndarray) else y).dtype.kind in "iu":
-        with np.errstate(all="ignore"):
-            quotient = np.floor_divide(x, y)
-            rounded = ((np.less(x, 0)) != (np.less(y, 0))) & (np.fmod(x, y) != 0)
-            return _store((quotient + rounded).astype(quotient.dtype), out)
-    return _store(np.trunc(np.true_divide(x, y)), out)
-
-
-def left_shift_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """x 2^y of integers, modulo 2^bits; 0 where y is negative or no bit would stay."""
-    return _store(np.left_shift(x, y), out)
-
-
-def right_shift_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """x / 2^y of integers, rounded down; 0 or -1 where y is negative or no bit would stay."""
-    return _store(np.right_shift(x, y), out)
-
-
-def bitwise_and_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """Bits set in both, of bools or int64."""
-    return _store(np.bitwise_and(x, y), out)
-
-
-def bitwise_or_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """Bits set in either."""
-    return _store(np.bitwise_or(x, y), out)
-
-
-def bitwise_xor_forward(x: Any, y: Any, out: Array | None = None) -> Any:
-    """Bits set in exactly one."""
-    return _store(np.bitwise_xor(x, y), out)
 
 
 # --------------------------------------------------------------------------------- double precision, on arrays

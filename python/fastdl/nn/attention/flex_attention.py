@@ -25,8 +25,8 @@ from fastdl.nn.attention.block_mask import (
     or_masks,
 )
 from fastdl.ops.attention import scaled_dot_product_attention
+from fastdl.ops.rearrange import repeat_interleave
 from fastdl.ops.resample import pad
-from fastdl.ops.shape import repeat_interleave
 from fastdl.tensor import Tensor
 
 __all__ = [

@@ -11,7 +11,7 @@ from fastdl.nn.modules.container import ModuleList, Sequential
 from fastdl.nn.modules.linear import Linear
 from fastdl.nn.modules.module import Module
 from fastdl.ops.gather import gather, index_copy, index_select
-from fastdl.ops.shape import cat
+from fastdl.ops.join import cat
 from fastdl.ops.softmax import log_softmax
 from fastdl.tensor import Tensor
 

@@ -8,8 +8,8 @@ from typing import Any
 from fastdl.nn.modules.module import Module
 from fastdl.nn.modules.rnn import check_size, init_uniform, new_parameter
 from fastdl.ops.conv import conv2d
+from fastdl.ops.join import stack
 from fastdl.ops.parts import chunk
-from fastdl.ops.shape import stack
 from fastdl.tensor import Tensor
 
 __all__ = ["ConvLSTM2d"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastdl.ops.shape import cat
+from fastdl.ops.join import cat
 from fastdl.tensor import Tensor
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]

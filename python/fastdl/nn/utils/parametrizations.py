@@ -15,9 +15,10 @@ from fastdl.nn.utils.parametrize import register_parametrization
 from fastdl.nn.utils.spectral_norm import DivideBySigma, as_matrix, unit_vector
 from fastdl.nn.utils.weight_norm import ScaledDirection, norm_along
 from fastdl.ops.arrays import eye
+from fastdl.ops.diagonals import tril
+from fastdl.ops.join import cat
 from fastdl.ops.reduce import sum
 from fastdl.ops.sampling import randn
-from fastdl.ops.shape import cat, tril
 from fastdl.tensor import Tensor
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]

@@ -15,9 +15,9 @@ from fastdl.autograd.mode import no_grad
 from fastdl.creation import ones_like
 from fastdl.matrices import norm
 from fastdl.nn.modules.module import Module
+from fastdl.ops.join import cat
 from fastdl.ops.order import topk
 from fastdl.ops.sampling import rand, rand_like
-from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 __all__ = [

@@ -23,8 +23,8 @@ import numpy as np
 
 from fastdl.devices import to_host
 from fastdl.errors import not_a_tensor
+from fastdl.ops.join import cat
 from fastdl.ops.rnn import PlaceRows, TakeRows, packed_rows
-from fastdl.ops.shape import cat
 from fastdl.tensor import Tensor
 
 __all__ = [

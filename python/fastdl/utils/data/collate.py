@@ -10,7 +10,7 @@ import numpy as np
 
 from fastdl.dtypes import get_default_dtype
 from fastdl.kernels import select
-from fastdl.ops.shape import stack
+from fastdl.ops.join import stack
 from fastdl.tensor import Tensor
 
 __all__ = ["default_collate", "default_convert"]
