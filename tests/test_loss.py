@@ -357,7 +357,7 @@ def test_older_names_of_reductions():
 
 # ------------------------------------------------------------------------------------------ modules
 
-LOSSES = list(nn.modules.loss.__all__)
+LOSSES = [*nn.modules.loss.__all__, *nn.modules.distance.__all__]
 
 
 @pytest.mark.parametrize("name", LOSSES)
