@@ -372,6 +372,11 @@ def test_constructors_and_options_are_torchs(name):
     assert repr(ours()) == repr(theirs())
 
 
+def test_the_older_path_of_a_pickled_layer_leads_on():
+    assert nn.modules.loss.CosineSimilarity is nn.CosineSimilarity
+    assert nn.modules.loss.PairwiseDistance is nn.PairwiseDistance
+
+
 def test_modules_apply_their_functions():
     rng = np.random.default_rng(11)
     x, y, z = (fastdl.from_numpy(a) for a in rng.standard_normal((3, 4, 5)))
