@@ -357,7 +357,7 @@ def test_older_names_of_reductions():
 
 # ------------------------------------------------------------------------------------------ modules
 
-LOSSES = list(nn.modules.loss.__all__)
+LOSSES = [*nn.modules.loss.__all__, *nn.modules.distance.__all__]
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -370,6 +370,11 @@ def test_constructors_and_options_are_torchs(name):
 
     assert parameters(ours) == parameters(theirs)
     assert repr(ours()) == repr(theirs())
+
+
+def test_the_older_path_of_a_pickled_layer_leads_on():
+    assert nn.modules.loss.CosineSimilarity is nn.CosineSimilarity
+    assert nn.modules.loss.PairwiseDistance is nn.PairwiseDistance
 
 
 def test_modules_apply_their_functions():

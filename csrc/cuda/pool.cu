@@ -11,13 +11,14 @@
 
 #include <algorithm>
 
-#include "cuda/numeric.h"
-#include "cuda/rows.h"
+#include "cuda/pool_places.h"
 
 namespace fastdl::cuda {
+
+using namespace pool;
+
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kStrip = 4;  // inputs of a thread backward
 constexpr int kAhead = 3;  // outputs it loads before it looks at them
 
@@ -70,25 +71,6 @@ struct Pool {
     return uint32_t((plane * this->d.out + d) * this->h.out + h);
   }
 };
-
-// Numbers of places (plane, d, h, w) and back.
-struct Places {
-  uint32_t count;
-  Divisor d, h, w;
-};
-struct Place {
-  int plane, d, h, w;
-};
-__device__ __forceinline__ Place place_of(const Places& p, uint32_t i) {
-  const uint32_t rows = p.w.quotient(i), slices = p.h.quotient(rows), planes = p.d.quotient(slices);
-  return {int(planes), int(slices - planes * p.d.divisor), int(rows - slices * p.h.divisor),
-          int(i - rows * p.w.divisor)};
-}
-template <class F>
-__device__ __forceinline__ void for_each_place(const Places& places, F&& f) {
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < places.count; i += gridDim.x * kThreads)
-    f(i, place_of(places, i));
-}
 
 // Calls take(value, tap) for the taps of output o, in order: of windows of kH x kW taps in a slice, or any
 // (0, 0). Those outside have the value `absent`, or are passed over.
@@ -271,106 +253,8 @@ __global__ void __launch_bounds__(kThreads)
   gather_strips(grad_x, p, strips, packed, AverageGather<T>{grad_y, average});
 }
 
-// ---- adaptive windows [o in / out, (o + 1) in / out), rounded outwards
-
-struct AdaptiveAxis {
-  int in, out;
-  bool wide;  // in * out is too much for 32 bits
-  Divisor by_in, by_out;
-
-  __device__ __forceinline__ int window_start(int o) const {
-    return wide ? int(int64_t(o) * in / out) : int(by_out.quotient(uint32_t(o * in)));
-  }
-  __device__ __forceinline__ int window_end(int o) const {
-    return wide ? int((int64_t(o + 1) * in + out - 1) / out)
-                : int(by_out.quotient(uint32_t((o + 1) * in + out - 1)));
-  }
-  __device__ __forceinline__ int taps(int o) const { return window_end(o) - window_start(o); }
-  // Outputs over x: from x out / in to (x + 1) out / in, rounded outwards.
-  __device__ __forceinline__ int first_hit(int x) const {
-    return wide ? int(int64_t(x) * out / in) : int(by_in.quotient(uint32_t(x * out)));
-  }
-  __device__ __forceinline__ int end_hit(int x) const {
-    return wide ? int((int64_t(x + 1) * out + in - 1) / in)
-                : int(by_in.quotient(uint32_t((x + 1) * out + in - 1)));
-  }
-};
-struct AdaptivePool {
-  AdaptiveAxis d, h, w;
-  uint32_t in_plane, out_plane;
-};
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    adaptive_forward(T* y, const T* x, AdaptivePool p, Places outputs) {
-  using C = Compute<T>;
-  for_each_place(outputs, [&](uint32_t i, const Place& o) {
-    const T* plane = x + uint32_t(o.plane) * p.in_plane;
-    const int d0 = p.d.window_start(o.d), d1 = p.d.window_end(o.d), h0 = p.h.window_start(o.h),
-              h1 = p.h.window_end(o.h), w0 = p.w.window_start(o.w), w1 = p.w.window_end(o.w);
-    C sum = 0;
-    for (int d = d0; d < d1; ++d)
-      for (int h = h0; h < h1; ++h)
-        for (int w = w0; w < w1; ++w) sum += C(widen(plane[(d * p.h.in + h) * p.w.in + w]));
-    y[i] = narrow<T>(sum / C((d1 - d0) * (h1 - h0) * (w1 - w0)));
-  });
-}
-
-// One output a plane: rows of a matrix.
-template <class T, bool kBlock>
-__global__ void __launch_bounds__(256)
-    plane_means(T* y, const T* x, int64_t planes, int64_t size, int group, bool packed) {
-  using C = Compute<T>;
-  RowTeam<kBlock> team(group);
-  const RowSlice<T> slice(team, size, packed);
-  for (; team.any_row(planes); team.row += team.step) {
-    const bool mine = team.row < planes;
-    C sum = 0;
-    const auto add = [&](int64_t, const auto& v) {
-      FASTDL_UNROLL
-      for (int k = 0; k < kWidest<T>; ++k) sum += v.v[k];
-    };
-    if (mine) slice.each(C(0), add, x + team.row * size);
-    sum = team.sum(sum);
-    if (mine && team.index == 0) y[team.row] = narrow<T>(sum / C(size));
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads, 3)
-    adaptive_backward(T* grad_x, const T* grad_y, AdaptivePool p, Places inputs) {
-  using C = Compute<T>;
-  for_each_place(inputs, [&](uint32_t i, const Place& at) {
-    const T* plane = grad_y + uint32_t(at.plane) * p.out_plane;
-    C sum = 0;
-    for (int d = p.d.first_hit(at.d), ed = p.d.end_hit(at.d); d < ed; ++d)
-      for (int h = p.h.first_hit(at.h), eh = p.h.end_hit(at.h); h < eh; ++h)
-        for (int w = p.w.first_hit(at.w), ew = p.w.end_hit(at.w); w < ew; ++w)
-          sum +=
-              C(widen(plane[(d * p.h.out + h) * p.w.out + w])) / C(p.d.taps(d) * p.h.taps(h) * p.w.taps(w));
-    grad_x[i] = narrow<T>(sum);
-  });
-}
-
 // ---- on the host
 
-constexpr int64_t kLimit = int64_t(1) << 31;
-
-[[noreturn]] void too_large() {
-  throw std::invalid_argument("pooling on CUDA is limited to 2^31 elements in one call, and windows to 2^30");
-}
-Places places(int64_t planes, int64_t d, int64_t h, int64_t w) {
-  const int64_t count = planes * d * h * w;
-  if (count >= kLimit) too_large();
-  const auto by = [](int64_t n) { return Divisor(uint32_t(n > 0 ? n : 1)); };
-  return {uint32_t(count), by(d), by(h), by(w)};
-}
-Places outputs_of(const PoolProblem& p) {
-  return places(p.planes, p.d.out, p.h.out, p.w.out);
-}
-Places inputs_of(const PoolProblem& p) {
-  return places(p.planes, p.d.in, p.h.in, p.w.in);
-}
 Places strips_of(const PoolProblem& p) {
   return places(p.planes, p.d.in, p.h.in, (p.w.in + kStrip - 1) / kStrip);
 }
@@ -394,23 +278,6 @@ Pool pool_of(const PoolProblem& p) {
   if (std::max(p.planes * std::max(p.in_plane(), p.out_plane()), p.taps()) >= kLimit) too_large();
   return {axis_of(p.d), axis_of(p.h), axis_of(p.w)};
 }
-AdaptiveAxis adaptive_axis(const PoolAxis& a) {
-  const bool wide = (a.in + 1) * (a.out + 1) >= kLimit;
-  return {int(a.in), int(a.out), wide, Divisor(uint32_t(std::max<int64_t>(1, a.in))),
-          Divisor(uint32_t(std::max<int64_t>(1, a.out)))};
-}
-AdaptivePool adaptive_pool(const PoolProblem& p) {
-  if (p.planes * std::max(p.in_plane(), p.out_plane()) >= kLimit) too_large();
-  return {adaptive_axis(p.d), adaptive_axis(p.h), adaptive_axis(p.w), uint32_t(p.in_plane()),
-          uint32_t(p.out_plane())};
-}
-
-template <class... P, class... A>
-void launch_over(const char* op, void (*kernel)(P...), const Places& places, Stream stream, A... arguments) {
-  if (places.count == 0) return;
-  launch(op, kernel, dim3(grid_for(places.count, kThreads, 64)), dim3(kThreads), 0, stream, arguments...);
-}
-
 // Calls f with the type of offsets.
 template <class F>
 void by_offset(const PoolProblem& p, F&& f) {
@@ -496,33 +363,6 @@ void avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const Pool
     launch_over("avg_pool_backward", avg_backward<T>, strips, stream, static_cast<T*>(grad_x),
                 static_cast<const T*>(grad_y), pool, strips, strips_packed<T>(grad_x, p),
                 Average{include_pad, divisor});
-  });
-}
-
-void adaptive_avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, Stream stream) {
-  const Places o = outputs_of(p);
-  const AdaptivePool pool = adaptive_pool(p);
-  if (o.count == 0) return;
-  by_dtype(dtype, [&]<class T>(T) {
-    T* to = static_cast<T*>(y);
-    const T* from = static_cast<const T*>(x);
-    const int64_t size = p.in_plane();
-    if (p.out_plane() > 1)
-      return launch_over("adaptive_avg_pool", adaptive_forward<T>, o, stream, to, from, pool, o);
-    RowPlan plan = plan_rows(p.planes, size, 32);
-    if (plan.block && plan.threads > 256) plan.threads = 256;
-    launch("adaptive_avg_pool", plan.block ? plane_means<T, true> : plane_means<T, false>, dim3(plan.grid),
-           dim3(plan.threads), 0, stream, to, from, p.planes, size, plan.group, rows_packed<T>(size, {x}));
-  });
-}
-
-void adaptive_avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p,
-                                Stream stream) {
-  const Places i = inputs_of(p);
-  const AdaptivePool pool = adaptive_pool(p);
-  by_dtype(dtype, [&]<class T>(T) {
-    launch_over("adaptive_avg_pool_backward", adaptive_backward<T>, i, stream, static_cast<T*>(grad_x),
-                static_cast<const T*>(grad_y), pool, i);
   });
 }
 

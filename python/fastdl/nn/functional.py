@@ -86,16 +86,10 @@ from fastdl.ops.grid import affine_grid, grid_sample
 from fastdl.ops.likelihood_loss import gaussian_nll_loss, kl_div, poisson_nll_loss
 from fastdl.ops.linear import linear
 from fastdl.ops.linear_cross_entropy import linear_cross_entropy
+from fastdl.ops.local_response import local_response_norm
 from fastdl.ops.margin_loss import multi_margin_loss, multilabel_margin_loss, multilabel_soft_margin_loss
 from fastdl.ops.multi_head_attention import multi_head_attention_forward
-from fastdl.ops.norm import (
-    batch_norm,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    local_response_norm,
-    rms_norm,
-)
+from fastdl.ops.norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from fastdl.ops.pair_distances import cdist, pdist
 from fastdl.ops.pointwise_loss import (
     hinge_embedding_loss,

@@ -102,16 +102,47 @@ class LinearActivation(Linear):
 def _matmul_grads(
     a: Any, b: Any, grad: Any, need_a: bool, need_b: bool, alpha: float = 1.0
 ) -> tuple[Any, Any]:
-    """Gradients of alpha * a @ b for a, b of two or more dimensions."""
+    """Gradients of alpha * a @ b: a vector is a row on the left, a column on the right."""
     kernels = select(grad)
-    grad_a = grad_b = None
+    left, right, grad_a, grad_b = a, b, None, None
+    if b.ndim == 1 and a.ndim == 2:  # the usual vectors, without detours
+        if need_a:
+            grad_a = kernels.matmul(grad[:, None], b[None], None, alpha)
+        return grad_a, kernels.matmul(grad[None], a, None, alpha)[0] if need_b else None
+    if b.ndim == 1:
+        right, grad = b[:, None], grad[..., None]
+    if a.ndim == 1:
+        left, grad = a[None], grad[..., None, :]
     if need_a:
-        grad_a = sum_to(kernels.matmul(grad, b.swapaxes(-1, -2), None, alpha), a.shape)
+        grad_a = sum_to(kernels.matmul(grad, right.swapaxes(-1, -2), None, alpha), left.shape)
+        if left is not a:
+            grad_a = grad_a.reshape(a.shape)
     if need_b:
-        if b.ndim == 2 and a.ndim > 2:  # one matrix for a whole batch: its gradient is a single long product
-            rows = prod(a.shape[:-1])
-            a, grad = a.reshape(rows, a.shape[-1]), grad.reshape(rows, grad.shape[-1])
-        grad_b = sum_to(kernels.matmul(a.swapaxes(-1, -2), grad, None, alpha), b.shape)
+        if (
+            right.ndim == 2 and left.ndim > 2
+        ):  # one matrix for a whole batch: its gradient is one long product
+            rows = prod(left.shape[:-1])
+            left, grad = left.reshape(rows, left.shape[-1]), grad.reshape(rows, grad.shape[-1])
+        grad_b = sum_to(kernels.matmul(left.swapaxes(-1, -2), grad, None, alpha), right.shape)
+        if right is not b:
+            grad_b = grad_b.reshape(b.shape)
+    return grad_a, grad_b
+
+
+def _matmul_grads_graph(a: Any, b: Any, grad: Any, need_a: bool, need_b: bool) -> tuple[Any, Any]:
+    left, right, grad_a, grad_b = a, b, None, None
+    if b.ndim == 1:
+        right, grad = b.unsqueeze(1), grad.unsqueeze(-1)
+    if a.ndim == 1:
+        left, grad = a.unsqueeze(0), grad.unsqueeze(-2)
+    if need_a:
+        grad_a = (grad @ right.transpose(-1, -2)).sum_to_size(left.shape)
+        if left is not a:
+            grad_a = grad_a.reshape(a.shape)
+    if need_b:
+        grad_b = (left.transpose(-1, -2) @ grad).sum_to_size(right.shape)
+        if right is not b:
+            grad_b = grad_b.reshape(b.shape)
     return grad_a, grad_b
 
 
@@ -123,40 +154,11 @@ class MatMul(Op):
         return select(a).matmul(a, b)
 
     def backward(self, grad: Any) -> Any:
-        a, b = self.a, self.b
-        if a.ndim >= 2 and b.ndim >= 2:
-            return _matmul_grads(a, b, grad, *self.needs)
-        if b.ndim == 1:
-            b, grad = b[:, None], grad[..., None]
-        if a.ndim == 1:
-            a, grad = a[None], grad[..., None, :]
-        grad_a, grad_b = _matmul_grads(a, b, grad, *self.needs)
-        return (
-            None if grad_a is None else grad_a.reshape(self.a.shape),
-            None if grad_b is None else grad_b.reshape(self.b.shape),
-        )
+        return _matmul_grads(self.a, self.b, grad, *self.needs)
 
     def backward_graph(self, grad: Any) -> Any:
         a, b = self.saved_input(0, self.a), self.saved_input(1, self.b)
-        if a.ndim >= 2 and b.ndim >= 2:
-            return _matmul_grads_graph(a, b, grad, *self.needs)
-        column, row = b, a
-        if b.ndim == 1:
-            column, grad = b.unsqueeze(1), grad.unsqueeze(-1)
-        if a.ndim == 1:
-            row, grad = a.unsqueeze(0), grad.unsqueeze(-2)
-        grad_a, grad_b = _matmul_grads_graph(row, column, grad, *self.needs)
-        return (
-            None if grad_a is None else grad_a.reshape(a.shape),
-            None if grad_b is None else grad_b.reshape(b.shape),
-        )
-
-
-def _matmul_grads_graph(a: Any, b: Any, grad: Any, need_a: bool, need_b: bool) -> tuple[Any, Any]:
-    return (
-        (grad @ b.transpose(-1, -2)).sum_to_size(a.shape) if need_a else None,
-        (a.transpose(-1, -2) @ grad).sum_to_size(b.shape) if need_b else None,
-    )
+        return _matmul_grads_graph(a, b, grad, *self.needs)
 
 
 class AddMatMul(Op):
@@ -182,33 +184,6 @@ class AddMatMul(Op):
         grad_c = grad.sum_to_size(self.shape) * self.beta if self.needs[0] else None
         a, b = self.saved_input(1, self.a), self.saved_input(2, self.b)
         return (grad_c, *_matmul_grads_graph(a, b, grad * self.alpha, *self.needs[1:]))
-
-
-class AddMatVec(Op):
-    """beta * c + alpha * a @ b with a vector b, and c broadcast."""
-
-    floats_only = True
-    aliases_grad = True
-
-    def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
-        self.a, self.b, self.beta, self.alpha, self.shape = a, b, beta, alpha, c.shape
-        self.saves = SAVED_BEHIND[self.needs]
-        return select(a).matmul(a, b, c, alpha, beta)
-
-    def backward(self, grad: Any) -> Any:
-        grad_c, matmul = None, select(grad).matmul
-        if self.needs[0]:
-            grad_c = sum_to(grad, self.shape)
-            if self.beta != 1:
-                grad_c = array(grad_c * grad.dtype.type(self.beta), grad)
-        grad_a = matmul(grad[:, None], self.b[None], None, self.alpha) if self.needs[1] else None
-        return grad_c, grad_a, matmul(grad[None], self.a, None, self.alpha)[0] if self.needs[2] else None
-
-    def backward_graph(self, grad: Any) -> Any:
-        grad_c = grad.sum_to_size(self.shape) * self.beta if self.needs[0] else None
-        a, b, grad = self.saved_input(1, self.a), self.saved_input(2, self.b), grad * self.alpha
-        grad_a = grad.unsqueeze(1) @ b.unsqueeze(0) if self.needs[1] else None
-        return grad_c, grad_a, grad @ a if self.needs[2] else None
 
 
 def _shapes(*tensors: Tensor | None) -> str:
@@ -487,7 +462,7 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
             except (TypeError, ValueError):
                 pass  # computed in another way below
         if c.dtype == mat._data.dtype == vec._data.dtype and c.dtype.kind in FLOATING:
-            return AddMatVec.apply(input, mat, vec, beta=float(beta), alpha=float(alpha))  # type: ignore[no-any-return]
+            return AddMatMul.apply(input, mat, vec, beta=float(beta), alpha=float(alpha))  # type: ignore[no-any-return]
     product = einsum("ij,j->i", mat, vec) if alpha == 1 else mul(einsum("ij,j->i", mat, vec), alpha)
     if beta == 0:
         return product

@@ -1,4 +1,4 @@
-"""Normalisation: batch, layer, RMS, group, instance and local response; see ``torch.nn.functional``.
+"""Normalisation: batch, layer, RMS, group and instance; see ``torch.nn.functional``.
 
 Inputs are float32 or float64; weight, bias and running statistics have the input's dtype. Means and
 variances are taken in float64 whatever the input is, so that a large mean costs no accuracy.
@@ -21,7 +21,6 @@ from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, contiguous
 from fastdl.ops.promotion import is_kernel_dtype
-from fastdl.ops.resample import pad
 from fastdl.tensor import Tensor
 
 Shape = int | Sequence[int]
@@ -249,32 +248,6 @@ class GroupNorm(Op):
             return _scaled(_normalised(groups, (1,), self.eps).reshape(x.shape), weight, bias, per_channel)
 
         return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2]))
-
-
-class LocalResponseNorm(Op):
-    floats_only = True
-    saves = (0,)
-
-    def forward(self, x: Any, size: int, alpha: float, beta: float, k: float) -> Any:
-        self.x, self.options = x, (size, alpha, beta, k)
-        return select(x).local_response_norm_forward(x, size, alpha, beta, k)
-
-    def backward(self, grad_y: Any) -> Any:
-        return select(grad_y).local_response_norm_backward(grad_y, self.x, *self.options)
-
-    def backward_graph(self, grad_y: Tensor) -> Any:
-        size, alpha, beta, k = self.options
-        channels = self.x.shape[1]
-
-        def composed(x: Any) -> Any:
-            # A channel sees size // 2 before it and (size - 1) // 2 behind.
-            squares = pad(x * x, [0, 0] * (x.ndim - 2) + [size // 2, (size - 1) // 2])
-            total = squares.narrow(1, 0, channels)
-            for i in range(1, size):
-                total = total + squares.narrow(1, i, channels)
-            return x * (total * (alpha / size) + k) ** -beta
-
-        return replay(self, grad_y, composed, self.x)
 
 
 def _check_channels(op: str, input: Tensor, names: str, *vectors: Tensor | None) -> int:
@@ -529,24 +502,3 @@ def instance_norm(
     mean, var = statistics
     _update(running_mean, running_var, mean.mean(0), var.mean(0), momentum, count)
     return y  # type: ignore[no-any-return]
-
-
-def local_response_norm(
-    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> Tensor:
-    """x * (k + alpha / size * sum of x^2 over ``size`` neighbouring channels) ** -beta.
-
-    See ``torch.nn.functional.local_response_norm``.
-
-    Args:
-        input: (N, C, ...), at least three dimensions.
-        size: how many channels; those beyond the first and last count as 0.
-        alpha, beta, k: as in the formula.
-    """
-    if input.ndim < 3:
-        raise ArgumentError(
-            f"local_response_norm: input must be (N, C, ...) with 3 or more dimensions, got {input.ndim}"
-        )
-    if size < 1:
-        raise ArgumentError(f"local_response_norm: size must be positive, got {size}")
-    return LocalResponseNorm.apply(input, size=size, alpha=alpha, beta=beta, k=k)  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ from fastdl.nn.modules.conv import *
 # What programs ask isinstance of.
 from fastdl.nn.modules.conv import _ConvNd as _ConvNd
 from fastdl.nn.modules.conv_lstm import *
+from fastdl.nn.modules.distance import *
 from fastdl.nn.modules.dropout import *
 from fastdl.nn.modules.dropout import _Dropout as _DropoutNd
 from fastdl.nn.modules.embedding import *
@@ -35,6 +36,6 @@ from fastdl.paths import lead_to
 
 lead_to(
     __name__,
-    """activation adaptive batchnorm channelshuffle conv distance dropout flatten fold instancenorm lazy linear
+    """activation adaptive batchnorm channelshuffle conv distance dropout flatten fold instancenorm lazy linear loss
     normalization padding pixelshuffle pooling sparse transformer upsampling""",
 )

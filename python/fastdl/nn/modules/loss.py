@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastdl.nn.modules.distance import PairwiseDistance
 from fastdl.nn.modules.module import Module
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
 from fastdl.ops.cross_entropy import cross_entropy, nll_loss
 from fastdl.ops.ctc_loss import ctc_loss
 from fastdl.ops.distance import (
     cosine_embedding_loss,
-    cosine_similarity,
-    pairwise_distance,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CTCLoss",
     "CosineEmbeddingLoss",
-    "CosineSimilarity",
     "CrossEntropyLoss",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
@@ -49,7 +47,6 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
-    "PairwiseDistance",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
@@ -486,29 +483,3 @@ class CTCLoss(_Loss):
             zero_infinity=self.zero_infinity,
             reduction=self.reduction,
         )
-
-
-class CosineSimilarity(Module):
-    """x1 . x2 / (|x1| |x2|) along ``dim``.
-    See ``torch.nn.CosineSimilarity`` and ``functional.cosine_similarity``."""
-
-    def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
-        super().__init__()
-        self.dim = dim
-        self.eps = eps
-
-    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
-        return cosine_similarity(x1, x2, self.dim, self.eps)
-
-
-class PairwiseDistance(Module):
-    """|x1 - x2 + eps|_p over the last dimension. See ``torch.nn.PairwiseDistance``."""
-
-    def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:
-        super().__init__()
-        self.norm = p
-        self.eps = eps
-        self.keepdim = keepdim
-
-    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
-        return pairwise_distance(x1, x2, self.norm, self.eps, self.keepdim)

@@ -11,6 +11,7 @@ import numpy as np
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter, empty
 from fastdl.ops import norm as ops
+from fastdl.ops.local_response import local_response_norm
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -489,7 +490,7 @@ class LocalResponseNorm(Module):
         self.k = k
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+        return local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
