@@ -183,16 +183,18 @@ def test_kernels_with_many_threads(batch, inputs, hidden, steps, cell, level):
 @pytest.mark.parametrize("level", backends())
 @pytest.mark.parametrize("cell", CELLS)
 def test_pieces_of_a_long_sequence(cell, level):
-    """Gates beyond the piece that is held in cache; sequences that end at different steps of it."""
-    sizes = [40] * 30 + [17] * 25 + [3] * 6
+    """Gates beyond the pieces that are held in cache (8 MB backward, less forward); sequences that end in each."""
     # Thousands of units beside relu's corner: float32 may step over it, and a gradient is there or not.
     dtype = np.float64 if cell == "rnn_relu" else np.float32
-    for directions in (1, 2):
-        PROBLEMS["pieces"] = (sizes, 5, 1100 if cell.startswith("rnn") else 300)
-        try:
+    hidden = {"rnn_tanh": 440, "rnn_relu": 220, "lstm": 110}.get(cell, 150)
+    PROBLEMS["pieces"] = ([100] * 40 + [37] * 30 + [3] * 6, 5, hidden)
+    rows = sum(PROBLEMS["pieces"][0])
+    assert rows * GATES.get(cell, 1) * hidden * np.dtype(dtype).itemsize > 8 << 20
+    try:
+        for directions in (1, 2):
             check(level, "pieces", cell, dtype, threads=(2,), directions=directions)
-        finally:
-            del PROBLEMS["pieces"]
+    finally:
+        del PROBLEMS["pieces"]
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
