@@ -356,7 +356,7 @@ def test_messages():
     with pytest.raises(RuntimeError, match=r"kthvalue: k must be in \[1, 4\], the extent of dim -1, got 0"):
         R.kthvalue(x, 0)
     with pytest.raises(ValueError, match="var: give either unbiased or correction, not both"):
-        R.var(x, 0, True, correction=1)
+        fastdl.var(x, 0, True, correction=1)
     with pytest.raises(ValueError, match="norm: p must be a number, 'fro' or 'nuc', got 'max'"):
         fastdl.norm(x, "max")
     with pytest.raises(TypeError, match="sum: input must be a Tensor, got list"):
