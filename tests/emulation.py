@@ -59,7 +59,7 @@ def extension() -> ModuleType:
         with open(f"{folder}/lock", "w") as lock:  # several workers of pytest may come at once
             fcntl.flock(lock, fcntl.LOCK_EX)
             built = subprocess.run(
-                [ROOT / "tools" / "emulate.sh", folder], capture_output=True, text=True, check=False
+                [ROOT / "tools" / "emulate.sh"], capture_output=True, text=True, check=False
             )
             assert built.returncode == 0, built.stdout + built.stderr
     (path,) = Path(folder).glob("_cuda_emulated*.so")

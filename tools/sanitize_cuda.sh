@@ -15,10 +15,9 @@ export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:history_size=1
 fixed=()
 if setarch -R true 2>/dev/null; then fixed=(setarch -R); fi
 
-for kind in address,undefined thread; do
-  folder=build/emulation-${kind%%,*}
-  tools/emulate.sh "$folder" "$kind"
-  export FASTDL_CUDA_EMULATED=$PWD/$folder
+for kind in address thread; do
+  tools/emulate.sh "$kind"
+  export FASTDL_CUDA_EMULATED=$PWD/build/emulation/$kind
   case $kind in
     thread) libraries=$(preload tsan) ;;
     *) libraries="$(preload asan)$(preload ubsan)" ;;
