@@ -150,7 +150,7 @@ def test_long_rows(shape):
             over = {"dim": (0, axis)} if name.endswith("2") else {"dim": axis}
             transform = getattr(torch.fft, name)
             dtype = transform(theirs, **over).dtype
-            # In float64 also for float32, where PyTorch's own error is 4e-7 on some processors, twice fastdl's.
+            # In float64 also for float32, where PyTorch's own error reaches 4e-7 on some processors.
             exact = theirs.to(torch.promote_types(theirs.dtype, torch.float64)).requires_grad_()
             y, z = getattr(fastdl.fft, name)(ours.requires_grad_(), **over), transform(exact, **over)
             close(y, z.to(dtype), 3e-15)  # of float64 the difference of two errors that grow with log(n)
