@@ -190,7 +190,42 @@ assert not hasattr(torch.ops, "nobodys") and not hasattr(torch.ops.mine, "thrice
 """
 
 
-@pytest.mark.parametrize("program", [DTYPES, FLOAT8, PRIVATE])
+PASSED_ON = """
+import io
+
+import torch
+from torch import fx, nn
+
+# A dtype that a program passes on, and one that comes from a tensor: kernels and files take both.
+x = torch.ones(4, requires_grad=True)
+assert x.detach().view(torch.int32).tolist() == [1065353216] * 4
+file = io.BytesIO()
+torch.save({"dtype": torch.float16, "own": x.dtype}, file)
+file.seek(0)
+assert torch.load(file) == {"dtype": torch.float16, "own": torch.float32}
+assert torch.autograd.functional.jacobian(torch.exp, x.detach()).diagonal().shape == (4,)
+assert torch.distributions.OneHotCategorical(torch.ones(2)).enumerate_support().tolist() == [[1, 0], [0, 1]]
+attended = nn.functional.scaled_dot_product_attention(*[x.view(1, 2, 2)] * 3, dropout_p=0.5)
+out = nn.LSTM(4, 4, num_layers=2, dropout=0.5)(x.view(1, 4))[0]
+for y in (attended, out):
+    slope, = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    slope.sum().backward()
+
+class Twice(nn.Module):
+    def forward(self, x):
+        return 2 * x.to(torch.float64)
+
+code = fx.symbolic_trace(Twice()).code
+assert "float64" in code, code
+
+# What programs compare and print.
+assert x.type() == "torch.FloatTensor" and str(x.layout) == "torch.strided"
+assert repr(x.detach().double()) == "tensor([1., 1., 1., 1.], dtype=torch.float64)"
+assert str(torch.channels_last) == "torch.channels_last"
+"""
+
+
+@pytest.mark.parametrize("program", [DTYPES, FLOAT8, PRIVATE, PASSED_ON])
 def test_what_packages_ask(program: str) -> None:
     if program is FLOAT8:
         pytest.importorskip("ml_dtypes")

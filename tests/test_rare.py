@@ -250,3 +250,21 @@ def test_assert_close_takes_none_and_refuses_texts():
 def test_empty_permuted_of_nothing_has_strides():
     for library in (fastdl, torch):
         assert tuple(library.empty_permuted((2, 0, 4), (2, 1, 0)).stride()) == (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda L: L.normal(L.zeros(2), -1.0),
+        lambda L: L.nn.functional.scaled_dot_product_attention(
+            L.ones(1, 2, 4), L.ones(1, 2, 3), L.ones(1, 2, 4)
+        ),
+        lambda L: L.nn.MultiheadAttention(4, 2)(
+            *[L.ones(5, 2, 4)] * 3, attn_mask=L.zeros(3, 3), need_weights=False
+        ),
+    ],
+)
+def test_wrong_arguments_are_runtime_errors_as_there(call):
+    for library in (torch, fastdl):
+        with pytest.raises(RuntimeError):
+            call(library)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -424,3 +425,10 @@ def test_empty_and_ordered(tmp_path):
     assert fastdl.load(tmp_path / "x") == {}
     fastdl.save(OrderedDict(b=fastdl.ones(1), a=fastdl.ones(1, dtype=fastdl.float64)), tmp_path / "x")
     assert list(fastdl.load(tmp_path / "x")) == ["b", "a"]
+
+
+def test_options_of_the_pickling_kind_are_accepted(tmp_path):
+    path = tmp_path / "file"
+    fastdl.save({"x": fastdl.ones(2)}, path, _use_new_zipfile_serialization=False, pickle_protocol=4)
+    loaded = fastdl.load(path, "cpu", pickle, mmap=True, weights_only=False)
+    assert loaded["x"].tolist() == [1, 1]

@@ -11,7 +11,8 @@ _STORAGE = "a tensor lies in a NumPy array: x.numpy() is that memory, x.data_ptr
 _WHY = {
     _BLOCKS: "sparse_bsr sparse_bsc sparse_bsr_tensor sparse_bsc_tensor to_sparse_bsr to_sparse_bsc",
     _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel dequantize qint8 quint8 qint32
-        q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
+        q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2 fake_quantize_per_tensor_affine
+        fake_quantize_per_channel_affine""",
     _COMPLEX: "complex32 chalf",
     _STORAGE: "storage is_shared",
     "models run as they are; fastdl.compile returns its argument": "export",

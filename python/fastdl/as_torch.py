@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 import fastdl
-from fastdl import private_names
+from fastdl import dtypes, private_names
 from fastdl.dtypes import FLOATING, complex_dtype, known_dtype, real_dtype
 
 __all__ = ["TORCH_VERSION", "install", "main"]
@@ -200,6 +200,7 @@ def install() -> None:
     if "torch" in sys.modules:
         raise ImportError("fastdl.as_torch: PyTorch is imported already; call install() before")
     sys.meta_path.insert(0, _Names())
+    dtypes.package, dtypes.classes = "torch", (np.dtype, Dtype)
     type.__setattr__(
         fastdl.Tensor, "dtype", property(lambda t: _named(t._data.dtype), doc="The element type.")
     )

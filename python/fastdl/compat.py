@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastdl import dtypes
 from fastdl.dtypes import set_default_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import precisions
@@ -43,7 +44,7 @@ class memory_format:
         self._name = name
 
     def __repr__(self) -> str:
-        return f"fastdl.{self._name}"
+        return f"{dtypes.package}.{self._name}"
 
 
 contiguous_format, preserve_format = memory_format("contiguous_format"), memory_format("preserve_format")
@@ -58,7 +59,7 @@ class layout:
         self._name = name
 
     def __repr__(self) -> str:
-        return f"fastdl.{self._name}"
+        return f"{dtypes.package}.{self._name}"
 
 
 strided = layout("strided")

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 else:
     dtype = np.dtype  # isinstance(x, fastdl.dtype)
 
+package = "fastdl"
+"""What dtypes, layouts and types of tensors print before the dot; under PyTorch's name ``torch`` (as_torch.py)."""
+classes: Any = (np.dtype,)
+"""What a dtype that a program passes is an instance of; under PyTorch's name there is a second class."""
+
 
 class Size(tuple[int, ...]):
     """The shape of a tensor: a tuple, also in print, that can count. See ``torch.Size``.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl import dtypes
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, META, bool_, complex_dtype, get_default_dtype, int64
 
@@ -216,4 +217,4 @@ def with_notes(text: str, notes: list[str], indent: int, force_newline: bool = F
 
 
 def _dtype_name(dtype: Any) -> str:
-    return f"fastdl.{dtype.name}"
+    return f"{dtypes.package}.{dtype.name}"

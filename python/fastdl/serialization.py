@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fastdl import dtypes
 from fastdl.devices import resolve, to_device, to_host
 from fastdl.dtypes import CPU, as_dtype, canonical, device
 from fastdl.kernels import cpu, is_array
@@ -60,7 +61,13 @@ _CODE_OF = {np.dtype(name): code for code, name in _CODES.items()}
 # Saving ----------------------------------------------------------------------------------------
 
 
-def save(obj: Any, f: Path | IO[bytes]) -> None:
+def save(
+    obj: Any,
+    f: Path | IO[bytes],
+    pickle_module: Any = None,
+    pickle_protocol: int = 2,
+    _use_new_zipfile_serialization: bool = True,
+) -> None:
     """Write a state dict or a nested checkpoint to a file in the safetensors format.
 
     Tensors on a GPU are stored like those on the CPU: a file does not know where its tensors were.
@@ -69,6 +76,7 @@ def save(obj: Any, f: Path | IO[bytes]) -> None:
         obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays, numbers, text,
             bytes, dtypes and None.
         f: a path, or a file open for writing in binary mode.
+        pickle_module, pickle_protocol, _use_new_zipfile_serialization: accepted for compatibility: nothing is pickled.
 
     A path is written atomically: to a temporary file in the same directory, which takes the name when it is complete
     and on the disk. Whatever happens in between, the old file stays whole.
@@ -173,7 +181,7 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
         return [below(i, v) for i, v in enumerate(value)]
     if isinstance(value, (bytes, bytearray)):
         return {"$bytes": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, np.dtype):
+    if isinstance(value, dtypes.classes):
         return {"$dtype": value.name}
     if isinstance(value, (set, frozenset)):
         return {"$set": [below(i, v) for i, v in enumerate(sorted(value, key=repr))]}
@@ -244,7 +252,14 @@ def _write_atomically(path: str, arrays: dict[str, Array], metadata: dict[str, s
 # Loading ---------------------------------------------------------------------------------------
 
 
-def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = True) -> Any:
+def load(
+    f: Path | IO[bytes],
+    map_location: Any = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: bool = True,
+    mmap: bool | None = None,
+) -> Any:
     """Read what :func:`save`, or another program, wrote in the safetensors format, or what ``torch.save`` wrote.
 
     Of ``torch.save``'s files (.pt, .pth) tensors, numbers, text, lists and dicts are read, without PyTorch; what could
@@ -254,7 +269,8 @@ def load(f: Path | IO[bytes], map_location: Any = None, *, weights_only: bool = 
         f: a path, or a file open for reading in binary mode.
         map_location: the device for all tensors; None: the CPU. A function of (tensor, "cpu") or a dictionary of
             devices is understood as the device that it leads to: files do not say where their tensors were.
-        weights_only: accepted for compatibility: a file never contains anything but data.
+        pickle_module, weights_only, mmap: accepted for compatibility: a file never contains anything but data, and
+            is read at once.
 
     Returns:
         the object that was saved; a dict of name -> tensor for files of other programs. bfloat16 becomes float32

@@ -211,7 +211,7 @@ def _rows(op: str, y: Tensor, xs: Sequence[Tensor], create_graph: bool, strict: 
 
     size, shape = y.numel(), tuple(y.shape)
     columns: list[list[Tensor]] = [[] for _ in xs]
-    blocks = [select(x._data).empty((size, x.numel()), x.dtype) for x in xs]
+    blocks = [select(x._data).empty((size, x.numel()), x._data.dtype) for x in xs]
     for i in range(size):
         seed = zeros(shape, y._data.dtype, y._data)
         seed._data.reshape(-1)[i] = 1

@@ -179,7 +179,7 @@ class OneHotCategorical(_OverClasses):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         n = self._num_events
-        values = eye(n, self.probs.dtype, self.probs._data).reshape(n, *[1] * len(self._batch_shape), n)
+        values = eye(n, self.probs._data.dtype, self.probs._data).reshape(n, *[1] * len(self._batch_shape), n)
         if expand:
             values = pooled_copy(np.broadcast_to(values, (n, *self._batch_shape, n)))
         return Tensor._wrap(values)

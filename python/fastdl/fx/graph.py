@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 import fastdl
+from fastdl import dtypes
 from fastdl.fx.names import name_of
 from fastdl.fx.node import OPERATIONS, Node, map_aggregate, map_arg
 
@@ -315,8 +314,8 @@ class _Writer:
             return _Text(value.name)
         if value is None or value is Ellipsis or type(value) in (bool, int, float, str):
             return value
-        if isinstance(value, np.dtype) and getattr(fastdl, str(value), None) is value:
-            return _Text(f"fastdl.{value}")
+        if isinstance(value, dtypes.classes) and getattr(fastdl, value.name, None) == value:
+            return _Text(f"fastdl.{value.name}")
         return _Text(self.function(value) if callable(value) else self.known(value, "value"))
 
     def function(self, function: Any) -> str:

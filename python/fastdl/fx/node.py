@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fastdl import seldom
+from fastdl import dtypes, seldom
 from fastdl.fx.names import BUILTINS, name_of
 
 if TYPE_CHECKING:
@@ -181,6 +179,6 @@ def _shown(value: Any) -> str:
     def part(x: Any) -> Any:
         if isinstance(x, (Node, str)):
             return _Shown(f"%{x.name}" if isinstance(x, Node) else x)
-        return _Shown(f"fastdl.{x.name}") if isinstance(x, np.dtype) else x
+        return _Shown(f"fastdl.{x.name}") if isinstance(x, dtypes.classes) else x
 
     return repr(map_aggregate(value, part))

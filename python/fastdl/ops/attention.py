@@ -16,6 +16,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
+from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import eye
 from fastdl.ops.rearrange import repeat_interleave
@@ -79,7 +80,7 @@ class Attention(Op):
             scores = scores.masked_fill(Tensor._wrap(hidden), -np.inf).masked_fill(Tensor._wrap(blind), 0.0)
             weights = softmax(scores, -1).masked_fill(Tensor._wrap(blind), 0.0)
             if p > 0:
-                weights = weights * Tensor._wrap(self.kept(weights.shape, weights.dtype))
+                weights = weights * Tensor._wrap(self.kept(weights.shape, weights._data.dtype))
             return weights @ v
 
         if mask is not None:
@@ -134,7 +135,7 @@ def _check(query: Any, key: Any, value: Any, dropout_p: float) -> None:
     op = "scaled_dot_product_attention"
     for name, x in (("query", query), ("key", key), ("value", value)):
         if x.ndim < 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: {name} must have at least 2 dimensions (..., length, size), got {x.shape}"
             )
     mixed = not query.dtype == key.dtype == value.dtype and mode.autocast is None
@@ -144,16 +145,16 @@ def _check(query: Any, key: Any, value: Any, dropout_p: float) -> None:
             f"{key.dtype} and {value.dtype}; convert with .to(dtype)"
         )
     if query.shape[-1] != key.shape[-1]:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: query and key must agree in their last dimension, got query {query.shape}, key {key.shape}"
         )
     if key.shape[-2] != value.shape[-2]:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: key and value must have the same length (dimension -2), got key {key.shape}, value "
             f"{value.shape}"
         )
     if not 0.0 <= dropout_p <= 1.0:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: dropout_p, the probability of a weight being dropped, must be between 0 and 1, got {dropout_p}"
         )
 
@@ -166,7 +167,7 @@ def _four_axes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> t
     if enable_gqa:
         for name, h in zip(("key", "value"), heads[1:], strict=True):
             if h == 0 or heads[0] % h:
-                raise ValueError(
+                raise ArgumentError(
                     f"{op}: with enable_gqa the heads of {name} (dimension -3) must divide those of query, got "
                     f"{heads[0]} for query {shapes[0]} and {h} for {name} {shapes['qkv'.index(name[0])]}"
                 )
@@ -180,7 +181,7 @@ def _four_axes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> t
         batch = np.broadcast_shapes(*[s[:-3] for s in shapes])
         common = heads[0] if enable_gqa else np.broadcast_shapes(*[(h,) for h in heads])[0]
     except ValueError:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: leading dimensions do not broadcast: query {shapes[0]}, key {shapes[1]}, value {shapes[2]}"
             + ("" if enable_gqa else ". Fewer heads of key and value than of query need enable_gqa=True")
         ) from None
@@ -216,7 +217,7 @@ def _mask_axes(mask: Tensor, batch: tuple[int, ...], query: Any, key: Any, has_h
     if not 2 <= len(shape) <= len(full) or any(
         m not in (1, n) for m, n in zip(reversed(shape), reversed(full), strict=False)
     ):
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: attn_mask must have 2 to {len(full)} dimensions and broadcast to (..., L, S) = {full}, got "
             f"{shape}"
         )
@@ -290,7 +291,7 @@ def scaled_dot_product_attention(
     q, k, v = query._data, key._data, value._data
     _check(q, k, v, dropout_p)
     if is_causal and hasattr(attn_mask, "variant"):
-        raise ValueError(
+        raise ArgumentError(
             "scaled_dot_product_attention: attn_mask is a CausalBias, which needs no is_causal=True"
         )
     if scale is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl import dtypes
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast
 from fastdl.devices import device_of, resolve, to_device
@@ -142,7 +143,7 @@ def type_(input: Tensor, dtype: Any = None) -> Any:
     """
     if dtype is None:
         names = {v: k for k, v in _TYPE_NAMES.items()}
-        return f"fastdl.{names.get(input._data.dtype, str(input._data.dtype))}"
+        return f"{dtypes.package}.{names.get(input._data.dtype, str(input._data.dtype))}"
     if isinstance(dtype, str):
         dtype = _TYPE_NAMES.get(dtype.rpartition(".")[2], dtype)
     elif isinstance(dtype, type):

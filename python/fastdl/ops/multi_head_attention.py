@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.errors import ArgumentError
 from fastdl.ops.arrays import full
 from fastdl.ops.attention import attend
 from fastdl.ops.dropout import dropout
@@ -97,31 +98,31 @@ def multi_head_attention_forward(
     op = "multi_head_attention_forward"
     size = query._data.shape[-1]
     if size != embed_dim_to_check:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: the last dimension of query must be embed_dim_to_check={embed_dim_to_check}, got "
             f"{query._data.shape}"
         )
     if num_heads <= 0 or size % num_heads:
-        raise ValueError(f"{op}: num_heads must divide the embedding's size {size}, got {num_heads}")
+        raise ArgumentError(f"{op}: num_heads must divide the embedding's size {size}, got {num_heads}")
     if not 0 <= dropout_p <= 1:
-        raise ValueError(f"{op}: dropout_p must be between 0 and 1, got {dropout_p}")
+        raise ArgumentError(f"{op}: dropout_p must be between 0 and 1, got {dropout_p}")
     projections: Projections
     if use_separate_proj_weight:
         projections = q_proj_weight, k_proj_weight, v_proj_weight
         if any(w is None for w in projections):
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: use_separate_proj_weight=True needs q_proj_weight, k_proj_weight and v_proj_weight"
             )
     else:
         projections = in_proj_weight
         if in_proj_weight is None or in_proj_weight._data.shape != (3 * size, size):
             got = None if in_proj_weight is None else in_proj_weight._data.shape
-            raise ValueError(f"{op}: in_proj_weight must be (3 * E, E) = {(3 * size, size)}, got {got}")
+            raise ArgumentError(f"{op}: in_proj_weight must be (3 * E, E) = {(3 * size, size)}, got {got}")
     if (bias_k is None) != (bias_v is None):
-        raise ValueError(f"{op}: bias_k and bias_v come together, or both are None")
+        raise ArgumentError(f"{op}: bias_k and bias_v come together, or both are None")
     for name, static, bias in (("k", static_k, bias_k), ("v", static_v, bias_v)):
         if static is not None and bias is not None:
-            raise ValueError(f"{op}: static_{name} and bias_{name} exclude each other")
+            raise ArgumentError(f"{op}: static_{name} and bias_{name} exclude each other")
     return multi_head_attention(
         op,
         query,
@@ -195,7 +196,9 @@ def multi_head_attention(
 
     if cache is not None:
         if need_weights or attn_mask is not None or key_padding_mask is not None:
-            raise ValueError(f"{op}: with a cache pass need_weights=False and no masks; decoding is causal")
+            raise ArgumentError(
+                f"{op}: with a cache pass need_weights=False and no masks; decoding is causal"
+            )
         return output(cache.attend(q, k, v)), None
     appended = bias_k is not None or add_zero_attn
     causal = is_causal and not need_weights and not appended
@@ -223,7 +226,7 @@ def _check_inputs(
     shapes = [t._data.shape for t in (query, key, value)]
     rank = len(shapes[0])
     if rank not in (2, 3) or any(len(s) != rank for s in shapes):
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: query, key and value must all be (length, batch, size), (batch, length, size) with batch_first, "
             f"or (length, size), got {shapes[0]}, {shapes[1]} and {shapes[2]}"
         )
@@ -231,10 +234,10 @@ def _check_inputs(
     for name, shape, weight in zip(("query", "key", "value"), shapes, weights, strict=True):
         size = weight._data.shape[-1]
         if shape[-1] != size:
-            raise ValueError(f"{op}: the last dimension of {name} must be {size}, got {shape}")
+            raise ArgumentError(f"{op}: the last dimension of {name} must be {size}, got {shape}")
     batch = 0 if batch_first else 1
     if shapes[1][:-1] != shapes[2][:-1] or (rank == 3 and shapes[0][batch] != shapes[1][batch]):
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: key and value must have the same length and batch, and query the same batch, got query "
             f"{shapes[0]}, key {shapes[1]}, value {shapes[2]} (batch_first={batch_first}: the batch is dimension "
             f"{batch})"
@@ -272,7 +275,7 @@ def _static(op: str, name: str, static: Tensor, q: Tensor) -> Tensor:
     n, h, _, d = q._data.shape
     shape = static._data.shape
     if len(shape) != 3 or shape[0] != n * h or shape[2] != d:
-        raise ValueError(
+        raise ArgumentError(
             f"{op}: {name} must be (N * num_heads, S, E / num_heads) = ({n * h}, S, {d}), got {shape}"
         )
     return static.reshape(n, h, shape[1], d)
@@ -296,14 +299,14 @@ def _mask(
         if shape == (n * h, length, keys):
             attn_mask = attn_mask.reshape(n, h, length, keys)
         elif shape != (length, keys):
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: attn_mask must be (L, S) = {(length, keys)} or (N * num_heads, L, S) = "
                 f"{(n * h, length, keys)}, got {shape}"
             )
         mask = _allowed(attn_mask, q)
     if key_padding_mask is not None:
         if key_padding_mask._data.shape != (n, keys):
-            raise ValueError(
+            raise ArgumentError(
                 f"{op}: key_padding_mask must be (N, S) = {(n, keys)}, got {key_padding_mask._data.shape}"
             )
         padding = _allowed(key_padding_mask, q).reshape(n, 1, 1, keys)

@@ -187,7 +187,7 @@ class Recurrent(Op):
         last_c: list[Any] = []
         for layer, (_, _, _, _, mask, _, _, _, drawn) in enumerate(self.saved):
             if drawn is not None:
-                ones = full(x.shape, 1, x.dtype, x._data)
+                ones = full(x.shape, 1, x._data.dtype, x._data)
                 x = x * Tensor._wrap(_dropped("dropout_forward", ones, drawn))
             outputs = []
             for d in range(directions):

@@ -255,7 +255,9 @@ def normal(
     tensors = [t for t in (mean, std) if isinstance(t, Tensor)]
     if any([is_sparse(t) for t in tensors]):
         raise not_for_sparse("normal")
-    if isinstance(std, Tensor) and std.numel() and not capture.active and bool((std < 0).any()):
+    if not isinstance(std, Tensor):
+        _check_std("normal", std)
+    elif std.numel() and not capture.active and bool((std < 0).any()):
         raise RuntimeError("normal: std must not be negative")
     shape = np.broadcast_shapes(*[t.shape for t in tensors])
     where = tensors[0].device

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from fastdl import dtypes
 from fastdl._graph import FunctionCall
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
@@ -159,9 +160,9 @@ def view(input: Tensor, *shape: Any, size: Any = None, dtype: Any = None) -> Ten
         shape = (as_dtype("view", dtype),)
     elif size is not None:
         shape = (size,)
-    if len(shape) == 1 and isinstance(shape[0], (np.dtype, type)):
+    if len(shape) == 1 and isinstance(shape[0], (*dtypes.classes, type)):
         try:
-            output = Tensor._wrap(x.view(shape[0]))
+            output = Tensor._wrap(x.view(as_dtype("view", shape[0])))
         except ValueError as error:
             raise RuntimeError(
                 f"view: {x.dtype} of shape {x.shape} cannot be seen as {shape[0]}: {error}"
