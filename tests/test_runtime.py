@@ -353,3 +353,13 @@ def test_the_module_of_a_device():
     fastdl.cpu.synchronize()
     with pytest.raises(RuntimeError, match="has no module"):
         fastdl.get_device_module("meta")
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5])
+def test_a_number_of_threads_that_cannot_be_is_refused_as_pytorch_refuses_it(n):
+    import fastdl
+
+    before = fastdl.get_num_threads()
+    with pytest.raises(RuntimeError, match="set_num_threads: n must be an integer of at least 1, got"):
+        fastdl.set_num_threads(n)
+    assert fastdl.get_num_threads() == before

@@ -256,7 +256,7 @@ def test_save_errors(tmp_path):
             fastdl.save(obj, tmp_path / "x")
     with pytest.raises(TypeError, match="must be a path or a file"):
         fastdl.save({}, 3)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"save: this folder does not exist.*missing"):
         fastdl.save({}, tmp_path / "missing" / "x")
     assert not list(tmp_path.iterdir())
 

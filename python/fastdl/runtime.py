@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.errors import ArgumentError
 from fastdl.kernels import cpu, levels
 
 
@@ -31,7 +32,7 @@ def set_num_threads(n: int) -> None:
         >>> fastdl.set_num_threads(before)
     """
     if not isinstance(n, int) or n < 1:
-        raise ValueError(f"set_num_threads: n must be an integer of at least 1, got {n!r}")
+        raise ArgumentError(f"set_num_threads: n must be an integer of at least 1, got {n!r}")
     cpu.set_num_threads(n)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import errno
 import json
 import math
 import os
@@ -224,6 +225,10 @@ def _write(file: IO[bytes], arrays: dict[str, Array], metadata: dict[str, str]) 
 def _write_atomically(path: str, arrays: dict[str, Array], metadata: dict[str, str]) -> None:
     path = os.path.realpath(path)  # a link stays a link
     folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            errno.ENOENT, "save: this folder does not exist; make it before (os.makedirs)", folder
+        )
     try:
         mode = os.stat(path).st_mode & 0o777
     except FileNotFoundError:
