@@ -19,8 +19,7 @@ constexpr double kResult = 10;                                  // of a vector t
 
 // An engine's product of m rows and k steps with a pair of vectors.
 double tiles(int64_t m, int64_t k) {
-  const int64_t whole = m / kTileRows, rest = m % kTileRows;
-  return double(k * (whole * tile_cost(kTileRows, 2) + (rest ? tile_cost(rest, 2) : 0)));
+  return double(k * panels_cost(m));
 }
 
 // The forward pass of p as a product.

@@ -53,6 +53,12 @@ inline int64_t tile_cost(int64_t rows, int64_t vectors) {
   return std::max({rows * vectors, rows + vectors, int64_t{8}});
 }
 
+// The same of m rows and a pair of vectors, in the matrix engine's panels.
+inline int64_t panels_cost(int64_t m) {
+  const int64_t whole = m / kTileRows, rest = m % kTileRows;
+  return whole * tile_cost(kTileRows, 2) + (rest ? tile_cost(rest, 2) : 0);
+}
+
 // What transposing kWidth vectors and storing them costs, in products of vectors.
 inline constexpr int64_t kTransposeCost = 150;
 

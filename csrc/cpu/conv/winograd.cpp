@@ -287,9 +287,7 @@ double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const auto vectors = [w](int64_t channels) { return double(channels) / double(w); };
   double cost;
   if (pass == ConvPass::grad_w) {
-    const int64_t whole = out / kMR<float>, rest = out % kMR<float>;  // panels of rows
-    const int64_t rows = whole * tile_cost(kMR<float>, 2) + (rest ? tile_cost(rest, 2) : 0);
-    const double products = kPoints / 2.0 * double(rows * ceil_div(in, w));
+    const double products = kPoints / 2.0 * double(panels_cost(out) * ceil_div(in, w));
     cost = tiles * (1.2 * products + 1100 * vectors(in) + 700 * vectors(out)) +
            (tiles <= kMost ? 600 : 1000) * vectors(pairs) + 28000;
   } else {

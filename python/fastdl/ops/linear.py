@@ -118,9 +118,8 @@ def _matmul_grads(
         if left is not a:
             grad_a = grad_a.reshape(a.shape)
     if need_b:
-        if (
-            right.ndim == 2 and left.ndim > 2
-        ):  # one matrix for a whole batch: its gradient is one long product
+        # One matrix for a whole batch: its gradient is one long product.
+        if right.ndim == 2 and left.ndim > 2:
             rows = prod(left.shape[:-1])
             left, grad = left.reshape(rows, left.shape[-1]), grad.reshape(rows, grad.shape[-1])
         grad_b = sum_to(kernels.matmul(left.swapaxes(-1, -2), grad, None, alpha), right.shape)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from fastdl.nn.modules.module import Module
-from fastdl.ops.distance import (
-    cosine_similarity,
-    pairwise_distance,
-)
+from fastdl.ops.distance import cosine_similarity, pairwise_distance
 from fastdl.tensor import Tensor
 
 __all__ = ["CosineSimilarity", "PairwiseDistance"]
