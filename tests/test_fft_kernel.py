@@ -53,19 +53,28 @@ LAYOUTS = {
 
 
 def both(shape, dtype, generator):
+    """The same numbers for both. PyTorch's always in double: in single its own error is half of what is allowed."""
     x = generator.standard_normal(shape)
-    if dtype in (torch.complex64, torch.complex128):
+    if dtype.is_complex:
         x = x + 1j * generator.standard_normal(shape)
     t = torch.tensor(x).to(dtype)
-    return fastdl.tensor(t.numpy()), t
+    return fastdl.tensor(t.numpy()), t.to(torch.complex128 if dtype.is_complex else torch.float64)
 
 
-def close(ours, theirs, error=None):
+def close(ours, theirs, single, error=1e-15):
     ours, theirs = ours.detach().numpy(), theirs.detach().resolve_conj().numpy()
-    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-    if ours.dtype in (np.float32, np.complex64) or error is None:
-        error = 5e-7 if ours.dtype in (np.float32, np.complex64) else 1e-15
-    assert abs(ours - theirs).max() <= error * max(1e-30, abs(theirs).max())
+    dtypes = {True: {"f": np.float32, "c": np.complex64}, False: {"f": np.float64, "c": np.complex128}}
+    assert (ours.dtype, ours.shape) == (dtypes[single][theirs.dtype.kind], theirs.shape)
+    assert abs(ours - theirs).max() <= (5e-7 if single else error) * max(1e-30, abs(theirs).max())
+
+
+def gradients_close(y, ours, z, theirs, generator, single, error=1e-15):
+    up, up_t = both(tuple(z.shape), single_of(z.dtype) if single else z.dtype, generator)
+    close(fastdl.autograd.grad(y, ours, up)[0], torch.autograd.grad(z, theirs, up_t)[0], single, error)
+
+
+def single_of(dtype):
+    return torch.complex64 if dtype.is_complex else torch.float32
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -82,9 +91,8 @@ def test_lengths_and_layouts(n, layout, single):
         ours.requires_grad_(), theirs.requires_grad_()
         y = getattr(fastdl.fft, name)(ours, dim=dim, **samples)
         z = getattr(torch.fft, name)(theirs, dim=dim, **samples)
-        close(y, z, error)
-        up, up_t = both(tuple(z.shape), z.dtype, rng)
-        close(fastdl.autograd.grad(y, ours, up)[0], torch.autograd.grad(z, theirs, up_t)[0], error)
+        close(y, z, single, error)
+        gradients_close(y, ours, z, theirs, rng, single, error)
 
 
 @pytest.mark.parametrize("n", [46, 61, 92, 127, 131, 254, 400, 2540])
@@ -108,6 +116,7 @@ def test_several_axes_of_views(name):
             close(
                 getattr(fastdl.fft, name)(view(ours), norm=norm),
                 getattr(torch.fft, name)(view(theirs), norm=norm),
+                single=True,
             )
 
 
@@ -132,9 +141,8 @@ def test_slabs(shape, name, single):
     for view in (lambda x: x, lambda x: x.transpose(0, 1), lambda x: x[..., ::2, 1:]):
         a, b = view(ours.detach()).requires_grad_(), view(theirs.detach()).requires_grad_()
         y, z = getattr(fastdl.fft, name)(a), getattr(torch.fft, name)(b)
-        close(y, z, 5e-14)  # PyTorch's: a slice or a half spectrum makes lengths such as 47
-        up, up_t = both(tuple(z.shape), z.dtype, rng)
-        close(fastdl.autograd.grad(y, a, up)[0], torch.autograd.grad(z, b, up_t)[0], 5e-14)
+        close(y, z, single, 5e-14)  # PyTorch's: a slice or a half spectrum makes lengths such as 47
+        gradients_close(y, a, z, b, rng, single, 5e-14)
 
 
 @pytest.mark.parametrize("shape", [(4096,), (3, 16000), (2, 44100, 2), (1 << 17,), (2, 3, 12288)])
@@ -148,15 +156,11 @@ def test_long_rows(shape):
                 continue
             ours, theirs = both(shape, real if name in ("rfft", "ihfft", "rfft2") else wide, rng)
             over = {"dim": (0, axis)} if name.endswith("2") else {"dim": axis}
-            transform = getattr(torch.fft, name)
-            dtype = transform(theirs, **over).dtype
-            # In float64 also for float32, where PyTorch's own error reaches 4e-7 on some processors.
-            exact = theirs.to(torch.promote_types(theirs.dtype, torch.float64)).requires_grad_()
-            y, z = getattr(fastdl.fft, name)(ours.requires_grad_(), **over), transform(exact, **over)
-            close(y, z.to(dtype), 3e-15)  # of float64 the difference of two errors that grow with log(n)
-            up, up_t = both(tuple(z.shape), dtype, rng)
-            (grad,) = torch.autograd.grad(z, exact, up_t.to(z.dtype))
-            close(fastdl.autograd.grad(y, ours, up)[0], grad.to(theirs.dtype), 3e-15)
+            ours.requires_grad_(), theirs.requires_grad_()
+            y, z = getattr(fastdl.fft, name)(ours, **over), getattr(torch.fft, name)(theirs, **over)
+            single = real is torch.float32
+            close(y, z, single, 3e-15)  # the difference of two errors that grow with log(n)
+            gradients_close(y, ours, z, theirs, rng, single, 3e-15)
 
 
 def test_plans_of_long_rows_are_kept():
