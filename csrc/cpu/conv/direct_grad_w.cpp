@@ -6,9 +6,15 @@
 // Registers: kRows (channel, tap) pairs x kGradVectors vectors of output channels; pixels are broadcast, so
 // that neither rows nor their ends need alignment, and strides are steps from pixel to pixel.
 //
+// A layer of few output channels, the last of many networks, would leave most lanes empty. With stride 1 the
+// operands may change places: for taps counted from the other end, the same sums are the weight gradient of a
+// convolution of grad_y whose results' gradient is x, and the lanes hold input channels.
+//
 // Work: over images and rows, in bands (bands.h), with one partial result per chunk, or, where that is large,
 // over (channel, tap) pairs.
+#include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "cpu/conv/bands.h"
 #include "cpu/conv/direct.h"
@@ -32,6 +38,7 @@ constexpr int kRows = 4;
 constexpr int kGradVectors = 2;
 constexpr double kRowCost = 30;                   // of starting a row, in products of vectors
 constexpr double kCopyCost = 12, kSumsCost = 65;  // of a vector copied, of one of the sums
+constexpr double kTurnCost = 5;                   // of turning a weight round
 constexpr int64_t kPositions = 128;               // at once: 16 kB of grad_y
 
 // The step from pixel to pixel in the planes: the convolution's own, as pixels are read one by one, so
@@ -228,10 +235,49 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   unpack<T>(p, gw, sums.get());
 }
 
-}  // namespace
+// The convolution of grad_y that x and grad_y make with their places exchanged.
+ConvProblem exchanged(const ConvProblem& p) {
+  ConvProblem q = p;
+  std::swap(q.in_channels, q.out_channels);
+  std::swap(q.in, q.out);
+  for (size_t a = 0; a < kSpatial; ++a) q.pad[a] = p.dilation[a] * (p.kernel[a] - 1) - p.pad[a];
+  return q;
+}
+bool is_exchangeable(const ConvProblem& p) {
+  const ConvProblem q = exchanged(p);
+  return p.stride == Extent{1, 1, 1} && *std::min_element(q.pad.begin(), q.pad.end()) >= 0;
+}
+
+// gw[k][c][r] = other[c][k][taps - 1 - r], for each group.
+template <class T>
+void turn(const ConvProblem& p, T* gw, const T* other) {
+  const int64_t taps = p.taps();
+  parallel_for(p.out_channels, std::max<int64_t>(1, 8192 / p.patch()), [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t group = k / p.group_out(), own = k % p.group_out();
+      for (int64_t c = 0; c < p.group_in(); ++c)
+        std::reverse_copy(other + ((group * p.group_in() + c) * p.group_out() + own) * taps,
+                          other + ((group * p.group_in() + c) * p.group_out() + own + 1) * taps,
+                          gw + (k * p.group_in() + c) * taps);
+    }
+  });
+}
+
+double cost_as_is(const ConvProblem& p, int64_t w) {
+  const int vectors = p.group_out() <= w ? 1 : kGradVectors;
+  const int64_t panels = ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * w);
+  const double row = double(p.out[2]) * double(tile_cost(kRows, vectors)) + kRowCost;
+  const PassSize size(p, ConvPass::grad_w);
+  const double copies = kCopyCost * double(size.in * size.plane + size.out * size.result);
+  const double each = double(panels * p.out[0] * p.out[1]) * row + copies / double(w);
+  return double(p.groups) * (double(p.batch) * each + kSumsCost * double(panels * kRows * vectors));
+}
+double cost_exchanged(const ConvProblem& p, int64_t w) {
+  return cost_as_is(exchanged(p), w) + kTurnCost * double(p.out_channels * p.patch());
+}
 
 template <class T>
-void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+void sum(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const bool few = GradWeight<T>{p}.sums_size() * int64_t(sizeof(T)) <= (256 << 10);
   for_groups<T>(p, [&](int64_t g) {
     (few ? sum_by_rows<T> : sum_by_pairs<T>)(p, gw + g * p.group_out() * p.patch(),
@@ -240,14 +286,19 @@ void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   });
 }
 
+}  // namespace
+
+template <class T>
+void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  if (!is_exchangeable(p) || cost_as_is(p, kWidth<T>) <= cost_exchanged(p, kWidth<T>))
+    return sum<T>(p, gw, gy, x);
+  memory::Buffer<T> other(size_t(p.out_channels * p.patch()));
+  sum<T>(exchanged(p), other, x, gy);
+  turn<T>(p, gw, other);
+}
+
 double direct_grad_w_cost(const ConvProblem& p, int64_t w) {
-  const int vectors = p.group_out() <= w ? 1 : kGradVectors;
-  const int64_t panels = ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * w);
-  const double row = double(p.out[2]) * double(tile_cost(kRows, vectors)) + kRowCost;
-  const PassSize size(p, ConvPass::grad_w);
-  const double copies = kCopyCost * double(size.in * size.plane + size.out * size.result);
-  const double each = double(panels * p.out[0] * p.out[1]) * row + copies / double(w);
-  return double(p.groups) * (double(p.batch) * each + kSumsCost * double(panels * kRows * vectors));
+  return is_exchangeable(p) ? std::min(cost_as_is(p, w), cost_exchanged(p, w)) : cost_as_is(p, w);
 }
 
 template void direct_grad_w<float>(const ConvProblem&, float*, const float*, const float*);
