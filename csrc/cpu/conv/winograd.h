@@ -97,8 +97,11 @@ template <class T>
 
 // Neighbouring tiles lie 4 apart in an image row; two vectors of it hold kTiles whole tiles of 6 (or 4)
 // columns.
+constexpr int64_t tiles_at_once(int64_t width) {
+  return width >= 8 ? (2 * width - 2) / 4 : 1;
+}
 template <class T>
-inline constexpr int kTiles = simd::kWidth<T> >= 8 ? (2 * simd::kWidth<T> - 2) / 4 : 1;
+inline constexpr int kTiles = int(tiles_at_once(simd::kWidth<T>));
 // Vectors that hold the 6 columns of at least one tile.
 template <class T>
 inline constexpr int kRowVectors = simd::kWidth<T> >= 4 ? 2 : 3;
