@@ -398,6 +398,20 @@ def test_large_copies_into_strided_memory(dtype):
     np.testing.assert_array_equal(rolled, np.roll(values, 1, 1))
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float64", "complex64", "complex128"],
+)
+def test_roll_of_every_dtype(dtype):
+    values = (np.random.default_rng(0).standard_normal((5, 4, 70)) * 9).astype(dtype)
+    for x in (fastdl.tensor(values), fastdl.tensor(values).transpose(0, 2)):
+        y = x.numpy()
+        for shifts, dims in ((3, None), (-1, 2), ((1, 5), (0, 1)), ((1, 2), (-1, -1)), (0, 0)):
+            rolled = x.roll(shifts, dims)
+            np.testing.assert_array_equal(rolled.numpy(), np.roll(y, shifts, dims))
+            assert not np.shares_memory(rolled.numpy(), y)
+
+
 @pytest.mark.parametrize("name", ["addcmul_", "addcdiv_"])
 def test_sums_in_place_of_wider_products(name):
     values = [1.5, -2.0, 0.25]

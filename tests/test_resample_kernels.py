@@ -109,6 +109,34 @@ def test_long_rows_are_padded_in_pieces(mode: str, threads: int) -> None:
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize(
+    "shape", [(7,), (3, 5), (2, 3, 1, 4), (2, 3, 4, 21), (3, 2, 70), (2, 0, 3), (150_001,)], ids=str
+)
+def test_rolling_is_padding_with_what_is_cut_off(level: str, shape: tuple[int, ...]) -> None:
+    backend = load(level)
+    rng = np.random.default_rng(3)
+    for dtype in DTYPES:
+        x = rng.standard_normal(shape).astype(dtype)
+        for _ in range(6):
+            steps = [int(rng.integers(0, max(n, 1))) * int(rng.integers(0, 2)) for n in shape]
+            got = backend.pad_forward(x, [(s, -s) for s in steps], "roll", 0.0)
+            np.testing.assert_array_equal(got, np.roll(x, steps, range(len(shape))))
+    with pytest.raises(ValueError, match="mode roll takes"):
+        backend.pad_forward(x, [(1, 0)] * len(shape), "roll", 0.0)
+
+
+@pytest.mark.parametrize("level", backends())
+def test_integers_are_padded_as_floats_of_their_width(level: str) -> None:
+    """Small ones are denormal numbers there, which arithmetic would flush."""
+    fill = np.asarray(7).view(np.float64).item()
+    for n in (3, 40, 150):
+        x = np.arange(1, 2 * n + 1).reshape(2, n)
+        for pairs in ([(1, 0), (2, 1)], [(0, 0), (0, 9)], [(0, 0), (-1, 30)]):
+            got = load(level).pad_forward(x.view(np.float64), pairs, "constant", fill).view(np.int64)
+            np.testing.assert_array_equal(got, reference.pad_forward(x, pairs, "constant", 7))
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
 def test_pad_parity(level: str, mode: str) -> None:
     backend = load(level)

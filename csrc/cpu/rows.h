@@ -136,7 +136,14 @@ void clear_uncovered(T* x, const PoolProblem& p, const RowCursor& at) {
 
 template <class T>
 void fill(T* p, int64_t n, T value) {
-  for (int64_t i = 0; i < n; ++i) p[i] = value;
+  constexpr int w = simd::kWidth<T>;
+  const Vec<T> all = broadcast(value);
+  int64_t i = 0;
+  if (n >= w) {
+    for (; i + w <= n; i += w) store<T>(p + i, all);
+    return store<T>(p + n - w, all);  // overlaps
+  }
+  for (; i < n; ++i) p[i] = value;
 }
 
 // Stores a vector where `room` elements are left for this chunk of rows: a row's last vector may reach into

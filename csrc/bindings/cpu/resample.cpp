@@ -77,7 +77,8 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
   axis.in = in;
   axis.out = out;
   axis.before = before;
-  const bool circular = mode == "circular";
+  const bool circular = mode == "circular", rolled = mode == "roll";
+  if (rolled && (before < 0 || before > in || out != in)) raise(op, "mode roll takes (n, -n) of an axis");
   const int64_t cut_begin = circular ? std::max<int64_t>(0, -before) : 0;
   const int64_t cut_end = circular ? in - std::max<int64_t>(0, -after) : in;
   axis.copy_begin = std::clamp<int64_t>(before, 0, out);
@@ -85,6 +86,7 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
   const auto source = [&](int64_t o) {
     int64_t i = o - before;
     if (mode == "constant") return int64_t(-1);
+    if (rolled) return i + in;
     if (mode == "reflect")
       i = i < 0 ? -i : 2 * (in - 1) - i;
     else if (mode == "replicate")
@@ -102,8 +104,8 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
 // One axis per padded axis; others are merged into their neighbours.
 std::vector<PadAxis> pad_axes(const char* op, const Shape& shape, const Pairs& padding,
                               const std::string& mode) {
-  if (mode != "constant" && mode != "reflect" && mode != "replicate" && mode != "circular")
-    raise(op, "mode must be constant, reflect, replicate or circular, got " + mode);
+  if (mode != "constant" && mode != "reflect" && mode != "replicate" && mode != "circular" && mode != "roll")
+    raise(op, "mode must be constant, reflect, replicate, circular or roll, got " + mode);
   if (padding.size() != shape.size()) raise(op, "needs one pair of paddings for each axis");
   struct Merged {
     int64_t in, before, after;

@@ -1,4 +1,5 @@
-// Padding with constants, reflections, edge values or the other end; negative padding cuts off.
+// Padding with constants, reflections, edge values or the other end; negative padding cuts off. Rolling is
+// padding at one end with what is cut off at the other.
 //
 //   y[o0, o1, ...] = x[source0[o0], source1[o1], ...], or the constant where one of the sources is none
 //   backward: grad_x[i] = sum of grad_y over the outputs whose source is i (constant padding is undone by
@@ -7,6 +8,9 @@
 // Any number of axes; work is split over rows (the last axis), whose middle is one contiguous copy, and over
 // pieces of long rows. Backward gathers, so each input row has one owner. Passes over memory: one read and
 // one write.
+#include <algorithm>
+#include <iterator>
+
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 
@@ -40,17 +44,81 @@ constexpr int64_t kPiece = 1 << 16;  // elements
 
 // Vectors: memcpy takes several times as long where both are not aligned alike.
 template <class T>
-void copy(T* to, const T* from, int64_t n) {
+[[gnu::always_inline]] inline void copy(T* to, const T* from, int64_t n) {
   constexpr int w = simd::kWidth<T>;
   int64_t i = 0;
   for (; i + w <= n; i += w) simd::store(to + i, simd::load(from + i));
-  if constexpr (sizeof(T) == 2) {  // no masks for half precision: a last vector that overlaps, or one by one
-    if (i < n && n >= w) return simd::store(to + n - w, simd::load(from + n - w));
+  if (i == n) return;
+  if (n >= w) return simd::store(to + n - w, simd::load(from + n - w));  // overlaps
+  if constexpr (sizeof(T) == 2) {                                        // no masks for half precision
     for (; i < n; ++i) to[i] = from[i];
-  } else if (i < n) {
-    simd::store_n(to + i, simd::load_n(from + i, int(n - i)), int(n - i));
+  } else {
+    simd::store_n(to, simd::load_n(from, int(n)), int(n));
   }
 }
+
+// A row of outputs: stretches of consecutive inputs, or (from < 0) of the constant.
+template <class T>
+class Row {
+ public:
+  Row(const PadAxis& axis, T value) : out_(axis.out), value_(value) {
+    for (int64_t o = 0; o < axis.copy_begin; ++o) append(o, o + 1, axis.source(o));
+    if (axis.copy_begin < axis.copy_end) append(axis.copy_begin, axis.copy_end, axis.source(axis.copy_begin));
+    for (int64_t o = axis.copy_end; o < axis.out; ++o) append(o, o + 1, axis.source(o));
+    std::copy_if(stretches_.begin(), stretches_.end(), std::back_inserter(copies_),
+                 [](const Stretch& s) { return s.from >= 0; });
+  }
+
+  // `count` rows from consecutive rows of x, `step` apart. Short rows have more beginnings than elements: the
+  // constant is written all over them, and copies over it.
+  void write(T* to, const T* x, int64_t count, int64_t step) const {
+    const int64_t n = out_;
+    const T value = value_;
+    const bool constants = copies_.size() < stretches_.size();
+    const Stretch *begin = copies_.data(), *end = begin + copies_.size();
+    if (n > 4 * simd::kWidth<T>) {
+      for (int64_t row = 0; row < count; ++row) write_part(to + row * n, x + row * step, 0, n);
+      return;
+    }
+    for (int64_t row = 0; row < count; ++row, to += n, x += step) {
+      if (constants) fill(to, n, value);
+      for (const Stretch* s = begin; s != end; ++s)
+        if (s->last - s->first == 1)
+          to[s->first] = x[s->from];
+        else
+          copy(to + s->first, x + s->from, s->last - s->first);
+    }
+  }
+  // Outputs [first, last) of it.
+  void write_part(T* to, const T* x, int64_t first, int64_t last) const {
+    for (const Stretch& s : stretches_) {
+      const int64_t begin = std::max(first, s.first), end = std::min(last, s.last);
+      if (begin >= end) continue;
+      if (s.from < 0)
+        fill(to + begin, end - begin, value_);
+      else
+        copy(to + begin, x + s.from + begin - s.first, end - begin);
+    }
+  }
+
+ private:
+  struct Stretch {
+    int64_t first, last, from;
+  };
+  void append(int64_t first, int64_t last, int64_t from) {
+    if (!stretches_.empty()) {
+      Stretch& s = stretches_.back();
+      if (from < 0 ? s.from < 0 : s.from >= 0 && s.from + s.last - s.first == from) {
+        s.last = last;
+        return;
+      }
+    }
+    stretches_.push_back({first, last, from});
+  }
+  int64_t out_;
+  T value_;
+  std::vector<Stretch> stretches_, copies_;  // all; those from x
+};
 
 // to[i] += from[i]
 template <class T>
@@ -76,7 +144,8 @@ void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value) {
   const PadAxis& inner = axes.back();
   const int64_t n = inner.out, rows = rows_of(axes, true);
   if (rows * n == 0) return;
-  // Where the row of x is from which row `at` comes, -1: none. All axes but the last of them change seldom.
+  const Row<T> pattern(inner, value);
+  // Where the row of x is from which the row at this position comes, -1: none.
   const auto source_of = [&](const std::vector<int64_t>& at, size_t count) {
     int64_t from = 0;
     for (size_t a = 0; a < count && from >= 0; ++a) {
@@ -85,42 +154,41 @@ void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value) {
     }
     return from;
   };
-  const int64_t pieces = rows < 4 * num_threads() ? ceil_div(n, kPiece) : 1;  // of a long row
-  parallel_for(rows * pieces, rows_grain(n / pieces + 16), [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> at = position(begin / pieces, axes, true);
-    const size_t last = at.empty() ? 0 : at.size() - 1;
-    int64_t outer = source_of(at, last);
-    for (int64_t task = begin; task < end; ++task) {
-      int64_t row = task, first = 0, stop = n;
-      if (pieces > 1) {
-        const int64_t piece = task % pieces;
-        row = task / pieces, first = n * piece / pieces, stop = n * (piece + 1) / pieces;
+  if (rows < 4 * num_threads() && n > kPiece) {
+    const int64_t pieces = ceil_div(n, kPiece);
+    return parallel_for(rows * pieces, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t row = task / pieces, piece = task % pieces;
+        const int64_t from = source_of(position(row, axes, true), axes.size() - 1);
+        const int64_t first = n * piece / pieces, stop = n * (piece + 1) / pieces;
+        if (from < 0)
+          fill(y + row * n + first, stop - first, value);
+        else
+          pattern.write_part(y + row * n, x + from * inner.in, first, stop);
       }
-      T* to = y + row * n;
-      int64_t from = outer;
-      if (!at.empty() && outer >= 0) {
-        const int64_t source = axes[last].source(at[last]);
-        from = source < 0 ? -1 : outer * axes[last].in + source;
+    });
+  }
+  if (axes.size() == 1) return pattern.write(y, x, 1, 0);
+  const size_t last = axes.size() - 2;  // of the rows' axes; the others change seldom
+  parallel_for(rows, rows_grain(n + 16), [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> at = position(begin, axes, true);
+    const PadAxis& axis = axes[last];
+    for (int64_t row = begin; row < end;) {
+      const int64_t outer = source_of(at, last), stop = std::min(axis.out, at[last] + end - row);
+      for (int64_t h = at[last]; h < stop;) {
+        const int64_t source = outer < 0 ? -1 : axis.source(h);
+        const int64_t count =
+            outer >= 0 && h >= axis.copy_begin && h < axis.copy_end ? std::min(axis.copy_end, stop) - h : 1;
+        T* to = y + (row + h - at[last]) * n;
+        if (source < 0)
+          fill(to, n, value);
+        else
+          pattern.write(to, x + (outer * axis.in + source) * inner.in, count, inner.in);
+        h += count;
       }
-      if (from < 0) {
-        fill(to + first, stop - first, value);
-      } else {
-        const T* x_row = x + from * inner.in;
-        const int64_t copy_begin = std::clamp(inner.copy_begin, first, stop),
-                      copy_end = std::clamp(inner.copy_end, copy_begin, stop);
-        for (int64_t o = first; o < copy_begin; ++o) {
-          const int64_t source = inner.head[size_t(o)];
-          to[o] = source < 0 ? value : x_row[source];
-        }
-        copy(to + copy_begin, x_row + copy_begin - inner.before, copy_end - copy_begin);
-        for (int64_t o = copy_end; o < stop; ++o) {
-          const int64_t source = inner.tail[size_t(o - inner.copy_end)];
-          to[o] = source < 0 ? value : x_row[source];
-        }
-      }
-      if (stop < n || at.empty()) continue;
+      row += stop - at[last];
+      at[last] = stop - 1;
       advance(at, axes, true);
-      if (at[last] == 0) outer = source_of(at, last);
     }
   });
 }

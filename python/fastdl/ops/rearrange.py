@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from fastdl.arrays import assign, pooled_copy
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
+from fastdl.dtypes import FLOATING, float16, float32, float64
 from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, sum_to, zeros
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.views import reshape
 from fastdl.tensor import Tensor
+
+Sizes = tuple[int, ...]
+_WORDS = {2: float16, 4: float32, 8: float64}  # copied as what kernels take
 
 # ------------------------------------------------------------------------------------------------------ repeating
 
@@ -181,29 +186,35 @@ class Roll(Op):
         return _rolled(x, shifts, dims)
 
     def backward(self, grad: Any) -> Any:
-        return _rolled(grad, [-s for s in self.shifts], self.dims)
+        return _rolled(grad, tuple([-s for s in self.shifts]), self.dims)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return Roll.apply(grad, shifts=tuple([-s for s in self.shifts]), dims=self.dims)
 
 
+@lru_cache(maxsize=1024)
+def _steps(shape: Sizes, shifts: Sizes, dims: Sizes) -> list[tuple[int, int]]:
+    """How far each axis is rolled, as padding before it and cutting off behind."""
+    steps = [0] * len(shape)
+    for shift, dim in zip(shifts, dims, strict=True):
+        steps[dim] = (steps[dim] + shift) % max(1, shape[dim])
+    return [(step, -step) for step in steps]
+
+
 def _rolled(x: Any, shifts: Any, dims: Any) -> Any:
-    """Along one axis after the other; along the flattened array where ``dims`` is None."""
+    """Along all axes at once; along the flattened array where ``dims`` is None."""
     if dims is None:
         return _rolled(contiguous(x).reshape(-1), shifts, (0,)).reshape(x.shape)
-    for shift, dim in zip(shifts, dims, strict=True):
-        extent = x.shape[dim]
-        shift = shift % extent if extent else 0
-        before = (slice(None),) * dim
-        first, last = x[(*before, slice(extent - shift, None))], x[(*before, slice(None, extent - shift))]
-        if dim == 0 or x.size < 4096:  # the parts of large ones are written where they belong at once
-            x = concat_arrays([first, last], dim)
-            continue
-        out = select(x).empty(x.shape, x.dtype)
-        assign(out[(*before, slice(None, shift))], first)
-        assign(out[(*before, slice(shift, None))], last)
-        x = out
-    return x if dims else pooled_copy(x)
+    steps, dtype = _steps(x.shape, shifts, dims), x.dtype
+    if dtype.kind in FLOATING:
+        return select(x).pad_forward(x, steps, "roll", 0.0)
+    if (words := _WORDS.get(dtype.itemsize)) is not None:
+        return select(x).pad_forward(x.view(words), steps, "roll", 0.0).view(dtype)
+    for dim, (_, end) in enumerate(steps):
+        if end:
+            before = (slice(None),) * dim
+            x = concat_arrays([x[(*before, slice(end, None))], x[(*before, slice(None, end))]], dim)
+    return x if any(end for _, end in steps) else pooled_copy(x)
 
 
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:

@@ -31,7 +31,7 @@ __all__ = [
 
 _LARGEST = 2**31
 _MODES = ("nearest", "nearest-exact", "linear", "cubic", "lanczos")
-_PAD_MODES = ("constant", "reflect", "replicate", "circular")
+_PAD_MODES = ("constant", "reflect", "replicate", "circular", "roll")
 _PAD_AXES = 4  # at once
 
 
@@ -141,10 +141,14 @@ def _padded(op: str, size: Sizes, padding: Pairs) -> tuple[int, ...]:
 def _pad_axes(op: str, size: Sizes, padding: Pairs, mode: str) -> list[list[int]]:
     """(in, out, before, after) of the axes, neighbours without padding merged."""
     if mode not in _PAD_MODES:
-        raise ArgumentError(f"{op}: mode must be constant, reflect, replicate or circular, got {mode}")
+        raise ArgumentError(f"{op}: mode must be constant, reflect, replicate, circular or roll, got {mode}")
     axes: list[list[int]] = []
     for n, (before, after) in zip(size, padding, strict=True):
-        if mode != "constant" and n + before + after > 0:
+        if mode == "roll":
+            if after != -before or not 0 <= before <= n:
+                raise ArgumentError(f"{op}: mode roll takes (n, -n) of an axis")
+            after = 0  # the kernel goes round before it cuts
+        elif mode != "constant" and n + before + after > 0:
             # Circular padding takes what negative padding leaves of the axis.
             left = n + min(before, 0) + min(after, 0) if mode == "circular" else n - (mode == "reflect")
             if max(before, after) > left and not (mode == "replicate" and n > 0):
@@ -154,7 +158,7 @@ def _pad_axes(op: str, size: Sizes, padding: Pairs, mode: str) -> list[list[int]
         elif axes and (before, after) == (0, 0) and mode == "constant":
             axes[-1] = [a * n for a in axes[-1]]
         else:
-            axes.append([n, n + before + after, before, after])
+            axes.append([n, n if mode == "roll" else n + before + after, before, after])
     return axes
 
 
@@ -182,6 +186,7 @@ def pad_forward(x: Array, padding: Pairs, mode: str, value: float) -> Array:
         return x
     y = runtime.empty(shape, x.dtype)
     bits = int.from_bytes(np.asarray(value, x.dtype).tobytes(), "little")
+    mode = "circular" if mode == "roll" else mode
     runtime.extension.pad(
         x.dtype.itemsize, runtime.pointer(y), runtime.pointer(x), _numbers(axes), mode, bits, runtime.stream()
     )

@@ -127,6 +127,8 @@ def _source(n: int, before: int, after: int, mode: str) -> Array:
     i = np.arange(-before, n + after)
     if mode == "constant":
         return np.where((i >= 0) & (i < n), i, -1)
+    if mode == "roll":  # padding before with what is cut off behind
+        return i % max(n, 1)
     if mode == "replicate":
         return np.clip(i, 0, n - 1)
     if mode == "reflect":
@@ -136,7 +138,7 @@ def _source(n: int, before: int, after: int, mode: str) -> Array:
 
 
 def pad_forward(x: Array, padding: Pairs, mode: str, value: float) -> Array:
-    """``padding`` holds (before, after) for each axis; negative amounts cut off."""
+    """``padding`` holds (before, after) for each axis; negative amounts cut off. Mode ``"roll"`` takes (n, -n)."""
     for axis, (before, after) in enumerate(padding):
         if (before, after) == (0, 0):
             continue
