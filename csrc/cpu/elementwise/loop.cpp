@@ -8,7 +8,9 @@
 namespace fastdl {
 namespace {
 
-constexpr int64_t kBlock = 256;
+constexpr int64_t kBlock = 1024, kHalfBlock = 512;  // elements; of floats that are stored in half precision
+constexpr int64_t kConstants = 256;                 // a row's worth of a constant that serves all of it
+constexpr int64_t kShortRow = 64;
 constexpr int64_t kStreamBytes = 20 << 20;  // outputs from here on are stored past the caches
 constexpr int kHalfBytes = sizeof(uint16_t);
 
@@ -24,52 +26,68 @@ void copy(char* to, int64_t to_stride, const char* from, int64_t from_stride, in
   if (size == 2) return copy_of_size<2>(to, to_stride, from, from_stride, n);
   copy_of_size<1>(to, to_stride, from, from_stride, n);
 }
-// The element at `from`, n times; up to a vector more is written behind them.
+// Each of `rows` elements, `next` bytes apart, n times; up to a vector more is written behind them.
 template <class T>
-void repeat_as(char* to, const char* from, int64_t n) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  const Vec<T> all = broadcast(value);
-  for (int64_t i = 0; i < n; i += kWidth<T>) store(reinterpret_cast<T*>(to) + i, all);
-}
-void repeat(char* to, const char* from, int64_t n, int size) {
-  if (size == 4) return repeat_as<int32_t>(to, from, n);
-  if (size == 8) return repeat_as<int64_t>(to, from, n);
-  if (size == 2) {  // as pairs
-    char pair[4];
-    std::memcpy(pair, from, 2);
-    std::memcpy(pair + 2, from, 2);
-    return repeat_as<int32_t>(to, pair, (n + 1) / 2);
+void repeat_as(char* to, const char* from, int64_t n, int64_t rows = 1, int64_t next = 0) {
+  for (int64_t row = 0; row < rows; ++row, to += n * int64_t(sizeof(T)), from += next) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    const Vec<T> all = broadcast(value);
+    for (int64_t i = 0; i < n; i += kWidth<T>) store(reinterpret_cast<T*>(to) + i, all);
   }
-  std::memset(to, *from, size_t(n));
+}
+void repeat(char* to, const char* from, int64_t n, int size, int64_t rows = 1, int64_t next = 0) {
+  if (size == 4) return repeat_as<int32_t>(to, from, n, rows, next);
+  if (size == 8) return repeat_as<int64_t>(to, from, n, rows, next);
+  for (int64_t row = 0; row < rows; ++row, to += n * size, from += next) {
+    if (size == 2) {  // as pairs
+      char pair[4];
+      std::memcpy(pair, from, 2);
+      std::memcpy(pair + 2, from, 2);
+      repeat_as<int32_t>(to, pair, (n + 1) / 2);
+    } else {
+      std::memset(to, *from, size_t(n));
+    }
+  }
 }
 
-// An operand's piece into its block: n elements `stride` bytes apart (0: one, n times), as floats if they are
-// stored in half precision.
-void gather(char* to, const char* from, int64_t stride, int64_t n, int size, Half half) {
-  if (half == Half::none) {
-    if (stride == 0) return repeat(to, from, n, size);
-    return copy(to, size, from, stride, n, size);
-  }
+// An operand's lines into its block, one behind the other: n elements `stride` bytes apart (0: one, n times) from
+// each of `rows` starts, `next` bytes apart; as floats if they are stored in half precision.
+void gather(char* to, const char* from, int64_t stride, int64_t n, int64_t rows, int64_t next, int size,
+            Half half) {
+  const bool converted = half != Half::none;
+  if (stride == 0 && !converted) return repeat(to, from, n, size, rows, next);
+  uint16_t collected[kHalfBlock];
+  char* place = converted ? reinterpret_cast<char*>(collected) : to;
+  const int stored = converted ? kHalfBytes : size;
   if (stride == 0) {
-    float value;
-    widen(&value, reinterpret_cast<const uint16_t*>(from), 1, half);
-    return repeat(to, reinterpret_cast<const char*>(&value), n, size);
+    float values[kHalfBlock];
+    copy(place, stored, from, next, rows, stored);
+    widen(values, collected, rows, half);
+    return repeat(to, reinterpret_cast<const char*>(values), n, size, rows, size);
   }
-  uint16_t collected[2 * kBlock];
-  if (stride != kHalfBytes) {
-    copy(reinterpret_cast<char*>(collected), kHalfBytes, from, stride, n, kHalfBytes);
-    from = reinterpret_cast<const char*>(collected);
-  }
-  widen(reinterpret_cast<float*>(to), reinterpret_cast<const uint16_t*>(from), n, half);
+  const bool lie_so = stride == stored && (rows == 1 || next == n * stored);
+  if (!converted && lie_so) return void(std::memcpy(to, from, size_t(rows * n * stored)));
+  for (int64_t r = 0; r < rows && !lie_so; ++r)
+    copy(place + r * n * stored, stored, from + r * next, stride, n, stored);
+  if (converted)
+    widen(reinterpret_cast<float*>(to), lie_so ? reinterpret_cast<const uint16_t*>(from) : collected,
+          rows * n, half);
 }
-// And a result's piece out of its block.
-void scatter(char* to, int64_t stride, const char* from, int64_t n, int size, Half half) {
-  if (half == Half::none) return copy(to, stride, from, size, n, size);
-  uint16_t rounded[2 * kBlock];
-  const bool direct = stride == kHalfBytes;
-  narrow(direct ? reinterpret_cast<uint16_t*>(to) : rounded, reinterpret_cast<const float*>(from), n, half);
-  if (!direct) copy(to, stride, reinterpret_cast<const char*>(rounded), kHalfBytes, n, kHalfBytes);
+// And a result's lines out of its block.
+void scatter(char* to, int64_t stride, const char* from, int64_t n, int64_t rows, int64_t next, int size,
+             Half half) {
+  const bool converted = half != Half::none;
+  const int stored = converted ? kHalfBytes : size;
+  uint16_t rounded[kHalfBlock];
+  if (converted) {
+    const bool lie_so = stride == stored && (rows == 1 || next == n * stored);
+    narrow(lie_so ? reinterpret_cast<uint16_t*>(to) : rounded, reinterpret_cast<const float*>(from), rows * n,
+           half);
+    if (lie_so) return;
+    from = reinterpret_cast<const char*>(rounded);
+  }
+  for (int64_t r = 0; r < rows; ++r) copy(to + r * next, stride, from + r * n * stored, stored, n, stored);
 }
 
 // One range of the flattened space, on one thread.
@@ -83,7 +101,7 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
   for (int i = 0; i < N; ++i) {
     const bool converted = loop.half[i] != Half::none;
     const int stored = converted ? kHalfBytes : elements.bytes[i];
-    if (converted) block = 2 * kBlock;  // of floats, none of which is a double: the same bytes
+    if (converted) block = kHalfBlock;
     step[i] = loop.axes > 0 ? loop.stride[0][i] : stored;
     direct &= !converted && step[i] == stored;
     constants &= !converted && (step[i] == stored || (step[i] == 0 && i >= elements.outputs));
@@ -110,34 +128,33 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
     int64_t rows =
         n == row && loop.axes > 1 ? std::min(loop.extent[1] - index[1], (end - position) / row) : 1;
     char* here[N];
-    for (int i = 0; i < N; ++i) here[i] = start[i] + column * step[i];
-    if (direct) {
+    // Short rows beside one that stays the same (a bias of few features) are better multiplied out.
+    bool joins = n < kShortRow && rows > 1;
+    for (int i = 0; i < N; ++i) {
+      here[i] = start[i] + column * step[i];
+      joins =
+          joins && (loop.stride[1][i] == n * step[i] || (loop.stride[1][i] == 0 && i >= elements.outputs));
+    }
+    if (direct && !joins) {
       run(f, n, here, rows, loop.stride[1]);
-    } else if (constants && n > kBlock) {
-      // One block of each constant serves all of a row, as rows of kBlock elements and what is left.
+    } else if (constants && n > kConstants) {
+      // One block of each constant serves all of a row, as rows of kConstants elements and what is left.
       rows = 1;
       int64_t pitch[N];
       for (int i = 0; i < N; ++i) {
-        pitch[i] = kBlock * step[i];
+        pitch[i] = kConstants * step[i];
         operands[i] = step[i] == 0 ? blocks[i] : here[i];
-        if (step[i] == 0) repeat(blocks[i], here[i], kBlock, elements.bytes[i]);
+        if (step[i] == 0) repeat(blocks[i], here[i], kConstants, elements.bytes[i]);
       }
-      run(f, kBlock, operands, n / kBlock, pitch);
-      for (int i = 0; i < N; ++i) operands[i] += n / kBlock * pitch[i];
-      if (n % kBlock > 0) run(f, n % kBlock, operands, 1, pitch);
+      run(f, kConstants, operands, n / kConstants, pitch);
+      for (int i = 0; i < N; ++i) operands[i] += n / kConstants * pitch[i];
+      if (n % kConstants > 0) run(f, n % kConstants, operands, 1, pitch);
     } else {
       // Pieces of a row, or as many short rows as fit into a block.
       rows = std::clamp<int64_t>(rows, 1, std::max<int64_t>(1, block / n));
       for (int64_t done = 0; done < n; done += block) {
         const int64_t count = std::min(block, n - done);
         char* places[N];
-        // Rows that follow each other are one; the same constant as before is there already.
-        const auto for_each_line = [&](int i, auto&& f) {
-          const int64_t next = rows > 1 ? loop.stride[1][i] : 0;
-          const int64_t stored = loop.half[i] == Half::none ? elements.bytes[i] : kHalfBytes;
-          if (step[i] == stored && next == n * stored) return f(0, int64_t(0), rows * count);
-          for (int64_t r = 0; r < rows; ++r) f(r * n * elements.bytes[i], r * next, count);
-        };
         for (int i = 0; i < N; ++i) {
           const int bytes = elements.bytes[i];
           const int64_t next = rows > 1 ? loop.stride[1][i] : 0;
@@ -147,24 +164,23 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
           operands[i] = in_place ? places[i] : blocks[i];
           if (in_place || i < elements.outputs) continue;
           if (step[i] == 0 && next == 0) {
-            if (constant[i] != places[i]) gather(blocks[i], places[i], 0, block, bytes, loop.half[i]);
+            if (constant[i] != places[i])
+              gather(blocks[i], places[i], 0, std::min(block, end - position), 1, 0, bytes, loop.half[i]);
             constant[i] = places[i];
             continue;
           }
+          // The same row as before is there already.
           const bool again = rows > 1 && next == 0;  // a bias, or a factor of an outer product
           if (again && constant[i] == places[i] && rows <= copies[i]) continue;
           constant[i] = again ? places[i] : nullptr;
           copies[i] = rows;
-          for_each_line(i, [&](int64_t at, int64_t from, int64_t length) {
-            gather(blocks[i] + at, places[i] + from, step[i], length, bytes, loop.half[i]);
-          });
+          gather(blocks[i], places[i], step[i], count, rows, next, bytes, loop.half[i]);
         }
         run(f, rows * count, operands, 1, loop.stride[1]);
         for (int i = 0; i < elements.outputs; ++i)
           if (operands[i] == blocks[i])
-            for_each_line(i, [&](int64_t at, int64_t to, int64_t length) {
-              scatter(places[i] + to, step[i], blocks[i] + at, length, elements.bytes[i], loop.half[i]);
-            });
+            scatter(places[i], step[i], blocks[i], count, rows, rows > 1 ? loop.stride[1][i] : 0,
+                    elements.bytes[i], loop.half[i]);
       }
     }
     position += rows * n;
