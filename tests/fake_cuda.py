@@ -64,6 +64,15 @@ class Stream:
         self.ptr = 0 if null else id(self)
         self.device_id = Device.current
 
+    @classmethod
+    def from_external(cls, obj: Any) -> Stream:
+        version, ptr = obj.__cuda_stream__()
+        if version != 0:
+            raise ValueError(f"unsupported version {version} of the CUDA stream protocol")
+        stream = cls()
+        stream.ptr, stream.device_id = ptr, -1
+        return stream
+
     def __enter__(self) -> Stream:
         Stream.stack.append(self)
         return self
@@ -103,11 +112,6 @@ class Stream:
 
 
 Stream.null = Stream(null=True)  # type: ignore[attr-defined]
-
-
-class ExternalStream(Stream):
-    def __init__(self, ptr: int, device_id: int = -1) -> None:
-        self.ptr, self.device_id = ptr, device_id
 
 
 class Event:

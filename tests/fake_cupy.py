@@ -34,7 +34,6 @@ from fake_cuda import (
     CUDARuntimeError,
     Device,
     Event,
-    ExternalStream,
     MemoryHook,
     MemoryPool,
     PinnedMemory,
@@ -190,7 +189,6 @@ def install(emulated: bool = False) -> types.ModuleType:
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
-        ExternalStream=ExternalStream,
         Event=Event,
         get_current_stream=lambda device_id=-1: Stream.stack[-1] if Stream.stack else Stream.null,
         get_elapsed_time=_get_elapsed_time,
