@@ -371,6 +371,11 @@ def test_a_case_is_timed_on_a_gpu(gpu):
     assert turns[: device.MOST_COPIES] == turns[device.MOST_COPIES :]
 
 
+@pytest.mark.parametrize("case", runner.cases_of("order", "cuda"), ids=lambda case: case.name)
+def test_a_case_keeps_to_its_device(gpu, case):
+    case.make(Library("fastdl", "cuda"))()  # a tensor made elsewhere is refused
+
+
 def test_a_call_is_recorded_and_replayed(gpu):
     import fastdl
 
