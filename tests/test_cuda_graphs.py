@@ -100,6 +100,26 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
     assert F.dropout(x).shape == (4,)
 
 
+def test_repeats_and_spectral_norms_do_not_wait(gpu: Any) -> None:
+    x = fastdl.randn(3, 4, device="cuda")
+    layers = [
+        wrap(nn.Linear(4, 2)).cuda().eval()
+        for wrap in (nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm)
+    ]
+    for layer in layers:
+        layer.train()
+    state = [{k: v.clone() for k, v in layer.state_dict().items()} for layer in layers]
+    captured = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(captured):
+        results = [x.repeat_interleave(3, 1), x.T.repeat_interleave(2), *(layer(x) for layer in layers)]
+    captured.replay()
+    for layer, saved in zip(layers, state, strict=True):
+        layer.load_state_dict(saved)
+    expected = [x.cpu().repeat_interleave(3, 1).cuda(), x.T.cpu().repeat_interleave(2).cuda()]
+    expected += [layer(x) for layer in layers]
+    assert all(map(fastdl.equal, results, expected))
+
+
 def noisy(x: Any) -> Any:
     """Several random operations, one after the other."""
     y = F.dropout(x, 0.3) + fastdl.rand(x.shape, device="cuda")
