@@ -39,7 +39,7 @@ class Device:
         Device.current = self.id
 
     def synchronize(self) -> None:
-        pass
+        waits()
 
     mem_info = (3 << 30, 4 << 30)
 
@@ -53,8 +53,17 @@ class Graph:
             step()
 
 
+def waits() -> None:
+    """What follows needs the host to wait: an error while a graph is captured, which becomes invalid."""
+    if Stream.capturing:
+        Stream.invalid = True
+        raise CUDARuntimeError(
+            "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+        )
+
+
 class Stream:
-    capturing = False
+    capturing = invalid = False
     stack: ClassVar[list[Any]] = []
     tape: ClassVar[list[Any]] = []
 
@@ -85,7 +94,7 @@ class Stream:
         return self
 
     def synchronize(self) -> None:
-        pass
+        waits()
 
     done = True
 
@@ -100,11 +109,15 @@ class Stream:
     def begin_capture(self, mode: Any = None) -> None:
         if self.ptr == 0:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the default stream cannot be captured")
-        Stream.capturing = True
+        Stream.capturing, Stream.invalid = True, False
         Stream.tape = []  # type: ignore[misc]
 
     def end_capture(self) -> Graph:
         Stream.capturing = False
+        if Stream.invalid:
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture"
+            )
         return Graph(Stream.tape)
 
     def is_capturing(self) -> bool:

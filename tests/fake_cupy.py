@@ -41,6 +41,7 @@ from fake_cuda import (
     _get_elapsed_time,
     _properties,
     pool,
+    waits,
 )
 from fake_cupy_arrays import (
     _ABSENT,
@@ -205,7 +206,7 @@ def install(emulated: bool = False) -> types.ModuleType:
             driverGetVersion=lambda: 13000,
             runtimeGetVersion=lambda: 13000,
             getDeviceProperties=_properties,
-            deviceSynchronize=lambda: None,
+            deviceSynchronize=waits,
             CUDARuntimeError=CUDARuntimeError,
         ),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fake_cuda import CUDARuntimeError, Device, MemoryHook, Stream, pool
+from fake_cuda import Device, MemoryHook, Stream, pool, waits
 
 transfers = {"to_device": 0, "to_host": 0}
 _ABSENT = set(
@@ -74,19 +74,11 @@ class Flags:
         self.forc, self.fnc = host.flags.forc, host.flags.fnc
 
 
-def _waits() -> None:
-    """What follows needs the host to wait for the device."""
-    if Stream.capturing:
-        raise CUDARuntimeError(
-            "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
-        )
-
-
 def _sends(value: Any) -> None:
     """A copy from the host: CuPy asks at once whether its event is done, which a capture forbids; a number is an
     argument of a kernel."""
     if np.ndim(value):
-        _waits()
+        waits()
         transfers["to_device"] += 1
 
 
@@ -218,7 +210,7 @@ class ndarray:
         }
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
-        _waits()
+        waits()
         transfers["to_host"] += 1
         if out is None:
             return self._host.copy(order)
@@ -230,7 +222,7 @@ class ndarray:
     def set(self, arr: Any, stream: Any = None) -> None:
         if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
-        _waits()
+        waits()
         transfers["to_device"] += 1
         self._host[...] = arr
 
@@ -281,7 +273,7 @@ class ndarray:
     def __getitem__(self, key: Any) -> Any:
         place = _wrapped(_key(key), self.shape)
         if _is_mask(place):  # how many there are
-            _waits()
+            waits()
         return _wrap(_run(lambda: self._host[place]), self._device_id)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -297,7 +289,7 @@ class ndarray:
         else:
             given = _host(value)
         if _is_mask(place) and np.size(given) != 1:
-            _waits()
+            waits()
         _run(lambda: self._host.__setitem__(place, given), self)
 
     def __bool__(self) -> bool:
@@ -407,7 +399,7 @@ def _method(name: str) -> Any:
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         _check_arguments(name, kwargs)
         if name in _OF_UNKNOWN_SIZE:
-            _waits()
+            waits()
         kwargs = {k: _host(v) for k, v in kwargs.items()}
         given = [_host(a) for a in args]
         result = _run(lambda: getattr(self._host, name)(*given, **kwargs), self, *kwargs.values())
@@ -455,7 +447,7 @@ def _ufunc(ufunc: Any, *inputs: Any, out: Any = None, dtype: Any = None, casting
 def _function(func: Any, *args: Any, **kwargs: Any) -> Any:
     _check_arguments(func.__name__, kwargs)
     if func.__name__ in _OF_UNKNOWN_SIZE:
-        _waits()
+        waits()
     if func.__name__ == "copyto":
         destination, source, *_ = args
         if not isinstance(destination, ndarray):

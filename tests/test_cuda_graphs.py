@@ -92,12 +92,19 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
         lambda: x.sum().item(),
         lambda: x[x > 0],
         lambda: fastdl.nonzero(x),
+        fastdl.cuda.synchronize,
         lambda: fastdl.tensor([1.0, 2.0], device="cuda"),  # CuPy asks for a copy's event
     ):
         with pytest.raises(RuntimeError, match="stream is capturing"), fastdl.cuda.graph(captured):
             wait()
     assert not fastdl.cuda.is_current_stream_capturing()
     assert F.dropout(x).shape == (4,)
+    with fastdl.cuda.graph(captured):
+        y = x + 1
+    with pytest.raises(TypeError), fastdl.cuda.graph(captured):
+        y.add_(1).add_(object())
+    with pytest.raises(RuntimeError, match="nothing was recorded yet"):  # not the half of it
+        captured.replay()
 
 
 def test_repeats_and_spectral_norms_do_not_wait(gpu: Any) -> None:

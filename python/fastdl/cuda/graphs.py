@@ -54,6 +54,7 @@ class CUDAGraph:
             raise RuntimeError(
                 "CUDAGraph: the default stream cannot be recorded; use fastdl.cuda.graph(g), which takes another"
             )
+        self._graph = None  # its memory goes
         self._pool = cupy.cuda.MemoryPool() if pool is None else pool
         allocator = cupy.cuda.using_allocator(self._pool.malloc)
         allocator.__enter__()
@@ -146,11 +147,16 @@ class graph:
             self.stream._stream.__exit__(None, None, None)
             raise
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: Any, *exception: object) -> None:
         try:
             self.cuda_graph.capture_end()
+        except RuntimeError:  # the recording became invalid; why, the error inside says
+            if kind is None:
+                raise
         finally:
             self.stream._stream.__exit__(None, None, None)
+        if kind is not None:
+            self.cuda_graph.reset()
 
 
 class _Replayed(Op):
