@@ -107,6 +107,24 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
         captured.replay()
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("padding", [None, 2])
+def test_bags_that_are_rows_do_not_wait(gpu: Any, mode: str, padding: int | None) -> None:
+    index = fastdl.tensor([[0, 2, 4], [2, 2, 2]], device="cuda")
+    table = fastdl.randn(5, 4, device="cuda", requires_grad=True)
+    seed = fastdl.randn(2, 4, device="cuda")
+
+    def run() -> Any:
+        y = F.embedding_bag(index, table, mode=mode, padding_idx=padding)
+        return y, *fastdl.autograd.grad(y, table, seed)
+
+    captured = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(captured):
+        results = run()
+    captured.replay()
+    assert all(map(fastdl.equal, results, run()))
+
+
 def test_repeats_and_spectral_norms_do_not_wait(gpu: Any) -> None:
     x = fastdl.randn(3, 4, device="cuda")
     layers = [
