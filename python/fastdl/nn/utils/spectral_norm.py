@@ -47,7 +47,7 @@ def as_matrix(w: Any, dim: int) -> Any:
 
 
 def unit_vector(x: Any, eps: float) -> Any:
-    return x / np.maximum(np.sqrt(np.square(x).sum()), x.dtype.type(eps))  # a GPU's stays there
+    return x / np.maximum(np.sqrt(np.square(x).sum()), eps)  # a GPU's stays there
 
 
 class _Hook:
