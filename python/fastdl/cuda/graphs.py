@@ -34,8 +34,9 @@ class CUDAGraph:
     """A recorded piece of a program; see :class:`graph` for how to record it, and ``torch.cuda.CUDAGraph``.
 
     What is recorded must not wait for the GPU (``.item()``, ``.cpu()``, printing, ``x[mask]``, indices checked on the
-    CPU). Dropout and other random operations on the GPU draw new numbers in every replay: those that they would draw if
-    they ran then, so ``manual_seed`` before a replay repeats them.
+    CPU) or copy to it (``tensor([...])``, ``.cuda()``, ``linspace``). Dropout and other random operations on the GPU
+    draw new numbers in every replay: those that they would draw if they ran then, so ``manual_seed`` before a replay
+    repeats them.
     """
 
     def __init__(self, keep_graph: bool = False) -> None:
