@@ -42,7 +42,7 @@ def _joined(reduce: str, dim: int) -> Any:
 
 
 def _added(lib: Library) -> Any:
-    index, total = _index(lib, 1000, 65_536), lib.module.zeros(1000)
+    index, total = _index(lib, 1000, 65_536), lib.tensor(np.zeros(1000, np.float32))
     return lambda x: total.index_put_((index,), x, accumulate=True)
 
 

@@ -85,8 +85,11 @@ part_build() {
   cmake -S . -B build/gpu -DFASTDL_CUDA=ON -DFASTDL_CUDA_ARCHITECTURES="$capability-real" -DFASTDL_CUDA_COMPRESS=balance \
     -DFASTDL_LEVELS="$level" -DSKBUILD_PROJECT_VERSION=0.0.0 \
     -DPython_EXECUTABLE="$(command -v "$python")" -DCMAKE_BUILD_TYPE=Release
+  rm -f build/gpu/libfastdl_* # of a level that this build leaves out
   cmake --build build/gpu -j "$cores"
-  cp --remove-destination build/gpu/_*.so python/fastdl/
+  # Modules and the level's kernels: of an earlier build nothing stays that would not fit.
+  rm -f python/fastdl/_*.so python/fastdl/libfastdl_*
+  cp build/gpu/*.so* python/fastdl/
   "$python" - <<'END'
 import fastdl
 fastdl.show_config()

@@ -39,7 +39,7 @@ class Device:
         Device.current = self.id
 
     def synchronize(self) -> None:
-        pass
+        waits()
 
     mem_info = (3 << 30, 4 << 30)
 
@@ -53,8 +53,17 @@ class Graph:
             step()
 
 
+def waits() -> None:
+    """What follows needs the host to wait: an error while a graph is captured, which becomes invalid."""
+    if Stream.capturing:
+        Stream.invalid = True
+        raise CUDARuntimeError(
+            "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+        )
+
+
 class Stream:
-    capturing = False
+    capturing = invalid = False
     stack: ClassVar[list[Any]] = []
     tape: ClassVar[list[Any]] = []
 
@@ -63,6 +72,15 @@ class Stream:
     ) -> None:
         self.ptr = 0 if null else id(self)
         self.device_id = Device.current
+
+    @classmethod
+    def from_external(cls, obj: Any) -> Stream:
+        version, ptr = obj.__cuda_stream__()
+        if version != 0:
+            raise ValueError(f"unsupported version {version} of the CUDA stream protocol")
+        stream = cls()
+        stream.ptr, stream.device_id = ptr, -1
+        return stream
 
     def __enter__(self) -> Stream:
         Stream.stack.append(self)
@@ -76,7 +94,7 @@ class Stream:
         return self
 
     def synchronize(self) -> None:
-        pass
+        waits()
 
     done = True
 
@@ -91,11 +109,15 @@ class Stream:
     def begin_capture(self, mode: Any = None) -> None:
         if self.ptr == 0:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: the default stream cannot be captured")
-        Stream.capturing = True
+        Stream.capturing, Stream.invalid = True, False
         Stream.tape = []  # type: ignore[misc]
 
     def end_capture(self) -> Graph:
         Stream.capturing = False
+        if Stream.invalid:
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture"
+            )
         return Graph(Stream.tape)
 
     def is_capturing(self) -> bool:
@@ -103,11 +125,6 @@ class Stream:
 
 
 Stream.null = Stream(null=True)  # type: ignore[attr-defined]
-
-
-class ExternalStream(Stream):
-    def __init__(self, ptr: int, device_id: int = -1) -> None:
-        self.ptr, self.device_id = ptr, device_id
 
 
 class Event:

@@ -34,7 +34,6 @@ from fake_cuda import (
     CUDARuntimeError,
     Device,
     Event,
-    ExternalStream,
     MemoryHook,
     MemoryPool,
     PinnedMemory,
@@ -42,6 +41,7 @@ from fake_cuda import (
     _get_elapsed_time,
     _properties,
     pool,
+    waits,
 )
 from fake_cupy_arrays import (
     _ABSENT,
@@ -190,7 +190,6 @@ def install(emulated: bool = False) -> types.ModuleType:
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
-        ExternalStream=ExternalStream,
         Event=Event,
         get_current_stream=lambda device_id=-1: Stream.stack[-1] if Stream.stack else Stream.null,
         get_elapsed_time=_get_elapsed_time,
@@ -207,7 +206,7 @@ def install(emulated: bool = False) -> types.ModuleType:
             driverGetVersion=lambda: 13000,
             runtimeGetVersion=lambda: 13000,
             getDeviceProperties=_properties,
-            deviceSynchronize=lambda: None,
+            deviceSynchronize=waits,
             CUDARuntimeError=CUDARuntimeError,
         ),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fake_cuda import CUDARuntimeError, Device, MemoryHook, Stream, pool
+from fake_cuda import Device, MemoryHook, Stream, pool, waits
 
 transfers = {"to_device": 0, "to_host": 0}
 _ABSENT = set(
@@ -49,6 +49,7 @@ _LIKE = ("empty_like", "zeros_like", "ones_like", "full_like")
 _SORTING = ("sort", "argsort", "partition", "argpartition", "unique", "lexsort", "isin", "cumsum", "cumprod")
 _WRAPPING = ("take", "take_along_axis", "put_along_axis")
 _ADDED = "int32 int64 float16 float32 float64 uint32 uint64"
+_OF_UNKNOWN_SIZE = ("nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "bincount")
 _NUMBERS = (bool, int, float, complex, np.generic)
 _CREATION = "array asarray ascontiguousarray empty zeros ones full arange eye identity tri frombuffer".split()
 
@@ -73,6 +74,14 @@ class Flags:
         self.forc, self.fnc = host.flags.forc, host.flags.fnc
 
 
+def _sends(value: Any) -> None:
+    """A copy from the host: CuPy asks at once whether its event is done, which a capture forbids; a number is an
+    argument of a kernel."""
+    if np.ndim(value):
+        waits()
+        transfers["to_device"] += 1
+
+
 def _host(value: Any) -> Any:
     """What a function computes on: the wall's other side. NumPy arrays are refused."""
     if isinstance(value, ndarray):
@@ -93,7 +102,7 @@ def _key(value: Any) -> Any:
     if isinstance(value, ndarray):
         return value._host
     if isinstance(value, (np.ndarray, list)):
-        transfers["to_device"] += 1
+        _sends(value)
     return value
 
 
@@ -201,10 +210,7 @@ class ndarray:
         }
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> Any:
-        if Stream.capturing:
-            raise CUDARuntimeError(
-                "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
-            )
+        waits()
         transfers["to_host"] += 1
         if out is None:
             return self._host.copy(order)
@@ -216,6 +222,7 @@ class ndarray:
     def set(self, arr: Any, stream: Any = None) -> None:
         if not isinstance(arr, np.ndarray):
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        waits()
         transfers["to_device"] += 1
         self._host[...] = arr
 
@@ -265,6 +272,8 @@ class ndarray:
 
     def __getitem__(self, key: Any) -> Any:
         place = _wrapped(_key(key), self.shape)
+        if _is_mask(place):  # how many there are
+            waits()
         return _wrap(_run(lambda: self._host[place]), self._device_id)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -275,10 +284,12 @@ class ndarray:
                 if value.ndim:
                     raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
             else:  # copied
-                transfers["to_device"] += 1
+                _sends(value)
             given = value
         else:
             given = _host(value)
+        if _is_mask(place) and np.size(given) != 1:
+            waits()
         _run(lambda: self._host.__setitem__(place, given), self)
 
     def __bool__(self) -> bool:
@@ -345,6 +356,11 @@ def _wrapped(key: Any, shape: Any) -> Any:
     return tuple(places)
 
 
+def _is_mask(key: Any) -> bool:
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(isinstance(k, np.ndarray) and k.dtype == np.bool_ for k in parts)
+
+
 def _around(index: Any, extent: int) -> Any:
     wraps = isinstance(index, np.ndarray) and index.dtype.kind in "iu" and extent
     return index % extent if wraps else index
@@ -382,6 +398,8 @@ for _name, _f in {
 def _method(name: str) -> Any:
     def method(self: ndarray, *args: Any, **kwargs: Any) -> Any:
         _check_arguments(name, kwargs)
+        if name in _OF_UNKNOWN_SIZE:
+            waits()
         kwargs = {k: _host(v) for k, v in kwargs.items()}
         given = [_host(a) for a in args]
         result = _run(lambda: getattr(self._host, name)(*given, **kwargs), self, *kwargs.values())
@@ -428,6 +446,8 @@ def _ufunc(ufunc: Any, *inputs: Any, out: Any = None, dtype: Any = None, casting
 
 def _function(func: Any, *args: Any, **kwargs: Any) -> Any:
     _check_arguments(func.__name__, kwargs)
+    if func.__name__ in _OF_UNKNOWN_SIZE:
+        waits()
     if func.__name__ == "copyto":
         destination, source, *_ = args
         if not isinstance(destination, ndarray):
@@ -472,7 +492,7 @@ def _create(func: Any, *args: Any, **kwargs: Any) -> Any:
     ):  # as NumPy calls them for like=
         raise TypeError(f"{func.__name__}() got an unexpected keyword argument 'device'")
     if isinstance(args[0], np.ndarray):
-        transfers["to_device"] += 1
+        _sends(args[0])
     given = [a._host if isinstance(a, ndarray) else a for a in args]
     result = func(*given, **kwargs)
     if isinstance(args[0], ndarray) and result is args[0]._host:
@@ -483,10 +503,10 @@ def _create(func: Any, *args: Any, **kwargs: Any) -> Any:
 def array(
     obj: Any, dtype: Any = None, copy: Any = True, order: str = "K", *, blocking: bool = False
 ) -> ndarray:
-    if isinstance(obj, np.ndarray):
-        transfers["to_device"] += 1
     if isinstance(obj, (list, tuple)) and any(isinstance(o, ndarray) for o in obj):
         obj = [_host(o) for o in obj]
+    elif not isinstance(obj, ndarray):
+        _sends(obj)
     return ndarray._of(
         np.array(_host(obj) if isinstance(obj, ndarray) else obj, dtype, copy=copy, order=order)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from fastdl import cli
+import emulation
+from fastdl import cli, kernels
 from fastdl.bench import device, report, runner
 from fastdl.bench.case import Case, Library, forward
 
@@ -311,6 +313,46 @@ def test_a_day_survives_parts_that_fail(tmp_path):
     assert "left for another call: losses" in late.stdout
 
 
+@pytest.mark.skipif(
+    not emulation.available() or emulation.on_gpu(),
+    reason="needs the CUDA toolkit's headers, cmake and pybind11",
+)
+def test_a_day_builds_all_that_is_imported(tmp_path):
+    """Of a fresh checkout, with the modules that are here in the compilers' place and emulated kernels on the GPU's."""
+    emulation.extension()
+    built = Path(kernels.cpu.__file__).parent
+    sources = ("*.so*", "__pycache__")
+    shutil.copytree(
+        ROOT / "python" / "fastdl", tmp_path / "python/fastdl", ignore=shutil.ignore_patterns(*sources)
+    )
+    (tmp_path / "bench").mkdir()
+    shutil.copy(ROOT / "bench" / "gpu_day.sh", tmp_path / "bench")
+    tools = {
+        "nvidia-smi": "echo 9.0",
+        "nvcc": "true",
+        "cmake": f'mkdir -p build/gpu; [ "$1" != --build ] || cp {built}/*.so* build/gpu',
+    }
+    for name, does in tools.items():
+        tool = tmp_path / "tools" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f"#!/bin/sh\n{does}\n")
+        tool.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path / 'tools'}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT / 'tests/standin'}:{ROOT / 'tests'}",
+        "FASTDL_CUDA_EMULATED": os.environ.get("FASTDL_CUDA_EMULATED") or str(ROOT / "build" / "emulation"),
+    }
+    done = subprocess.run(
+        ["bash", tmp_path / "bench" / "gpu_day.sh", "--part", "build", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "level    " + kernels.cpu.level in done.stdout
+
+
 def test_a_case_is_timed_on_a_gpu(gpu):
     import fastdl
 
@@ -327,6 +369,11 @@ def test_a_case_is_timed_on_a_gpu(gpu):
     turns = list(map(id, itertools.islice(timer.rotation, 2 * device.MOST_COPIES)))
     assert len(set(turns)) == device.MOST_COPIES, "arrays copied to the stand-in are not counted"
     assert turns[: device.MOST_COPIES] == turns[device.MOST_COPIES :]
+
+
+@pytest.mark.parametrize("case", runner.cases_of("order", "cuda"), ids=lambda case: case.name)
+def test_a_case_keeps_to_its_device(gpu, case):
+    case.make(Library("fastdl", "cuda"))()  # a tensor made elsewhere is refused
 
 
 def test_a_call_is_recorded_and_replayed(gpu):

@@ -168,6 +168,11 @@ def test_accesses_are_aligned_and_launches_within_bounds(extension, order):
             RuntimeError, match=r"misaligned_pack: misaligned access in planted.cpp:\d+: .* for 16 bytes"
         ):
             run(extension, "misaligned_pack")
+        for name, instruction in ("misaligned_zeros", "cp_async"), ("misaligned_rows", "ldmatrix"):
+            with pytest.raises(
+                RuntimeError, match=f"{name}: {instruction}: addresses must be multiples of 16 bytes"
+            ):
+                run(extension, name)
         with pytest.raises(RuntimeError, match="64 threads, but the kernel's launch bounds allow 32"):
             run(extension, "more_threads_than_bounds")
         np.testing.assert_array_equal(run(extension, "threads_within_bounds"), X)

@@ -88,10 +88,61 @@ def test_what_cannot_be_captured_says_so(gpu: Any) -> None:
 
     with pytest.raises(RuntimeError, match="cannot seed the generator"), fastdl.cuda.graph(captured):
         seeding()
-    with pytest.raises(RuntimeError, match="stream is capturing"), fastdl.cuda.graph(captured):
-        x.sum().item()
+    for wait in (
+        lambda: x.sum().item(),
+        lambda: x[x > 0],
+        lambda: fastdl.nonzero(x),
+        fastdl.cuda.synchronize,
+        lambda: fastdl.tensor([1.0, 2.0], device="cuda"),  # CuPy asks for a copy's event
+    ):
+        with pytest.raises(RuntimeError, match="stream is capturing"), fastdl.cuda.graph(captured):
+            wait()
     assert not fastdl.cuda.is_current_stream_capturing()
     assert F.dropout(x).shape == (4,)
+    with fastdl.cuda.graph(captured):
+        y = x + 1
+    with pytest.raises(TypeError), fastdl.cuda.graph(captured):
+        y.add_(1).add_(object())
+    with pytest.raises(RuntimeError, match="nothing was recorded yet"):  # not the half of it
+        captured.replay()
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("padding", [None, 2])
+def test_bags_that_are_rows_do_not_wait(gpu: Any, mode: str, padding: int | None) -> None:
+    index = fastdl.tensor([[0, 2, 4], [2, 2, 2]], device="cuda")
+    table = fastdl.randn(5, 4, device="cuda", requires_grad=True)
+    seed = fastdl.randn(2, 4, device="cuda")
+
+    def run() -> Any:
+        y = F.embedding_bag(index, table, mode=mode, padding_idx=padding)
+        return y, *fastdl.autograd.grad(y, table, seed)
+
+    captured = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(captured):
+        results = run()
+    captured.replay()
+    assert all(map(fastdl.equal, results, run()))
+
+
+def test_repeats_and_spectral_norms_do_not_wait(gpu: Any) -> None:
+    x = fastdl.randn(3, 4, device="cuda")
+    layers = [
+        wrap(nn.Linear(4, 2)).cuda().eval()
+        for wrap in (nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm)
+    ]
+    for layer in layers:
+        layer.train()
+    state = [{k: v.clone() for k, v in layer.state_dict().items()} for layer in layers]
+    captured = fastdl.cuda.CUDAGraph()
+    with fastdl.cuda.graph(captured):
+        results = [x.repeat_interleave(3, 1), x.T.repeat_interleave(2), *(layer(x) for layer in layers)]
+    captured.replay()
+    for layer, saved in zip(layers, state, strict=True):
+        layer.load_state_dict(saved)
+    expected = [x.cpu().repeat_interleave(3, 1).cuda(), x.T.cpu().repeat_interleave(2).cuda()]
+    expected += [layer(x) for layer in layers]
+    assert all(map(fastdl.equal, results, expected))
 
 
 def noisy(x: Any) -> Any:

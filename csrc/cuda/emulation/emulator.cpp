@@ -237,9 +237,15 @@ Hopper& hopper_of_block() {
   return Worker::current()->hopper();
 }
 
+void demand_multiple(const char* instruction, const void* address, size_t bytes) {
+  const size_t beyond = reinterpret_cast<uintptr_t>(address) % bytes;
+  if (beyond != 0)
+    throw Error(Worker::current()->name() + ": " + instruction + ": addresses must be multiples of " +
+                std::to_string(bytes) + " bytes, not " + std::to_string(beyond) + " beyond one");
+}
 void cp_async(void* to, const void* from, size_t bytes) {
-  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
-    throw Error("cp_async: addresses must be multiples of " + std::to_string(bytes));
+  demand_multiple("cp_async", to, bytes);
+  demand_multiple("cp_async", from, bytes);
   std::memset(to, kPoison, bytes);
   Fiber& f = Worker::current()->fiber();
   if (f.issued - f.delivered == kCopiesInFlight) throw Error("cp_async: too many copies in flight");

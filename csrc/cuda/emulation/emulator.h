@@ -100,6 +100,8 @@ void warp_barrier(const Site& site);
 void* shared(const void* key, size_t bytes);
 void* dynamic_shared();
 // Asynchronous copies of the running thread.
+// An error unless the address is one that the instruction takes; compilers do not know it.
+void demand_multiple(const char* instruction, const void* address, size_t bytes);
 void cp_async(void* to, const void* from, size_t bytes);
 void cp_async_commit();
 void cp_async_wait(int groups_in_flight);
@@ -279,9 +281,11 @@ inline void cp_async_16(void* to, const void* from) {
 }
 alignas(16) inline constexpr uint64_t kZerosToCopy[2] = {0, 0};
 inline void cp_async_16_or_zeros(void* to, const void* from, bool present) {
+  emulation::demand_multiple("cp_async", from, 16);  // also of an address that is not read
   emulation::cp_async(to, present ? from : kZerosToCopy, 16);
 }
 inline void cp_async_8_or_zeros(void* to, const void* from, bool present) {
+  emulation::demand_multiple("cp_async", from, 8);
   emulation::cp_async(to, present ? from : kZerosToCopy, 8);
 }
 inline void cp_async_16_or_zeros_cached(void* to, const void* from, bool present) {
@@ -302,6 +306,7 @@ void ldmatrix_x4(uint32_t (&to)[4], const void* row, const Site& site = Site::cu
     const uint16_t* row;
     uint32_t* to;
   } load{static_cast<const uint16_t*>(row), to};
+  emulation::demand_multiple("ldmatrix", row, 16);
   emulation::collective(
       &load,
       [](void* const a[32]) FASTDL_UNINSTRUMENTED {

@@ -211,6 +211,23 @@ __global__ void misaligned_pack(float* y, const float* x) {
   if (threadIdx.x < 8)
     y[threadIdx.x] = reinterpret_cast<const cuda::Pack<float, 4>*>(x + 1)[threadIdx.x].v[0];
 }
+// Zeros, for which nothing is read; the address must be a multiple of 16 all the same.
+__global__ void misaligned_zeros(float* y, const float* x) {
+  FASTDL_DYNAMIC_SHARED(float, tile);
+  if (threadIdx.x < 16) cp_async_16_or_zeros(tile + 4 * threadIdx.x, x + 1, false);
+  cp_async_commit();
+  cp_async_wait<0>();
+  y[threadIdx.x] = tile[threadIdx.x];
+}
+// Rows of eight elements with one between them: only every eighth begins where the instruction may read.
+__global__ void misaligned_rows(float* y, const float*) {
+  FASTDL_SHARED(uint16_t, tile, 512);
+  for (int i = int(threadIdx.x); i < 512; i += 64) tile[i] = uint16_t(i);
+  sync_threads();
+  uint32_t rows[4];
+  ldmatrix_x4<false>(rows, tile.data() + 9 * lane_id());
+  y[threadIdx.x] = float(rows[0]);
+}
 __global__ void __launch_bounds__(32) more_threads_than_bounds(float* y, const float* x) {
   y[threadIdx.x] = x[threadIdx.x];
 }
@@ -277,6 +294,8 @@ constexpr Planted kPlanted[] = {
     {"race_of_blocks", race_of_blocks, 4},
     {"sum_of_blocks", sum_of_blocks, 4},
     {"misaligned_pack", misaligned_pack, 1},
+    {"misaligned_zeros", misaligned_zeros, 1},
+    {"misaligned_rows", misaligned_rows, 1},
     {"more_threads_than_bounds", more_threads_than_bounds, 1},
     {"threads_within_bounds", threads_within_bounds, 1},
     {"exchange_in_cluster", exchange_in_cluster<2, true>, 4, Planted::cluster},

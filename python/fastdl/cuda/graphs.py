@@ -34,8 +34,9 @@ class CUDAGraph:
     """A recorded piece of a program; see :class:`graph` for how to record it, and ``torch.cuda.CUDAGraph``.
 
     What is recorded must not wait for the GPU (``.item()``, ``.cpu()``, printing, ``x[mask]``, indices checked on the
-    CPU). Dropout and other random operations on the GPU draw new numbers in every replay: those that they would draw if
-    they ran then, so ``manual_seed`` before a replay repeats them.
+    CPU) or copy to it (``tensor([...])``, ``.cuda()``, ``linspace``). Dropout and other random operations on the GPU
+    draw new numbers in every replay: those that they would draw if they ran then, so ``manual_seed`` before a replay
+    repeats them.
     """
 
     def __init__(self, keep_graph: bool = False) -> None:
@@ -54,6 +55,7 @@ class CUDAGraph:
             raise RuntimeError(
                 "CUDAGraph: the default stream cannot be recorded; use fastdl.cuda.graph(g), which takes another"
             )
+        self._graph = None  # its memory goes
         self._pool = cupy.cuda.MemoryPool() if pool is None else pool
         allocator = cupy.cuda.using_allocator(self._pool.malloc)
         allocator.__enter__()
@@ -146,11 +148,16 @@ class graph:
             self.stream._stream.__exit__(None, None, None)
             raise
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: Any, *exception: object) -> None:
         try:
             self.cuda_graph.capture_end()
+        except RuntimeError:  # the recording became invalid; why, the error inside says
+            if kind is None:
+                raise
         finally:
             self.stream._stream.__exit__(None, None, None)
+        if kind is not None:
+            self.cuda_graph.reset()
 
 
 class _Replayed(Op):

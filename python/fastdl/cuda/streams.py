@@ -67,7 +67,17 @@ class ExternalStream(Stream):
     """A stream that another library made, by its handle."""
 
     def __init__(self, stream_ptr: int, device: Any = None) -> None:
-        super().__init__(_stream=devices.cupy().cuda.ExternalStream(stream_ptr))
+        super().__init__(_stream=devices.cupy().cuda.Stream.from_external(_Handle(stream_ptr)))
+
+
+class _Handle:
+    """A handle as CuPy takes it, which deprecates plain numbers: an object of the CUDA stream protocol."""
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.ptr
 
 
 class Event:

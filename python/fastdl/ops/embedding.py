@@ -10,10 +10,10 @@ from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.mode import mode as grad_mode
 from fastdl.autograd.op import Op
-from fastdl.devices import device_of, to_device, to_host
+from fastdl.devices import to_host
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, int64, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.kernels.sparse import Pattern, SparseArray
 from fastdl.ops.arrays import added_to_rows, cast, full, zeros
 from fastdl.ops.gather import IndexAdd, check_range
@@ -133,8 +133,10 @@ class EmbeddingBag(Op):
         if self.needs[0]:
             scale = self.scale
             if self.mode == "mean":
-                sizes = np.bincount(bag[self.index != self.padding_idx], minlength=len(grad))
-                scale = (1 / np.maximum(sizes, 1)).astype(grad.dtype)[bag]
+                counted = self.offsets
+                if self.padding_idx >= 0:
+                    counted = np.append(0, np.cumsum(self.index != self.padding_idx, dtype=int64))[counted]
+                scale = (1 / np.maximum(np.diff(counted), 1)).astype(grad.dtype)[bag]
             grad_weight = self.to_table(kernels, grad, bag, scale)
         if self.needs[2]:
             rows = kernels.embedding_forward(self.weight, self.index)
@@ -169,8 +171,10 @@ class EmbeddingBag(Op):
 
     def _bags(self) -> Any:
         """The bag of every entry."""
-        offsets = to_host(self.offsets)
-        return to_device(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), device_of(self.offsets))
+        offsets = self.offsets
+        if on_device(offsets):  # how often, the host would have to know
+            return np.searchsorted(offsets, np.arange(self.index.size, like=offsets), side="right") - 1
+        return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
     def linear(self, weight: Any, _: Any, scale: Any) -> Any:
         """In the one of weight and scale that needs a gradient."""
@@ -310,15 +314,15 @@ def embedding(
     )
 
 
-def _bag_offsets(op: str, index: Any, offsets: Any, include_last_offset: bool) -> Any:
-    """Where bags begin and the last one ends, int64 (bags + 1,)."""
+def _bag_offsets(op: str, index: Any, offsets: Any, include_last_offset: bool) -> tuple[Any, int]:
+    """Where bags begin and the last one ends, int64 (bags + 1,); the latter as a number, too."""
     if index.ndim == 2:
         if offsets is not None:
             raise ArgumentError(
                 f"{op}: offsets must be None if input is 2-dimensional (each row is a bag), got input of "
                 f"shape {index.shape}"
             )
-        return np.arange(index.shape[0] + 1, dtype=int64, like=index) * index.shape[1]
+        return np.arange(index.shape[0] + 1, dtype=int64, like=index) * index.shape[1], index.size
     if index.ndim != 1:
         raise ArgumentError(f"{op}: input must have 1 or 2 dimensions, got shape {index.shape}")
     if not isinstance(offsets, Tensor):
@@ -332,22 +336,25 @@ def _bag_offsets(op: str, index: Any, offsets: Any, include_last_offset: bool) -
     if begins.ndim != 1:
         raise ArgumentError(f"{op}: offsets must have one dimension, got shape {begins.shape}")
     begins = begins.astype(int64)
+    known = to_host(begins)
     if include_last_offset and len(begins) == 0:
         raise ArgumentError(f"{op}: include_last_offset=True needs at least one offset")
-    if len(begins) and begins[0] != 0:
-        raise ArgumentError(f"{op}: offsets[0] must be 0, where the first bag begins; got {begins[0]}")
-    if len(begins) and begins[-1] > len(index):
+    if len(known) and known[0] != 0:
+        raise ArgumentError(f"{op}: offsets[0] must be 0, where the first bag begins; got {known[0]}")
+    if len(known) and known[-1] > len(index):
         raise ArgumentError(
-            f"{op}: offsets[-1] must not exceed the length of input, {len(index)}; got {begins[-1]}"
+            f"{op}: offsets[-1] must not exceed the length of input, {len(index)}; got {known[-1]}"
         )
-    fall = np.flatnonzero(begins[1:] < begins[:-1])
+    fall = np.flatnonzero(known[1:] < known[:-1])
     if len(fall):
         i = int(fall[0])
         raise ArgumentError(
-            f"{op}: offsets must not decrease, got offsets[{i}] = {begins[i]} and "
-            f"offsets[{i + 1}] = {begins[i + 1]}"
+            f"{op}: offsets must not decrease, got offsets[{i}] = {known[i]} and "
+            f"offsets[{i + 1}] = {known[i + 1]}"
         )
-    return begins if include_last_offset else np.append(begins, len(index))
+    if include_last_offset:
+        return begins, int(known[-1])
+    return np.append(begins, len(index)), len(index)
 
 
 def embedding_bag(
@@ -395,7 +402,7 @@ def embedding_bag(
     if mode == "max" and sparse:
         raise ArgumentError("max mode does not support sparse weights")
     index = input._data
-    ends = _bag_offsets(op, index, offsets, include_last_offset)
+    ends, end = _bag_offsets(op, index, offsets, include_last_offset)
     if mode == "max" and scale_grad_by_freq:
         raise ArgumentError(f"{op}: scale_grad_by_freq=True is not defined for mode='max'")
     scale = per_sample_weights
@@ -410,9 +417,9 @@ def embedding_bag(
             raise ArgumentError(
                 f"{op}: per_sample_weights must have the shape of input, {index.shape}; got {scale._data.shape}"
             )
-    if ends[-1] < index.size:  # what lies behind the last bag takes no part
-        input = input[: int(ends[-1])]
-        scale = scale if scale is None else scale[: int(ends[-1])]
+    if end < index.size:  # what lies behind the last bag takes no part
+        input = input[:end]
+        scale = scale if scale is None else scale[:end]
     padding = -1 if padding_idx is None else padding_row(op, padding_idx, len(weight._data))
     if max_norm is not None:
         _renormalise(op, weight, index, max_norm, norm_type)

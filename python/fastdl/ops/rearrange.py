@@ -12,7 +12,7 @@ from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.devices import device_of, to_device, to_host
 from fastdl.dtypes import FLOATING, float16, float32, float64
-from fastdl.kernels import on_device, select, strided
+from fastdl.kernels import select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, sum_to, zeros
 from fastdl.ops.common import axes, axis, ints
 from fastdl.ops.views import reshape
@@ -76,7 +76,7 @@ class RepeatInterleave(Op):
 
     def forward(self, x: Any, repeats: Any, dim: int) -> Any:
         self.shape, self.repeats, self.dim = x.shape, repeats, dim
-        if repeats.__class__ is int and not on_device(x):
+        if repeats.__class__ is int:
             shape = x.shape
             extents = (*shape[: dim + 1], repeats, *shape[dim + 1 :])
             whole = strided(x, extents, (*x.strides[: dim + 1], 0, *x.strides[dim + 1 :]))

@@ -47,7 +47,7 @@ def as_matrix(w: Any, dim: int) -> Any:
 
 
 def unit_vector(x: Any, eps: float) -> Any:
-    return x / max(float(np.sqrt(np.square(x).sum())), eps)
+    return x / np.maximum(np.sqrt(np.square(x).sum()), eps)  # a GPU's stays there
 
 
 class _Hook:
