@@ -334,3 +334,20 @@ def test_refusals(backend):
             backend.index_select_forward(wrong, 1, index)
     with pytest.raises(TypeError, match="int64"):
         backend.index_select_forward(x, 1, index.astype(np.int32))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "f8"])
+def test_rows_of_every_short_length(backend, dtype):
+    """Rows up to 128 bytes are two words that overlap: nothing may be missing between them, nothing lie beyond."""
+    rng = np.random.default_rng(0)
+    for n in (*range(1, 21), 31, 32, 33, 63, 64, 65, 127, 128, 129):
+        x = rng.integers(0, 100, (5, 70, n + 3)).astype(dtype)
+        for view in (
+            x[:, :, 1 : n + 1],
+            x[1:4, ::2, 3:],
+            np.broadcast_to(x[0, 0, :n], (300, n)),
+            np.broadcast_to(x[:, :, :1], (5, 70, n)),
+        ):
+            np.testing.assert_array_equal(backend.contiguous(view), view)
+        parts = [x[:, :, :n].copy(), x[:, :, :1].copy(), x]
+        np.testing.assert_array_equal(backend.concat(parts, 2), np.concatenate(parts, 2))

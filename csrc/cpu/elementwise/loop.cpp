@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "cpu/layout/copy_rows.h"
 #include "cpu/runtime/threads.h"
 
 namespace fastdl {
@@ -10,7 +11,7 @@ namespace {
 
 constexpr int64_t kBlock = 1024, kHalfBlock = 512;  // elements; of floats that are stored in half precision
 constexpr int64_t kConstants = 256;                 // a row's worth of a constant that serves all of it
-constexpr int64_t kShortRow = 64;
+constexpr int64_t kShortRow = 64, kTinyRow = 16;
 constexpr int64_t kStreamBytes = 20 << 20;  // outputs from here on are stored past the caches
 constexpr int kHalfBytes = sizeof(uint16_t);
 
@@ -68,7 +69,8 @@ void gather(char* to, const char* from, int64_t stride, int64_t n, int64_t rows,
   }
   const bool lie_so = stride == stored && (rows == 1 || next == n * stored);
   if (!converted && lie_so) return void(std::memcpy(to, from, size_t(rows * n * stored)));
-  for (int64_t r = 0; r < rows && !lie_so; ++r)
+  if (stride == stored && !lie_so) copy_rows(place, n * stored, from, next, n * stored, rows);
+  for (int64_t r = 0; r < rows && stride != stored; ++r)
     copy(place + r * n * stored, stored, from + r * next, stride, n, stored);
   if (converted)
     widen(reinterpret_cast<float*>(to), lie_so ? reinterpret_cast<const uint16_t*>(from) : collected,
@@ -87,6 +89,7 @@ void scatter(char* to, int64_t stride, const char* from, int64_t n, int64_t rows
     if (lie_so) return;
     from = reinterpret_cast<const char*>(rounded);
   }
+  if (stride == stored) return copy_rows(to, next, from, n * stored, n * stored, rows);
   for (int64_t r = 0; r < rows; ++r) copy(to + r * next, stride, from + r * n * stored, stored, n, stored);
 }
 
@@ -128,12 +131,13 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
     int64_t rows =
         n == row && loop.axes > 1 ? std::min(loop.extent[1] - index[1], (end - position) / row) : 1;
     char* here[N];
-    // Short rows beside one that stays the same (a bias of few features) are better multiplied out.
+    // Short rows beside one that stays the same (a bias of few features) are better multiplied out, very short
+    // ones collected.
     bool joins = n < kShortRow && rows > 1;
     for (int i = 0; i < N; ++i) {
       here[i] = start[i] + column * step[i];
-      joins =
-          joins && (loop.stride[1][i] == n * step[i] || (loop.stride[1][i] == 0 && i >= elements.outputs));
+      joins = joins && (n < kTinyRow || loop.stride[1][i] == n * step[i] ||
+                        (loop.stride[1][i] == 0 && i >= elements.outputs));
     }
     if (direct && !joins) {
       run(f, n, here, rows, loop.stride[1]);

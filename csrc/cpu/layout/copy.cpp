@@ -15,6 +15,7 @@
 
 #include "cpu/gemm/pack.h"
 #include "cpu/layout/copy_bytes.h"
+#include "cpu/layout/copy_rows.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/map.h"
@@ -24,6 +25,7 @@ namespace {
 
 constexpr int kMaxAxes = 64;
 constexpr int64_t kTile = 16;
+constexpr int64_t kBlockBytes = 16 << 10;
 
 struct Axis {
   int64_t extent, to, from;  // strides in bytes
@@ -63,6 +65,24 @@ void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int6
     return;
   }
   for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, sizeof(T));
+}
+
+// For each of `rows` elements, `from_step` apart, a row of `count` of it, less than kShortRowBytes.
+template <class T>
+void repeat_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t count,
+                 int64_t rows) {
+  with_word(count * int64_t(sizeof(T)), [&]<class W>(W) {
+    if constexpr (sizeof(W) >= sizeof(T)) {
+      const int64_t last = count * int64_t(sizeof(T)) - int64_t(sizeof(W));
+      for (int64_t row = 0; row < rows; ++row, to += to_step, from += from_step) {
+        T all[sizeof(W) / sizeof(T)], value;
+        std::memcpy(&value, from, sizeof(T));
+        std::fill_n(all, sizeof(W) / sizeof(T), value);
+        std::memcpy(to, all, sizeof(W));
+        std::memcpy(to + last, all, sizeof(W));
+      }
+    }
+  });
 }
 
 // A tile: both strides of the result and of the source; its columns are the source's nearest neighbours.
@@ -126,6 +146,26 @@ void for_each(const Axis* axes, int count, int64_t begin, int64_t end, F&& f) {
   }
 }
 
+// Calls f(to offset, from offset, n) for runs of n steps along the last of these axes.
+template <class F>
+void for_each_run(const Axis* axes, int count, int64_t begin, int64_t end, F&& f) {
+  const Axis& last = axes[count - 1];
+  for (int64_t n = begin; n < end;) {
+    const int64_t place = n % last.extent, steps = std::min(last.extent - place, end - n);
+    const int64_t outer = n / last.extent;
+    if (place > 0 || steps < last.extent) {
+      for_each(axes, count - 1, outer, outer + 1,
+               [&](int64_t to, int64_t from) { f(to + place * last.to, from + place * last.from, steps); });
+      n += steps;
+      continue;
+    }
+    const int64_t whole = (end - n) / last.extent;
+    for_each(axes, count - 1, outer, outer + whole,
+             [&](int64_t to, int64_t from) { f(to, from, last.extent); });
+    n += whole * last.extent;
+  }
+}
+
 int64_t combinations(const Axis* axes, int count) {
   int64_t n = 1;
   for (int i = 0; i < count; ++i) n *= axes[i].extent;
@@ -141,6 +181,16 @@ void copy_elements(char* to, const char* from, Axis* axes, int count) {
       copy_row<T>(to + begin * item, from + begin * inner.from, end - begin, item, inner.from);
     });
     return;
+  }
+  if (inner.from == 0 && inner.extent * item <= kShortRowBytes) {
+    const Axis run = axes[count - 2];
+    return parallel_for(combinations(axes, count - 1),
+                        std::max<int64_t>(1, kGrainBytes / 4 / (inner.extent * item)),
+                        [&](int64_t begin, int64_t end) {
+                          for_each_run(axes, count - 1, begin, end, [&](int64_t t, int64_t f, int64_t n) {
+                            repeat_rows<T>(to + t, run.to, from + f, run.from, inner.extent, n);
+                          });
+                        });
   }
   if (inner.extent < 4) {  // as with the colours of images: long runs along the axis before, one per element
     const Axis run = axes[count - 2];
@@ -223,6 +273,10 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
       return;
     }
     parallel_for(rows, std::max<int64_t>(1, kGrainBytes / bytes), [&](int64_t begin, int64_t end) {
+      if (bytes <= kShortRowBytes)
+        return for_each_run(axes, count - 1, begin, end, [&](int64_t t, int64_t f, int64_t n) {
+          copy_rows(to + t, axes[count - 2].to, from + f, axes[count - 2].from, bytes, n);
+        });
       for_each(axes, count - 1, begin, end,
                [&](int64_t t, int64_t f) { copy_bytes(to + t, from + f, bytes, past); });
       if (past) simd::fence();
@@ -399,6 +453,16 @@ void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t
     return interleave<uint64_t>(y, parts, count, outer);
   parallel_for(outer, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(total, 1)),
                [&](int64_t begin, int64_t end) {
+                 if (total <= count * kShortRowBytes) {  // part after part of rows that stay in L1
+                   const int64_t block = std::max<int64_t>(1, kBlockBytes / std::max<int64_t>(total, 1));
+                   for (int64_t o = begin; o < end; o += block) {
+                     char* to = y + o * total;
+                     for (int64_t i = 0; i < count; to += row_bytes[i], ++i)
+                       copy_rows(to, total, parts[i] + o * row_bytes[i], row_bytes[i], row_bytes[i],
+                                 std::min(block, end - o));
+                   }
+                   return;
+                 }
                  for (int64_t o = begin; o < end; ++o) {
                    char* to = y + o * total;
                    for (int64_t i = 0; i < count; ++i) {

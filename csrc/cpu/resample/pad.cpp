@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "cpu/layout/copy_rows.h"
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 
@@ -46,15 +47,12 @@ constexpr int64_t kPiece = 1 << 16;  // elements
 template <class T>
 [[gnu::always_inline]] inline void copy(T* to, const T* from, int64_t n) {
   constexpr int w = simd::kWidth<T>;
+  if (n < w)
+    return copy_rows(reinterpret_cast<char*>(to), 0, reinterpret_cast<const char*>(from), 0,
+                     n * int64_t(sizeof(T)), 1);
   int64_t i = 0;
   for (; i + w <= n; i += w) simd::store(to + i, simd::load(from + i));
-  if (i == n) return;
-  if (n >= w) return simd::store(to + n - w, simd::load(from + n - w));  // overlaps
-  if constexpr (sizeof(T) == 2) {                                        // no masks for half precision
-    for (; i < n; ++i) to[i] = from[i];
-  } else {
-    simd::store_n(to, simd::load_n(from, int(n)), int(n));
-  }
+  if (i < n) simd::store(to + n - w, simd::load(from + n - w));  // overlaps
 }
 
 // A row of outputs: stretches of consecutive inputs, or (from < 0) of the constant.
@@ -70,23 +68,22 @@ class Row {
   }
 
   // `count` rows from consecutive rows of x, `step` apart. Short rows have more beginnings than elements: the
-  // constant is written all over them, and copies over it.
+  // constant is written all over them, and one stretch after the other copied over it.
   void write(T* to, const T* x, int64_t count, int64_t step) const {
-    const int64_t n = out_;
-    const T value = value_;
-    const bool constants = copies_.size() < stretches_.size();
-    const Stretch *begin = copies_.data(), *end = begin + copies_.size();
-    if (n > 4 * simd::kWidth<T>) {
-      for (int64_t row = 0; row < count; ++row) write_part(to + row * n, x + row * step, 0, n);
-      return;
-    }
-    for (int64_t row = 0; row < count; ++row, to += n, x += step) {
-      if (constants) fill(to, n, value);
-      for (const Stretch* s = begin; s != end; ++s)
-        if (s->last - s->first == 1)
-          to[s->first] = x[s->from];
-        else
-          copy(to + s->first, x + s->from, s->last - s->first);
+    const int64_t block = out_ <= 4 * simd::kWidth<T> ? std::max<int64_t>(1, kBlock / out_) : 1;
+    for (int64_t row = 0; row < count; row += block) {
+      const int64_t rows = std::min(block, count - row);
+      T* here = to + row * out_;
+      const T* from = x + row * step;
+      if (rows == 1) {
+        write_part(here, from, 0, out_);
+        continue;
+      }
+      if (copies_.size() < stretches_.size()) fill(here, rows * out_, value_);
+      for (const Stretch& s : copies_)
+        copy_rows(reinterpret_cast<char*>(here + s.first), out_ * kItem,
+                  reinterpret_cast<const char*>(from + s.from), step * kItem, (s.last - s.first) * kItem,
+                  rows);
     }
   }
   // Outputs [first, last) of it.
@@ -102,6 +99,7 @@ class Row {
   }
 
  private:
+  static constexpr int64_t kItem = sizeof(T), kBlock = 1024;
   struct Stretch {
     int64_t first, last, from;
   };
