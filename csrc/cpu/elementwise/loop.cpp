@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "cpu/layout/copy_rows.h"
+#include "cpu/copy_rows.h"
 #include "cpu/runtime/threads.h"
 
 namespace fastdl {

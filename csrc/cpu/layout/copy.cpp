@@ -13,9 +13,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/copy_rows.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/layout/copy_bytes.h"
-#include "cpu/layout/copy_rows.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/map.h"

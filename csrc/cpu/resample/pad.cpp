@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include "cpu/layout/copy_rows.h"
+#include "cpu/copy_rows.h"
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 
