@@ -34,6 +34,15 @@ def train(name, **options):
         return loss
     for _ in range(3 if name == "LBFGS" else 20): o.step(closure)
     return [*ps, len(o.state_dict()["state"])]
+def valley(**options):
+    p = L.tensor([-1.2, 1.0], dtype=L.float64, requires_grad=True)
+    o = L.optim.LBFGS([p], **options)
+    def closure():
+        o.zero_grad()
+        loss = (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
+        loss.backward()
+        return loss
+    return [*[o.step(closure) for _ in range(3)], o.state_dict()["state"][0]["func_evals"]]
 def fill(module):
     for i, p in enumerate(module.parameters()): p.data.copy_(reals(*p.shape, seed=i) * 0.3)
 nan = float("nan"); gap = L.tensor([[1.0, nan, 3.0], [nan, 5.0, 4.0]])
@@ -445,6 +454,8 @@ TABLES = {
         train("LBFGS", lr=0.5, max_iter=5)
         train("LBFGS", history_size=2, max_iter=4, max_eval=6)
         train("LBFGS", line_search_fn="strong_wolfe", max_iter=4)
+        valley(line_search_fn="strong_wolfe", lr=1e-3, max_iter=4, max_eval=3)
+        valley(line_search_fn="strong_wolfe", lr=100.0, max_iter=9, max_eval=4)
         L.optim.Rprop([leaf(1)], etas=(1.5, 2))
         o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.05, 4); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(7)]
         o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.5, 3, "linear"); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(5)]
