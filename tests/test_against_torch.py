@@ -177,6 +177,12 @@ TABLES = {
         [L.arange(*a, dtype=getattr(L, t)) for a in ((0.0, -8.5, -4.0), (1, 5.5, 2), (0.7, 3.2, 1.5)) for t in ("int32", "int64", "uint8", "float16")]
     """,
     "numbers as rows": """
+        [L.zeros(4).scatter_(0, L.tensor(y), value=1) for y in range(4)]
+        [L.ones(3).scatter(0, L.tensor(1), 2.0), L.ones(3).scatter(0, L.tensor([1]), L.tensor(5.0)), L.ones(3).scatter(0, L.tensor(1), L.tensor([5.0]))]
+        [L.ones(3).scatter_add(0, L.tensor(1), L.tensor(5.0)), *[L.ones(3).scatter_reduce(0, L.tensor(2), L.tensor(5.0), r, include_self=False) for r in ("sum", "prod", "mean", "amax")]]
+        a = leaf(3); b = leaf(); grads(a.scatter(0, L.tensor(1), b), a, b)
+        L.ones(3, 2).scatter(0, L.tensor(1), 3.0)
+        L.gather(L.ones(3, 2), 0, L.tensor(1))
         L.tensor(2.0).index_add(0, L.tensor([0]), L.tensor(3.0), alpha=2), L.tensor(2.0).index_copy(0, L.tensor([0]), L.tensor(3.0))
         L.tensor(2.0).index_fill(0, L.tensor([0]), 5.0), L.tensor(2.0).index_fill(0, L.tensor([0]), L.tensor(4.0))
         L.tensor(2.0).scatter(0, L.tensor(0), L.tensor(3.0)), L.tensor(2.0).scatter(0, L.tensor(0), 1.5), L.tensor(2.0).scatter_add(0, L.tensor([0]), L.tensor([3.0]))
