@@ -176,6 +176,19 @@ TABLES = {
         L.arange(end=3), L.arange(-0.9, 2.1, 2.0, dtype=L.int64), L.arange(0.0, -8.1, -4.0, dtype=L.int64), L.linspace(4.3, -3, 5, dtype=L.int64)
         [L.arange(*a, dtype=getattr(L, t)) for a in ((0.0, -8.5, -4.0), (1, 5.5, 2), (0.7, 3.2, 1.5)) for t in ("int32", "int64", "uint8", "float16")]
     """,
+    "axis for dim": """
+        x = reals(2, 3, seed=4).sort(0)[0]; [L.softmax(x, axis=1), x.softmax(axis=0), L.log_softmax(x, axis=1), x.logsumexp(axis=1, keepdims=True), L.logsumexp(x, axis=0)]
+        x = reals(2, 3, seed=4); [*x.unbind(axis=1), *x.chunk(2, axis=1), *x.tensor_split(2, axis=1), x.unsqueeze(axis=0), L.squeeze(x[None], axis=0), x.diff(axis=0)]
+        x = reals(2, 3, seed=4); [*x.kthvalue(1, axis=0, keepdims=True), *x.mode(axis=1), *x.aminmax(axis=0), *x.cummax(axis=0), x.quantile(0.5, axis=1), x.nansum(axis=0), x.nanmedian(axis=0, keepdims=True)[0], L.trapz(x, axis=0)]
+        x = reals(2, 3, seed=4); x.softmax(1, axis=0)
+        x = reals(2, 3, seed=4); x.softmax(axis=5)
+        x = reals(2, 3, seed=4); L.softmax(x, dim=0, axis=0)
+    """,
+    "numbers that are tensors": """
+        n = L.tensor(2); x = ints(4, 3); [*x.split(n), *x.chunk(n), *L.split(x, n, 1), *L.chunk(x, n, 1), *x.split(L.tensor(1), dim=1)]
+        layers = [L.nn.Linear(L.tensor(3), L.tensor(2)), L.nn.Embedding(L.tensor(3), L.tensor(2))]; [layers[0].weight.shape, layers[1].weight.shape, repr(layers[0])]
+        L.nn.Linear(L.tensor(2.5), 2)
+    """,
     "numbers as rows": """
         [L.zeros(4).scatter_(0, L.tensor(y), value=1) for y in range(4)]
         [L.ones(3).scatter(0, L.tensor(1), 2.0), L.ones(3).scatter(0, L.tensor([1]), L.tensor(5.0)), L.ones(3).scatter(0, L.tensor(1), L.tensor([5.0]))]
