@@ -34,6 +34,15 @@ def train(name, **options):
         return loss
     for _ in range(3 if name == "LBFGS" else 20): o.step(closure)
     return [*ps, len(o.state_dict()["state"])]
+def valley(**options):
+    p = L.tensor([-1.2, 1.0], dtype=L.float64, requires_grad=True)
+    o = L.optim.LBFGS([p], **options)
+    def closure():
+        o.zero_grad()
+        loss = (1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2
+        loss.backward()
+        return loss
+    return [*[o.step(closure) for _ in range(3)], o.state_dict()["state"][0]["func_evals"]]
 def fill(module):
     for i, p in enumerate(module.parameters()): p.data.copy_(reals(*p.shape, seed=i) * 0.3)
 nan = float("nan"); gap = L.tensor([[1.0, nan, 3.0], [nan, 5.0, 4.0]])
@@ -167,7 +176,26 @@ TABLES = {
         L.arange(end=3), L.arange(-0.9, 2.1, 2.0, dtype=L.int64), L.arange(0.0, -8.1, -4.0, dtype=L.int64), L.linspace(4.3, -3, 5, dtype=L.int64)
         [L.arange(*a, dtype=getattr(L, t)) for a in ((0.0, -8.5, -4.0), (1, 5.5, 2), (0.7, 3.2, 1.5)) for t in ("int32", "int64", "uint8", "float16")]
     """,
+    "axis for dim": """
+        x = reals(2, 3, seed=4).sort(0)[0]; [L.softmax(x, axis=1), x.softmax(axis=0), L.log_softmax(x, axis=1), x.logsumexp(axis=1, keepdims=True), L.logsumexp(x, axis=0)]
+        x = reals(2, 3, seed=4); [*x.unbind(axis=1), *x.chunk(2, axis=1), *x.tensor_split(2, axis=1), x.unsqueeze(axis=0), L.squeeze(x[None], axis=0), x.diff(axis=0)]
+        x = reals(2, 3, seed=4); [*x.kthvalue(1, axis=0, keepdims=True), *x.mode(axis=1), *x.aminmax(axis=0), *x.cummax(axis=0), x.quantile(0.5, axis=1), x.nansum(axis=0), x.nanmedian(axis=0, keepdims=True)[0], L.trapz(x, axis=0)]
+        x = reals(2, 3, seed=4); x.softmax(1, axis=0)
+        x = reals(2, 3, seed=4); x.softmax(axis=5)
+        x = reals(2, 3, seed=4); L.softmax(x, dim=0, axis=0)
+    """,
+    "numbers that are tensors": """
+        n = L.tensor(2); x = ints(4, 3); [*x.split(n), *x.chunk(n), *L.split(x, n, 1), *L.chunk(x, n, 1), *x.split(L.tensor(1), dim=1)]
+        layers = [L.nn.Linear(L.tensor(3), L.tensor(2)), L.nn.Embedding(L.tensor(3), L.tensor(2))]; [layers[0].weight.shape, layers[1].weight.shape, repr(layers[0])]
+        L.nn.Linear(L.tensor(2.5), 2)
+    """,
     "numbers as rows": """
+        [L.zeros(4).scatter_(0, L.tensor(y), value=1) for y in range(4)]
+        [L.ones(3).scatter(0, L.tensor(1), 2.0), L.ones(3).scatter(0, L.tensor([1]), L.tensor(5.0)), L.ones(3).scatter(0, L.tensor(1), L.tensor([5.0]))]
+        [L.ones(3).scatter_add(0, L.tensor(1), L.tensor(5.0)), *[L.ones(3).scatter_reduce(0, L.tensor(2), L.tensor(5.0), r, include_self=False) for r in ("sum", "prod", "mean", "amax")]]
+        a = leaf(3); b = leaf(); grads(a.scatter(0, L.tensor(1), b), a, b)
+        L.ones(3, 2).scatter(0, L.tensor(1), 3.0)
+        L.gather(L.ones(3, 2), 0, L.tensor(1))
         L.tensor(2.0).index_add(0, L.tensor([0]), L.tensor(3.0), alpha=2), L.tensor(2.0).index_copy(0, L.tensor([0]), L.tensor(3.0))
         L.tensor(2.0).index_fill(0, L.tensor([0]), 5.0), L.tensor(2.0).index_fill(0, L.tensor([0]), L.tensor(4.0))
         L.tensor(2.0).scatter(0, L.tensor(0), L.tensor(3.0)), L.tensor(2.0).scatter(0, L.tensor(0), 1.5), L.tensor(2.0).scatter_add(0, L.tensor([0]), L.tensor([3.0]))
@@ -445,6 +473,8 @@ TABLES = {
         train("LBFGS", lr=0.5, max_iter=5)
         train("LBFGS", history_size=2, max_iter=4, max_eval=6)
         train("LBFGS", line_search_fn="strong_wolfe", max_iter=4)
+        valley(line_search_fn="strong_wolfe", lr=1e-3, max_iter=4, max_eval=3)
+        valley(line_search_fn="strong_wolfe", lr=100.0, max_iter=9, max_eval=4)
         L.optim.Rprop([leaf(1)], etas=(1.5, 2))
         o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.05, 4); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(7)]
         o = L.optim.SGD([leaf(1)], lr=0.3); s = L.optim.swa_utils.SWALR(o, 0.5, 3, "linear"); [(o.step(), s.step(), s.get_last_lr()[0])[2] for _ in range(5)]

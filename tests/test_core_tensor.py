@@ -169,6 +169,8 @@ def test_requires_grad_rules():
         lambda lib: lib.tensor([100000.0, 200000.0]),
         lambda lib: lib.tensor([[-1e-5, 2e-5]]),
         lambda lib: lib.ones(30, dtype=lib.float16),
+        lambda lib: (lib.arange(5.0)[None] * 1e6).requires_grad_(),  # one character too long for the line
+        lambda lib: lib.zeros(2, 3, device="meta", dtype=lib.int8),
     ],
 )
 def test_prints_like_torch(make):

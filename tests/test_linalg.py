@@ -169,6 +169,24 @@ def test_a_singular_matrix():
         fastdl.cholesky_inverse(fastdl.tensor(triangle))
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda lib: lib.linalg.cholesky(-lib.eye(2)),
+        lambda lib: lib.linalg.inv(lib.zeros(2, 2)),
+        lambda lib: lib.linalg.solve(lib.zeros(2, 2), lib.ones(2)),
+        lambda lib: lib.full((3, 2), float("nan")).svd(),
+        lambda lib: lib.linalg.svdvals(lib.full((3, 2), float("nan"))),
+    ],
+)
+def test_a_failure_is_a_runtime_error_as_loops_that_add_jitter_expect(call):
+    for lib in (torch, fastdl):
+        with pytest.raises(RuntimeError) as caught:
+            call(lib)
+        assert isinstance(caught.value, lib.linalg.LinAlgError)
+    assert isinstance(caught.value, np.linalg.LinAlgError)
+
+
 def test_what_does_not_fit_is_refused():
     a = fastdl.eye(3)
     factors = fastdl.linalg.lu_factor(a)

@@ -27,7 +27,7 @@ def test_what_it_tells():
     assert x.is_contiguous()
     assert not x.transpose(0, 1).is_contiguous()
     assert x[0, 1:].storage_offset() == 4
-    assert repr(meta(2, 3, dtype=fastdl.int8)) == "tensor(..., size=(2, 3), dtype=fastdl.int8, device='meta')"
+    assert repr(meta(2, 3, dtype=fastdl.int8)) == "tensor(..., device='meta', size=(2, 3), dtype=fastdl.int8)"
     assert not fastdl.ones(2).is_meta
 
 

@@ -186,11 +186,48 @@ def test_code_is_not_run(archive, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [torch.ones(2).untyped_storage(), torch.float32, np.ones(2), complex(1, 2), len]
+    "value",
+    [torch.ones(2).untyped_storage(), torch.float32, np.array([None]), np.array(["a"]), complex(1, 2), len],
 )
 def test_other_objects_are_refused(value):
     with pytest.raises(ValueError, match=r"torch\.save|bare storage"):
         fastdl.load(saved({"x": value}))
+
+
+@LAYOUTS
+def test_numbers_arrays_and_bytes_of_numpy(archive):
+    """A best accuracy that is NumPy's, its random state, and bytes, as training scripts keep them."""
+    value = {
+        "best": np.float64(0.75),
+        "step": np.int64(3),
+        "done": np.bool_(True),
+        "state": np.random.RandomState(3).get_state(),
+        "dtype": np.dtype("int16"),
+        "id": b"a\xff",
+        "none": b"",
+    }
+    got = fastdl.load(saved(value, archive))
+    assert [type(v) for v in got.values()] == [type(v) for v in value.values()]
+    np.testing.assert_array_equal(got["state"][1], value["state"][1])
+    assert {k: v for k, v in got.items() if k != "state"} == {k: v for k, v in value.items() if k != "state"}
+    for array in (
+        np.arange(6.0).reshape(2, 3).T,
+        np.zeros((0, 2)),
+        np.array(1.5),
+        np.arange(3, dtype=">i2"),
+        np.array([1j]),
+    ):
+        again = fastdl.load(saved([array], archive))[0]
+        np.testing.assert_array_equal(again, array)
+        assert (again.dtype, again.flags.writeable) == (array.dtype, True)
+
+
+def test_a_dtype_takes_no_state_but_the_order_of_bytes():
+    class Fields:
+        def __reduce__(self):
+            return np.dtype, ("f8", False, True), (3, "|", None, ("a",), {"a": (np.dtype("f4"), 0)}, 8, 8, 0)
+
+    assert fastdl.load(saved([Fields()]))[0] == np.dtype("f8")
 
 
 def test_plain_pickles_and_archives_are_refused():

@@ -333,6 +333,13 @@ def test_prints_as_torch_s(make):
     assert ours == theirs.replace("torch.", "fastdl.")
 
 
+@pytest.mark.parametrize("n", [3, 15, 40])
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+def test_breaks_lines_where_torch_does(n, layout):
+    ours, theirs = [repr(getattr(m.arange(1.0, n)[None], layout)()) for m in LIBRARIES]
+    assert ours == theirs.replace("torch.", "fastdl.")
+
+
 ERRORS = {
     "out of range": lambda m: m.sparse_coo_tensor([[0, 1]], [1.0, 2.0], (1,), check_invariants=True),
     "negative": lambda m: m.sparse_coo_tensor([[0, -1]], [1.0, 2.0], (3,), check_invariants=True),

@@ -5,6 +5,7 @@ python tools/make_method_stubs.py          (with fastdl importable)
 
 from __future__ import annotations
 
+from inspect import unwrap
 from pathlib import Path
 
 from fastdl import methods
@@ -39,6 +40,7 @@ def stubs() -> str:
         short = module.__name__.rpartition(".")[2]
         attached.update({name: f"_{short}.{name}" for name in names.split()})
     for name, function in methods._RENAMED.items():
+        function = unwrap(function)
         short = function.__module__.rpartition(".")[2]
         attached[name] = f"_{short}.{function.__name__}"
     dunders = {name for name in attached if name.startswith("__")}

@@ -6,7 +6,9 @@ for either catches these.
 
 from typing import Any
 
-__all__ = ["ArgumentError", "DtypeError", "RangeError"]
+import numpy as np
+
+__all__ = ["ArgumentError", "DtypeError", "LinAlgError", "RangeError"]
 
 
 class ArgumentError(ValueError, RuntimeError):
@@ -19,6 +21,10 @@ class DtypeError(TypeError, RuntimeError):
 
 class RangeError(IndexError, RuntimeError):
     """An index in a tensor lies outside of what it counts."""
+
+
+class LinAlgError(np.linalg.LinAlgError, RuntimeError):
+    """A matrix has no inverse or no factor, or what should find it did not converge."""
 
 
 def not_for_complex(op: str, hint: str = "") -> NotImplementedError:

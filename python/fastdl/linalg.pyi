@@ -1,6 +1,7 @@
 """Public names of fastdl.linalg, with out=. Written by tools/make_function_stubs.py."""
 
 from collections.abc import Sequence
+from fastdl.errors import LinAlgError as LinAlgError
 from fastdl.ops.linalg import EigResult
 from fastdl.ops.linalg import EighResult
 from fastdl.ops.linalg import QrResult
@@ -17,7 +18,6 @@ from fastdl.ops.solve import CholeskyExResult
 from fastdl.ops.solve import InvExResult
 from fastdl.ops.solve import SolveExResult
 from fastdl.tensor import Tensor
-from numpy.linalg import LinAlgError as LinAlgError
 from typing import Any
 
 __all__ = [

@@ -119,6 +119,15 @@ class _Unpickler(pickle.Unpickler):
             return getattr(collections, name)
         if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
             return set if name == "set" else frozenset
+        if (module, name) in (("_codecs", "encode"), ("__builtin__", "bytes")):
+            return _bytes
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in (
+            "_reconstruct",
+            "scalar",
+        ):
+            return _Array if name == "_reconstruct" else _number
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return _Class(name) if name == "ndarray" else _Dtype
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return _Class(name)
         if module == "torch" and name in _DTYPES:
@@ -137,8 +146,9 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch.serialization", "_get_layout"):
             return str
         raise _Refused(
-            f"written by torch.save, and holds {module}.{name}, which is more than data: only tensors, numbers, text, "
-            "lists and dicts are read, since anything else can run code. Save model.state_dict() instead of the model"
+            f"written by torch.save, and holds {module}.{name}, which is more than data: only tensors, arrays, "
+            "numbers, text, lists and dicts are read, since anything else can run code. "
+            "Save model.state_dict() instead of the model"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -224,6 +234,53 @@ class _Sparse:
         return restored(self.layout, [t.build(CPU) for t in self.places], values, shape, self.coalesced)
 
 
+class _Dtype:
+    """The dtype of NumPy's numbers. Of its state only the order of bytes is taken: NumPy's own takes much more."""
+
+    def __init__(self, code: str, *flags: Any) -> None:
+        if code[0] not in "biufc" or not code[1:].isdigit():
+            raise _Refused(f"written by torch.save, with a NumPy array of dtype {code!r}, which is not read")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+    def build(self, where: Any) -> Any:
+        return self.dtype
+
+
+class _Array:
+    """A NumPy array's description."""
+
+    def __init__(self, *kind: Any) -> None:
+        self.array: Array
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, columns_first, raw = state
+        self.array = _numbers(dtype, raw).reshape(shape, order="F" if columns_first else "C").copy()
+
+    def build(self, where: Any) -> Any:
+        return self.array
+
+
+def _numbers(dtype: Any, raw: Any) -> Array:
+    if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
+        raise _Refused("written by torch.save, with a damaged NumPy array")
+    return np.frombuffer(raw, dtype.dtype)
+
+
+def _number(dtype: Any, raw: Any) -> Any:
+    return _numbers(dtype, raw)[0]
+
+
+def _bytes(text: str = "", encoding: str = "latin1") -> bytes:
+    """Bytes as old pickles hold them: a text of as many letters."""
+    return text.encode("latin1")
+
+
+_DESCRIPTIONS = (_Tensor, _Sparse, _Array, _Dtype)
+
+
 def _parameter(data: Any, requires_grad: bool, hooks: Any) -> Any:
     if not isinstance(data, _Tensor):
         raise _Refused("written by torch.save, with a damaged parameter")
@@ -239,11 +296,11 @@ def _build(value: Any, where: Any, made: dict[int, Any]) -> Any:
     """``value`` with tensors in place of descriptions; what occurs twice stays one object."""
     if isinstance(value, (_Storage, _Class)) or callable(value):
         raise _Refused("written by torch.save, and holds a bare storage or function; only tensors are read")
-    if not isinstance(value, (_Tensor, _Sparse, dict, list, tuple, set, frozenset)):
+    if not isinstance(value, (*_DESCRIPTIONS, dict, list, tuple, set, frozenset)):
         return value
     if id(value) in made:
         return made[id(value)]
-    if isinstance(value, (_Tensor, _Sparse)):
+    if isinstance(value, _DESCRIPTIONS):
         result: Any = value.build(where)
     elif isinstance(value, dict):
         result = made[id(value)] = type(value)()

@@ -183,7 +183,7 @@ def tensor_repr(tensor: Any, prefix: str = "tensor(", plain: bool = False) -> st
     if plain:
         notes = [note for note in notes if note.startswith("size")]
     elif where is not CPU:
-        notes.append(f"device='{where}'")
+        notes.insert(0, f"device='{where}'")
     if tensor._node is not None:
         notes.append(f"grad_fn=<{tensor._node.name()}>")
     elif tensor._requires_grad:
@@ -204,7 +204,7 @@ def contents(tensor: Any, indent: int) -> str:
 
 def with_notes(text: str, notes: list[str], indent: int, force_newline: bool = False) -> str:
     """``text`` and the notes, in lines that are not too long, and a closing parenthesis."""
-    line = len(text) - text.rfind("\n")
+    line = len(text) - text.rfind("\n") + 1
     for note in notes:
         if force_newline or line + len(note) + 2 > _options["linewidth"]:
             force_newline = False

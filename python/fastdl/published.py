@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import update_wrapper
-from inspect import Parameter, signature, unwrap
+from inspect import CO_VARKEYWORDS, Parameter, signature, unwrap
 from typing import Any
 
 from fastdl._graph import FunctionCall, set_explain
@@ -52,6 +52,11 @@ def method(function: Function) -> Function:
     code = unwrap(function).__code__
     others = code.co_varnames[1 : code.co_argcount]
     if any("Tensor" in str(unwrap(function).__annotations__.get(name)) for name in others):
+        return explaining(function)
+    keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    if (
+        "dim" in (*others, *keywords) and not code.co_flags & CO_VARKEYWORDS
+    ):  # those with **names take NumPy's themselves
         return explaining(function)
     return function
 
@@ -152,11 +157,22 @@ def explain(
         raise DtypeError(f"{op}: {rest}") from None
 
 
+def _by_our_names(function: Function, options: dict[str, Any]) -> dict[str, Any] | None:
+    """``options`` with ``dim`` and ``keepdim`` where NumPy's names for them were given; None if there are none."""
+    code = unwrap(function).__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    ours = {"axis": "dim", "keepdims": "keepdim"}
+    renamed = {name if name in known else ours.get(name, name): value for name, value in options.items()}
+    return renamed if len(renamed) == len(options) and renamed.keys() != options.keys() else None
+
+
 def _answer(call: Any, args: Any, options: dict[str, Any], error: Exception) -> Any:
-    """The result of a call that raised ``error``, if it has sparse tensors among its arguments; else None.
+    """The result of a call that raised ``error``, if its arguments have NumPy's names or are sparse; else None.
 
     None lets the error pass, unless :func:`explain` has raised a better one.
     """
+    if isinstance(error, TypeError) and (renamed := _by_our_names(_wrapped[call], options)) is not None:
+        return call(*args, **renamed)
     if SparseArray.made and options.get("out") is None:
         from fastdl.sparse import called, has_sparse
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index as to_int
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,12 @@ def empty(shape: tuple[int, ...], device: Any = None, dtype: Any = None) -> Any:
     """An uninitialised array for a module's parameter or buffer, from the module's arguments device and dtype."""
     d = get_default_dtype() if dtype is None else as_dtype("dtype", dtype)
     if not all([isinstance(n, (int, np.integer)) for n in shape]):
-        raise TypeError(f"Parameter: the sizes of a layer must be integers, got a shape of {shape}")
+        try:
+            shape = tuple([to_int(n) for n in shape])  # a tensor of one integer
+        except TypeError:
+            raise TypeError(
+                f"Parameter: the sizes of a layer must be integers, got a shape of {shape}"
+            ) from None
     return make(resolve("device", device), "empty", shape, d)
 
 

@@ -64,14 +64,16 @@ def from_front(op: str, index: Any, extent: int) -> Any:
         raise RangeError(str(error)) from None
 
 
+def row(value: Any) -> Any:
+    """A tensor of 0 dimensions as one of a single element; all else as it is."""
+    return reshape(value, (1,)) if isinstance(value, Tensor) and value._data.ndim == 0 else value
+
+
 def number_as_row(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Give ``function(input, dim, index, ...)`` a tensor of 0 dimensions as one of a single element.
 
     What a kernel reports of an index is a RangeError, as that of :func:`check_range`.
     """
-
-    def row(value: Any) -> Any:
-        return reshape(value, (-1,)) if isinstance(value, Tensor) and value._data.ndim == 0 else value
 
     @wraps(function)
     def run(input: Tensor, dim: int, index: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -311,7 +313,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
                 [3]])
     """
     indices = index_array("gather", index)
-    if input._data.ndim == 0 or indices.ndim == 0 or indices.size == 0:  # an empty index may have any shape
+    if input._data.ndim + indices.ndim <= 1 or indices.size == 0:  # an empty index may have any shape
         flat, row = reshape(input, (input.numel(),)), indices.reshape(-1)
         d = check_gather("gather", flat._data, dim if row.size else 0, row)
         return reshape(needing(TakeAlong.apply(flat, dim=d, index=row), index), indices.shape)
@@ -431,7 +433,7 @@ class Scatter(Op):
 def _scatter(
     op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: bool, out: Tensor | None
 ) -> Tensor:
-    indices = index_array(op, index)
+    indices, src = index_array(op, row(index)), row(src)
     if isinstance(src, Tensor):
         if src._data.dtype != input._data.dtype:
             raise RuntimeError(f"{op}: src must have the tensor's dtype {input.dtype}, got {src.dtype}")

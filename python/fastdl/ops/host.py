@@ -7,6 +7,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+import numpy as np
+
+from fastdl.errors import LinAlgError
 from fastdl.kernels import capture, on_device
 from fastdl.tensor import Tensor
 
@@ -23,22 +26,29 @@ def on_host(function: Function) -> Function:
     @wraps(function)
     def run(*args: Any, **options: Any) -> Any:
         where = _device((*args, *options.values()))
-        if where is None:
-            return function(*args, **options)
         name = function.__name__.lstrip("_")
-        if capture.active:
-            raise RuntimeError(
-                f"{name}: is computed on the CPU, which a graph cannot record; compute it before, outside of the graph"
-            )
-        if function not in _told:
-            _told.add(function)
-            warnings.warn(
-                f"{name} has no CUDA kernel: computed on the CPU, with copies there and back",
-                UserWarning,
-                stacklevel=2,
-            )
-        options = {name: _moved(value, "cpu") for name, value in options.items()}
-        return _moved(function(*[_moved(a, "cpu") for a in args], **options), where)
+        if where is not None:
+            if capture.active:
+                raise RuntimeError(
+                    f"{name}: is computed on the CPU, which a graph cannot record; compute it before, "
+                    "outside of the graph"
+                )
+            if function not in _told:
+                _told.add(function)
+                warnings.warn(
+                    f"{name} has no CUDA kernel: computed on the CPU, with copies there and back",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            args = tuple(_moved(a, "cpu") for a in args)
+            options = {name: _moved(value, "cpu") for name, value in options.items()}
+        try:
+            result = function(*args, **options)
+        except np.linalg.LinAlgError as error:  # NumPy's own where a decomposition did not converge
+            if isinstance(error, LinAlgError):
+                raise
+            raise LinAlgError(f"{name}: {error}") from None
+        return result if where is None else _moved(result, where)
 
     return run  # type: ignore[return-value]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.dtypes import complex_dtype
+from fastdl.errors import LinAlgError
 from fastdl.kernels import MetaArray
 from fastdl.ops.arrays import contiguous, eye
 from fastdl.ops.axes import normal_axis
@@ -24,7 +25,6 @@ from fastdl.ops.matrix import (
     Cholesky,
     Determinant,
     Eigen,
-    LinAlgError,
     LogDeterminant,
     Orthogonal,
     SingularValues,

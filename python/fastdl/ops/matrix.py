@@ -14,14 +14,12 @@ import numpy as np
 from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
-from fastdl.errors import not_a_tensor
+from fastdl.errors import LinAlgError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import any_true, contiguous, sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.ops.complex_kernels import product
 from fastdl.tensor import Tensor
-
-LinAlgError = np.linalg.LinAlgError
 
 
 def mH(a: Any) -> Any:
@@ -220,7 +218,7 @@ class Cholesky(Op):
     def forward(self, a: Any) -> Any:
         try:
             self.y = np.linalg.cholesky(a)
-        except LinAlgError:
+        except np.linalg.LinAlgError:
             raise LinAlgError(
                 f"cholesky: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} not positive "
                 "definite; A + 1e-6 * eye(n) helps where only rounding is to blame"

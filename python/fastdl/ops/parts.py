@@ -199,8 +199,10 @@ def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Ten
         raise RuntimeError("split: a tensor of 0 dimensions cannot be split")
     d = axis("split", dim, len(shape))
     extent = shape[d]
-    if isinstance(split_size_or_sections, (int, np.integer)):
-        size = int(split_size_or_sections)
+    if isinstance(split_size_or_sections, (int, np.integer)) or (
+        isinstance(split_size_or_sections, Tensor) and split_size_or_sections.ndim == 0
+    ):
+        size = to_int(split_size_or_sections)
         if size < 0 or (size == 0 and extent > 0):
             raise RuntimeError(f"split: split_size must be positive, got {size}")
         bounds = [*range(0, extent, size or 1), extent] if extent else [0, 0]
@@ -226,7 +228,7 @@ def split_method(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, .
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most ``chunks`` parts along ``dim`` of equal size (the last may be smaller), as views; see ``torch.chunk``."""
-    shape = input._data.shape
+    shape, chunks = input._data.shape, to_int(chunks)
     if chunks < 1:
         raise RuntimeError(f"chunk: chunks must be at least 1, got {chunks}")
     if not shape:

@@ -26,6 +26,7 @@ from fastdl.ops.gather import (
     index_array,
     long_index,
     number_as_row,
+    row,
     scatter_add,
     within,
 )
@@ -211,7 +212,7 @@ def scatter_reduce(
         raise RuntimeError(f"scatter_reduce: src must have the tensor's dtype {input.dtype}, got {src.dtype}")
     if reduce == "sum" and include_self:
         return scatter_add(input, dim, index, src)
-    indices = index_array("scatter_reduce", index)
+    indices, src = index_array("scatter_reduce", row(index)), row(src)
     if indices.size == 0:
         return input.clone()
     d = check_gather("scatter_reduce", input._data, dim, indices, src._data)

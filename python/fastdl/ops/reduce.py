@@ -309,10 +309,8 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     return result if dtype is None else _input("prod", result, dtype)  # type: ignore[no-any-return]
 
 
-def logsumexp(input: Tensor, dim: Any, keepdim: bool = False, **names: Any) -> Tensor:
+def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """log(sum(exp(input))) over ``dim``, without overflow. See ``torch.logsumexp``."""
-    if names:
-        dim, keepdim = numpy_names("logsumexp", names, dim, keepdim)
     input = _input("logsumexp", input)
     if input._data.dtype.kind not in DIFFERENTIABLE:
         input = input.to(dtypes.get_default_dtype())

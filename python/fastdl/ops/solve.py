@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.errors import LinAlgError
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
-from fastdl.ops.matrix import Cholesky, Inverse, LinAlgError, Solve, TriangularSolve, check_matrix, failed
+from fastdl.ops.matrix import Cholesky, Inverse, Solve, TriangularSolve, check_matrix, failed
 from fastdl.ops.views import squeeze, unsqueeze
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -164,6 +165,6 @@ def _minor(a: Any) -> int:
         try:
             np.linalg.cholesky(a[:middle, :middle])
             low = middle
-        except LinAlgError:
+        except np.linalg.LinAlgError:
             high = middle
     return 0 if high == a.shape[-1] + 1 else high

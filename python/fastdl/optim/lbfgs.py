@@ -154,7 +154,8 @@ class LBFGS(Optimizer):
                     self._move_to(start)
                     return _Point(t, float(value), g, float(g @ direction))
 
-                best = _strong_wolfe(at, step, _Point(0.0, loss, grad, slope), float(np.abs(direction).max()))
+                here, length = _Point(0.0, loss, grad, slope), float(np.abs(direction).max())
+                best = _strong_wolfe(at, step, here, length, group["max_eval"] - state["func_evals"] + before)
                 step, loss, grad = best.step, best.loss, best.grad
                 state["t"] = step
                 self._move_to(start + direction.dtype.type(step) * direction)
@@ -226,12 +227,12 @@ def _strong_wolfe(
     step: float,
     origin: _Point,
     length: float,
+    tries: int,
     c1: float = 1e-4,
     c2: float = 0.9,
     tolerance: float = 1e-9,
-    tries: int = 25,
 ) -> _Point:
-    """A step with enough decrease (c1) and a flat enough slope (c2), or the best found."""
+    """A step with enough decrease (c1) and a flat enough slope (c2), or the best of so many tries."""
 
     def too_high(p: _Point) -> bool:
         return p.loss > origin.loss + c1 * p.step * origin.slope

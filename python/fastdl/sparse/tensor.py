@@ -21,7 +21,7 @@ from fastdl.ops.arrays import zeros
 from fastdl.ops.cast import parse_to
 from fastdl.ops.gather import IndexAdd
 from fastdl.ops.indexing import IndexSelect
-from fastdl.printing import dtype_note, tensor_repr
+from fastdl.printing import dtype_note, tensor_repr, with_notes
 from fastdl.tensor import Tensor
 
 _LAYOUTS = {"sparse_coo": sparse_coo, "sparse_csr": sparse_csr, "sparse_csc": sparse_csc}
@@ -269,19 +269,17 @@ class SparseTensor(Tensor):
         }
         names = (*labels.get(name, ("indices",)), "values")
         parts = [*places_of(array.pattern), array.values._data]
-        text = "tensor("
+        texts = []
         for label, part in zip(names, parts, strict=True):
-            shown = tensor_repr(Tensor._wrap(part), f"       {label}=tensor(", plain=True).lstrip()
-            text += shown + ",\n       "
-        notes = [f"size={tuple(self.shape)}", f"nnz={array.pattern.count}", *dtype_note(array.dtype)]
-        if self.is_cuda:
-            notes.append(f"device='{self.device}'")
+            texts.append(tensor_repr(Tensor._wrap(part), f"       {label}=tensor(", plain=True).lstrip())
+        notes = [f"device='{self.device}'"] if self.is_cuda else []
+        notes += [f"size={tuple(self.shape)}", f"nnz={array.pattern.count}", *dtype_note(array.dtype)]
         notes.append(f"layout={self.layout!r}")
         if self._node is not None:
             notes.append(f"grad_fn=<{self._node.name()}>")
         elif self._requires_grad:
             notes.append("requires_grad=True")
-        return text + ", ".join(notes) + ")"
+        return with_notes("tensor(" + ",\n       ".join(texts), notes, 7, name == "sparse_coo")
 
 
 _graph.set_sparse(SparseArray, SparseTensor)
