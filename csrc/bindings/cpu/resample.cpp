@@ -156,7 +156,11 @@ py::array bind_pad_forward(const py::array& x, const Pairs& padding, const std::
     } else {
       constant = T(value);
     }
-    pad_forward<T>(data<T>(y), in, axes, constant);
+    uint64_t pattern = 0;
+    for (size_t at = 0; at < sizeof pattern; at += sizeof constant)
+      std::memcpy(reinterpret_cast<char*>(&pattern) + at, &constant, sizeof constant);
+    pad_forward(reinterpret_cast<char*>(data<T>(y)), reinterpret_cast<const char*>(static_cast<const T*>(in)),
+                axes, sizeof(T), pattern);
     return y;
   });
 }

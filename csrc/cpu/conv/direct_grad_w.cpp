@@ -236,7 +236,7 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 }
 
 // The convolution of grad_y that x and grad_y make with their places exchanged.
-ConvProblem exchanged(const ConvProblem& p) {
+[[gnu::noinline]] ConvProblem exchanged(const ConvProblem& p) {
   ConvProblem q = p;
   std::swap(q.in_channels, q.out_channels);
   std::swap(q.in, q.out);
@@ -263,7 +263,7 @@ void turn(const ConvProblem& p, T* gw, const T* other) {
   });
 }
 
-double cost_as_is(const ConvProblem& p, int64_t w) {
+[[gnu::noinline]] double cost_as_is(const ConvProblem& p, int64_t w) {
   const int vectors = p.group_out() <= w ? 1 : kGradVectors;
   const int64_t panels = ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * w);
   const double row = double(p.out[2]) * double(tile_cost(kRows, vectors)) + kRowCost;
@@ -290,11 +290,10 @@ void sum(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 
 template <class T>
 void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  if (!is_exchangeable(p) || cost_as_is(p, kWidth<T>) <= cost_exchanged(p, kWidth<T>))
-    return sum<T>(p, gw, gy, x);
-  memory::Buffer<T> other(size_t(p.out_channels * p.patch()));
-  sum<T>(exchanged(p), other, x, gy);
-  turn<T>(p, gw, other);
+  const bool exchange = is_exchangeable(p) && cost_exchanged(p, kWidth<T>) < cost_as_is(p, kWidth<T>);
+  memory::Buffer<T> other(exchange ? size_t(p.out_channels * p.patch()) : 0);
+  sum<T>(exchange ? exchanged(p) : p, exchange ? other.get() : gw, exchange ? x : gy, exchange ? gy : x);
+  if (exchange) turn<T>(p, gw, other);
 }
 
 double direct_grad_w_cost(const ConvProblem& p, int64_t w) {

@@ -67,24 +67,6 @@ void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int6
   for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, sizeof(T));
 }
 
-// For each of `rows` elements, `from_step` apart, a row of `count` of it, less than kShortRowBytes.
-template <class T>
-void repeat_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t count,
-                 int64_t rows) {
-  with_word(count * int64_t(sizeof(T)), [&]<class W>(W) {
-    if constexpr (sizeof(W) >= sizeof(T)) {
-      const int64_t last = count * int64_t(sizeof(T)) - int64_t(sizeof(W));
-      for (int64_t row = 0; row < rows; ++row, to += to_step, from += from_step) {
-        T all[sizeof(W) / sizeof(T)], value;
-        std::memcpy(&value, from, sizeof(T));
-        std::fill_n(all, sizeof(W) / sizeof(T), value);
-        std::memcpy(to, all, sizeof(W));
-        std::memcpy(to + last, all, sizeof(W));
-      }
-    }
-  });
-}
-
 // A tile: both strides of the result and of the source; its columns are the source's nearest neighbours.
 // `past`: rows of the result are aligned, and stored past the caches.
 template <class T>
@@ -182,16 +164,6 @@ void copy_elements(char* to, const char* from, Axis* axes, int count) {
     });
     return;
   }
-  if (inner.from == 0 && inner.extent * item <= kShortRowBytes) {
-    const Axis run = axes[count - 2];
-    return parallel_for(combinations(axes, count - 1),
-                        std::max<int64_t>(1, kGrainBytes / 4 / (inner.extent * item)),
-                        [&](int64_t begin, int64_t end) {
-                          for_each_run(axes, count - 1, begin, end, [&](int64_t t, int64_t f, int64_t n) {
-                            repeat_rows<T>(to + t, run.to, from + f, run.from, inner.extent, n);
-                          });
-                        });
-  }
   if (inner.extent < 4) {  // as with the colours of images: long runs along the axis before, one per element
     const Axis run = axes[count - 2];
     const int64_t runs = combinations(axes, count - 2);
@@ -282,6 +254,17 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
       if (past) simd::fence();
     });
     return;
+  }
+  if (const Axis& inner = axes[count - 1];
+      count > 1 && inner.from == 0 && inner.extent * item <= kShortRowBytes && item <= 8) {
+    return parallel_for(combinations(axes, count - 1),
+                        std::max<int64_t>(1, kGrainBytes / 4 / (inner.extent * item)),
+                        [&](int64_t begin, int64_t end) {
+                          for_each_run(axes, count - 1, begin, end, [&](int64_t t, int64_t f, int64_t n) {
+                            repeat_rows(to + t, axes[count - 2].to, from + f, axes[count - 2].from, item,
+                                        inner.extent * item, n);
+                          });
+                        });
   }
   switch (item) {
     case 1:

@@ -9,6 +9,7 @@
 // pieces of long rows. Backward gathers, so each input row has one owner. Passes over memory: one read and
 // one write.
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 #include "cpu/copy_rows.h"
@@ -41,25 +42,28 @@ void advance(std::vector<int64_t>& at, const std::vector<PadAxis>& axes, bool ou
   }
 }
 
-constexpr int64_t kPiece = 1 << 16;  // elements
+constexpr int64_t kPiece = 1 << 18;  // bytes, of a long row
 
 // Vectors: memcpy takes several times as long where both are not aligned alike.
-template <class T>
-[[gnu::always_inline]] inline void copy(T* to, const T* from, int64_t n) {
-  constexpr int w = simd::kWidth<T>;
-  if (n < w)
-    return copy_rows(reinterpret_cast<char*>(to), 0, reinterpret_cast<const char*>(from), 0,
-                     n * int64_t(sizeof(T)), 1);
+void copy(char* to, const char* from, int64_t bytes) {
+  if (bytes < kBytes) return copy_rows(to, 0, from, 0, bytes, 1);
   int64_t i = 0;
-  for (; i + w <= n; i += w) simd::store(to + i, simd::load(from + i));
-  if (i < n) simd::store(to + n - w, simd::load(from + n - w));  // overlaps
+  for (; i + kBytes <= bytes; i += kBytes) simd::store(to + i, simd::load(from + i));
+  simd::store(to + bytes - kBytes, simd::load(from + bytes - kBytes));  // overlaps
+}
+void fill(char* to, int64_t bytes, uint64_t pattern) {
+  const auto all = (Vec<char>)broadcast(pattern);
+  int64_t i = 0;
+  for (; i + kBytes <= bytes; i += kBytes) simd::store(to + i, all);
+  std::memcpy(to + i, &all, size_t(bytes - i));
 }
 
-// A row of outputs: stretches of consecutive inputs, or (from < 0) of the constant.
-template <class T>
+// A row of outputs: stretches of consecutive inputs, or (from < 0) of the constant, whose bytes repeat `pattern`.
+// Places are in bytes.
 class Row {
  public:
-  Row(const PadAxis& axis, T value) : out_(axis.out), value_(value) {
+  Row(const PadAxis& axis, int64_t item, uint64_t pattern)
+      : bytes_(axis.out * item), item_(item), pattern_(pattern) {
     for (int64_t o = 0; o < axis.copy_begin; ++o) append(o, o + 1, axis.source(o));
     if (axis.copy_begin < axis.copy_end) append(axis.copy_begin, axis.copy_end, axis.source(axis.copy_begin));
     for (int64_t o = axis.copy_end; o < axis.out; ++o) append(o, o + 1, axis.source(o));
@@ -67,43 +71,42 @@ class Row {
                  [](const Stretch& s) { return s.from >= 0; });
   }
 
-  // `count` rows from consecutive rows of x, `step` apart. Short rows have more beginnings than elements: the
-  // constant is written all over them, and one stretch after the other copied over it.
-  void write(T* to, const T* x, int64_t count, int64_t step) const {
-    const int64_t block = out_ <= 4 * simd::kWidth<T> ? std::max<int64_t>(1, kBlock / out_) : 1;
+  // `count` rows from consecutive rows of x, `step` bytes apart. Short rows have more beginnings than elements:
+  // the constant is written all over them, and one stretch after the other copied over it.
+  void write(char* to, const char* x, int64_t count, int64_t step) const {
+    if (bytes_ > 4 * kBytes || count == 1) {
+      for (int64_t row = 0; row < count; ++row) write_part(to + row * bytes_, x + row * step, 0, bytes_);
+      return;
+    }
+    const int64_t block = kBlock / bytes_;
     for (int64_t row = 0; row < count; row += block) {
       const int64_t rows = std::min(block, count - row);
-      T* here = to + row * out_;
-      const T* from = x + row * step;
-      if (rows == 1) {
-        write_part(here, from, 0, out_);
-        continue;
-      }
-      if (copies_.size() < stretches_.size()) fill(here, rows * out_, value_);
+      char* here = to + row * bytes_;
+      if (copies_.size() < stretches_.size()) fill(here, rows * bytes_, pattern_);
       for (const Stretch& s : copies_)
-        copy_rows(reinterpret_cast<char*>(here + s.first), out_ * kItem,
-                  reinterpret_cast<const char*>(from + s.from), step * kItem, (s.last - s.first) * kItem,
-                  rows);
+        copy_rows(here + s.first, bytes_, x + row * step + s.from, step, s.last - s.first, rows);
     }
   }
-  // Outputs [first, last) of it.
-  void write_part(T* to, const T* x, int64_t first, int64_t last) const {
+  // Its bytes [first, last).
+  void write_part(char* to, const char* x, int64_t first, int64_t last) const {
     for (const Stretch& s : stretches_) {
       const int64_t begin = std::max(first, s.first), end = std::min(last, s.last);
       if (begin >= end) continue;
       if (s.from < 0)
-        fill(to + begin, end - begin, value_);
+        fill(to + begin, end - begin, pattern_);
       else
         copy(to + begin, x + s.from + begin - s.first, end - begin);
     }
   }
 
  private:
-  static constexpr int64_t kItem = sizeof(T), kBlock = 1024;
+  static constexpr int64_t kBlock = 4096;
   struct Stretch {
     int64_t first, last, from;
   };
+  // Outputs [first, last) from inputs `from` on.
   void append(int64_t first, int64_t last, int64_t from) {
+    first *= item_, last *= item_, from *= item_;
     if (!stretches_.empty()) {
       Stretch& s = stretches_.back();
       if (from < 0 ? s.from < 0 : s.from >= 0 && s.from + s.last - s.first == from) {
@@ -113,8 +116,8 @@ class Row {
     }
     stretches_.push_back({first, last, from});
   }
-  int64_t out_;
-  T value_;
+  int64_t bytes_, item_;
+  uint64_t pattern_;
   std::vector<Stretch> stretches_, copies_;  // all; those from x
 };
 
@@ -137,13 +140,12 @@ struct Copies {
 
 }  // namespace
 
-template <class T>
-void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value) {
+void pad_forward(char* y, const char* x, const std::vector<PadAxis>& axes, int64_t item, uint64_t pattern) {
   const PadAxis& inner = axes.back();
-  const int64_t n = inner.out, rows = rows_of(axes, true);
-  if (rows * n == 0) return;
-  const Row<T> pattern(inner, value);
-  // Where the row of x is from which the row at this position comes, -1: none.
+  const int64_t bytes = inner.out * item, from_bytes = inner.in * item, rows = rows_of(axes, true);
+  if (rows * bytes == 0) return;
+  const Row row_of(inner, item, pattern);
+  // Which row of x the one at this position is from, -1: none.
   const auto source_of = [&](const std::vector<int64_t>& at, size_t count) {
     int64_t from = 0;
     for (size_t a = 0; a < count && from >= 0; ++a) {
@@ -152,36 +154,36 @@ void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value) {
     }
     return from;
   };
-  if (rows < 4 * num_threads() && n > kPiece) {
-    const int64_t pieces = ceil_div(n, kPiece);
+  if (rows < 4 * num_threads() && bytes > kPiece) {
+    const int64_t pieces = ceil_div(bytes, kPiece);
     return parallel_for(rows * pieces, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t row = task / pieces, piece = task % pieces;
+        const int64_t row = task / pieces, first = task % pieces * kPiece,
+                      stop = std::min(bytes, first + kPiece);
         const int64_t from = source_of(position(row, axes, true), axes.size() - 1);
-        const int64_t first = n * piece / pieces, stop = n * (piece + 1) / pieces;
         if (from < 0)
-          fill(y + row * n + first, stop - first, value);
+          fill(y + row * bytes + first, stop - first, pattern);
         else
-          pattern.write_part(y + row * n, x + from * inner.in, first, stop);
+          row_of.write_part(y + row * bytes, x + from * from_bytes, first, stop);
       }
     });
   }
-  if (axes.size() == 1) return pattern.write(y, x, 1, 0);
+  if (axes.size() == 1) return row_of.write(y, x, 1, 0);
   const size_t last = axes.size() - 2;  // of the rows' axes; the others change seldom
-  parallel_for(rows, rows_grain(n + 16), [&](int64_t begin, int64_t end) {
+  const PadAxis& axis = axes[last];
+  parallel_for(rows, rows_grain(bytes / 4 + 16), [&](int64_t begin, int64_t end) {
     std::vector<int64_t> at = position(begin, axes, true);
-    const PadAxis& axis = axes[last];
     for (int64_t row = begin; row < end;) {
       const int64_t outer = source_of(at, last), stop = std::min(axis.out, at[last] + end - row);
       for (int64_t h = at[last]; h < stop;) {
         const int64_t source = outer < 0 ? -1 : axis.source(h);
-        const int64_t count =
-            outer >= 0 && h >= axis.copy_begin && h < axis.copy_end ? std::min(axis.copy_end, stop) - h : 1;
-        T* to = y + (row + h - at[last]) * n;
+        const bool copied = outer >= 0 && h >= axis.copy_begin && h < axis.copy_end;  // as those that follow
+        const int64_t count = copied ? std::min(axis.copy_end, stop) - h : 1;
+        char* to = y + (row + h - at[last]) * bytes;
         if (source < 0)
-          fill(to, n, value);
+          fill(to, bytes, pattern);
         else
-          pattern.write(to, x + (outer * axis.in + source) * inner.in, count, inner.in);
+          row_of.write(to, x + (outer * axis.in + source) * from_bytes, count, from_bytes);
         h += count;
       }
       row += stop - at[last];
@@ -230,12 +232,7 @@ void pad_backward(T* grad_x, const T* grad_y, const std::vector<PadAxis>& axes) 
   });
 }
 
-#define FASTDL_INSTANTIATE(T)                                                       \
-  template void pad_forward<T>(T*, const T*, const std::vector<PadAxis>&, T value); \
-  template void pad_backward<T>(T*, const T*, const std::vector<PadAxis>&);
-FASTDL_INSTANTIATE(float)
-FASTDL_INSTANTIATE(double)
-#undef FASTDL_INSTANTIATE
-template void pad_forward<uint16_t>(uint16_t*, const uint16_t*, const std::vector<PadAxis>&, uint16_t value);
+template void pad_backward<float>(float*, const float*, const std::vector<PadAxis>&);
+template void pad_backward<double>(double*, const double*, const std::vector<PadAxis>&);
 
 }  // namespace fastdl

@@ -25,8 +25,8 @@ struct PadAxis {
     return o < copy_begin ? head[size_t(o)] : o < copy_end ? o - before : tail[size_t(o - copy_end)];
   }
 };
-template <class T>
-void pad_forward(T* y, const T* x, const std::vector<PadAxis>& axes, T value);
+// Of elements of `item` bytes; the constant is their bytes, repeated to eight.
+void pad_forward(char* y, const char* x, const std::vector<PadAxis>& axes, int64_t item, uint64_t pattern);
 // The transposed operation; every source must be an input (no constants).
 template <class T>
 void pad_backward(T* grad_x, const T* grad_y, const std::vector<PadAxis>& axes);

@@ -31,7 +31,11 @@ def load_digits() -> tuple[Array, Array]:
         ((1797, 8, 8), [0, 1, 2, 3, 4])
     """
     with np.load(Path(__file__).parent / "digits.npz") as file:
-        return file["images"].astype(np.float32) / 16, file["labels"].astype(np.int64)
+        pixels, labels = file["images"], file["labels"].astype(np.int64)
+    # They are stored pixel by pixel, those of the same digit together, which compresses to a fifth less.
+    images = np.empty((len(labels), 8, 8), np.float32)
+    images[np.argsort(labels, kind="stable")] = pixels.transpose(2, 0, 1)
+    return images / 16, labels
 
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

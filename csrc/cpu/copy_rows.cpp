@@ -1,0 +1,79 @@
+// Rows of one or two words each; see copy_rows.h.
+#include "cpu/copy_rows.h"
+
+#include <cstring>
+
+namespace fastdl {
+namespace {
+
+template <int bytes>
+struct Word {
+  char data[bytes];
+};
+
+// f(word): the word whose one or two make up a row of 1 to kShortRowBytes bytes.
+template <class F>
+void with_word(int64_t bytes, F&& f) {
+  if (bytes > 64) return f(Word<64>{});
+  if (bytes > 32) return f(Word<32>{});
+  if (bytes > 16) return f(Word<16>{});
+  if (bytes >= 8) return f(Word<8>{});
+  if (bytes >= 4) return f(Word<4>{});
+  if (bytes >= 2) return f(Word<2>{});
+  f(Word<1>{});
+}
+
+// The element as often as it fits into eight bytes.
+uint64_t eight_bytes_of(const char* from, int64_t item) {
+  uint64_t value = 0;
+  switch (item) {
+    case 1:
+      return uint64_t(uint8_t(*from)) * 0x0101010101010101u;
+    case 2:
+      std::memcpy(&value, from, 2);
+      return value * 0x0001000100010001u;
+    case 4:
+      std::memcpy(&value, from, 4);
+      return value * 0x0000000100000001u;
+    default:
+      std::memcpy(&value, from, 8);
+      return value;
+  }
+}
+
+}  // namespace
+
+void copy_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t bytes, int64_t rows) {
+  if (bytes > kShortRowBytes) {
+    for (int64_t row = 0; row < rows; ++row)
+      std::memcpy(to + row * to_step, from + row * from_step, size_t(bytes));
+    return;
+  }
+  if (bytes <= 0) return;
+  with_word(bytes, [&]<class W>(W) {
+    const int64_t last = bytes - int64_t(sizeof(W));
+    for (int64_t row = 0; row < rows; ++row, to += to_step, from += from_step) {
+      W first, second;
+      std::memcpy(&first, from, sizeof(W));
+      std::memcpy(&second, from + last, sizeof(W));
+      std::memcpy(to, &first, sizeof(W));
+      std::memcpy(to + last, &second, sizeof(W));
+    }
+  });
+}
+
+void repeat_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t item, int64_t bytes,
+                 int64_t rows) {
+  with_word(bytes, [&]<class W>(W) {
+    const int64_t last = bytes - int64_t(sizeof(W));
+    for (int64_t row = 0; row < rows; ++row, to += to_step, from += from_step) {
+      uint64_t all[(sizeof(W) + 7) / 8];
+      const uint64_t value = eight_bytes_of(from, item);
+      for (uint64_t& eight : all) eight = value;
+      std::memcpy(to, all, sizeof(W));
+      std::memcpy(to + last, all, sizeof(W));
+    }
+  });
+}
+
+}  // namespace fastdl
