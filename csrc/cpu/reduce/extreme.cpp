@@ -1,7 +1,8 @@
 // The largest or smallest element along one axis of (outer, n, inner), and the first place where it is. NaN
 // beats everything, the first NaN wins, as in PyTorch.
 //
-//   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end
+//   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end; rows of two
+//               vectors or less become columns, a block at a time
 //   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited in order, only
 //               a strictly better value replaces: the first of equals stays
 //
@@ -110,43 +111,10 @@ int64_t first_extreme_of(const T* x, int64_t n) {
   return best_lane<largest, T>(best[0]);
 }
 
-// The extreme lane, joined in halves.
-template <class V, int step, class Better>
-[[gnu::always_inline]] inline auto join_lanes(V v, Better better) {
-  if constexpr (step == 0) {
-    return v[0];
-  } else {
-    constexpr int w = int(sizeof(V) / sizeof(v[0]));
-    const V turned = [&]<int... i>(std::integer_sequence<int, i...>) {
-      return __builtin_shufflevector(v, v, ((i + step) % w)...);
-    }(std::make_integer_sequence<int, w>());
-    return join_lanes<V, step / 2>(better(v, turned) ? v : turned, better);
-  }
-}
-// A row of one vector or less: its elements as integers of the same order, NaN largest of all or smallest.
-template <bool largest, class T>
-[[gnu::always_inline]] inline int64_t first_extreme_of_few(const T* x, int64_t n) {
-  constexpr int w = kWidth<T>;
-  using I = Place<T>;
-  using M = Vec<I>;
-  constexpr I most = std::numeric_limits<I>::max();
-  M lane;
-  for (int i = 0; i < w; ++i) lane[i] = i;
-  const Vec<T> v = load_part(x, int(n)) + T(0);  // -0 becomes 0
-  M key = (M)v;
-  if constexpr (!std::is_integral_v<T>) key ^= (key >> (8 * int(sizeof(T)) - 1)) & most;
-  if constexpr (!largest) key = ~key;
-  key = v != v ? broadcast<I>(most) : key;
-  key = lane < I(n) ? key : broadcast<I>(-most - 1);
-  const I best = join_lanes<M, w / 2>(key, [](M a, M b) { return a > b; });
-  return join_lanes<M, w / 2>(key == best ? lane : broadcast<I>(most), [](M a, M b) { return a < b; });
-}
-
 template <bool largest, class T>
 int64_t first_extreme(const T* x, int64_t n) {
   constexpr int width = kWidth<T>;
   if (n <= std::numeric_limits<int32_t>::max()) {
-    if (n < width) return first_extreme_of_few<largest>(x, n);
     if (n >= 8 * width) return first_extreme_of<largest, 4>(x, n);
     return first_extreme_of<largest, 1>(x, n);
   }
@@ -161,6 +129,54 @@ int64_t first_extreme(const T* x, int64_t n) {
 }
 
 constexpr int64_t kColumns = 512;  // of a tile
+
+// The extremes of `count` columns over n rows, the first at x.
+template <bool largest, class T>
+void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices) {
+  constexpr int width = kWidth<T>;
+  alignas(64) T best[kColumns + width] = {};
+  alignas(64) Place<T> where[kColumns + width];
+  // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to its
+  // base.
+  constexpr int64_t limit = int64_t(1) << 30;
+  std::copy_n(x, count, best);
+  std::fill_n(indices, count, int64_t{0});
+  for (int64_t base = 0; base < n; base += limit) {
+    std::fill_n(where, count, Place<T>(-1));
+    for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
+      const T* row = x + (base + r) * inner;
+      for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
+        const Vec<T> v = count - c < width ? load_part(row + c, int(count - c)) : load(row + c);
+        const Vec<T> top = load(best + c);
+        const auto worse = largest ? (Vec<Place<T>>)(v <= top) : (Vec<Place<T>>)(v >= top);
+        const Vec<Place<T>> take = ~worse & (Vec<Place<T>>)(top == top);
+        store<T>(best + c, take ? v : top);
+        store<Place<T>>(where + c, take ? Vec<Place<T>>{} + Place<T>(r) : load(where + c));
+      }
+    }
+    for (int64_t c = 0; c < count; ++c)
+      if (where[c] >= 0) indices[c] = base + where[c];
+  }
+  if (values) std::copy_n(best, count, values);
+}
+
+// Blocks of short rows are turned into columns in the first-level cache: one comparison serves a vector of
+// rows, and no lanes are compared with each other.
+template <class T>
+constexpr int64_t kShortRow = 2 * kWidth<T>;
+template <bool largest, class T>
+void short_rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
+  constexpr int64_t block = 128;
+  parallel_for(outer, std::max<int64_t>(block, kGrain / n), [&](int64_t begin, int64_t end) {
+    T turned[kShortRow<T> * block];
+    for (int64_t o = begin; o < end; o += block) {
+      const int64_t count = std::min(block, end - o);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t r = 0; r < count; ++r) turned[i * block + r] = x[(o + r) * n + i];
+      column_extremes<largest>(turned, n, block, count, values ? values + o : nullptr, indices + o);
+    }
+  });
+}
 
 template <bool largest, class T>
 void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
@@ -182,42 +198,13 @@ void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
     }
     return;
   }
+  if (n <= kShortRow<T>) return short_rows<largest>(x, outer, n, values, indices);
   parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) {
       indices[o] = first_extreme<largest>(x + o * n, n);
       if (values) values[o] = x[o * n + indices[o]];
     }
   });
-}
-
-// The extremes of `count` columns over n rows, the first at x.
-template <bool largest, class T>
-void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices) {
-  constexpr int width = kWidth<T>;
-  alignas(64) T best[kColumns + width] = {};
-  alignas(64) Place<T> where[kColumns + width];
-  // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to its
-  // base.
-  constexpr int64_t limit = int64_t(1) << 30;
-  std::copy_n(x, count, best);
-  std::fill_n(indices, count, int64_t{0});
-  for (int64_t base = 0; base < n; base += limit) {
-    std::fill_n(where, kColumns + width, Place<T>(-1));
-    for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
-      const T* row = x + (base + r) * inner;
-      for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
-        const Vec<T> v = count - c < width ? load_part(row + c, int(count - c)) : load(row + c);
-        const Vec<T> top = load(best + c);
-        const auto worse = largest ? (Vec<Place<T>>)(v <= top) : (Vec<Place<T>>)(v >= top);
-        const Vec<Place<T>> take = ~worse & (Vec<Place<T>>)(top == top);
-        store<T>(best + c, take ? v : top);
-        store<Place<T>>(where + c, take ? Vec<Place<T>>{} + Place<T>(r) : load(where + c));
-      }
-    }
-    for (int64_t c = 0; c < count; ++c)
-      if (where[c] >= 0) indices[c] = base + where[c];
-  }
-  if (values) std::copy_n(best, count, values);
 }
 
 // Columns in tiles; the rows of a few tiles in slices, too, for every thread to have some.
