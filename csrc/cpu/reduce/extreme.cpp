@@ -1,8 +1,8 @@
 // The largest or smallest element along one axis of (outer, n, inner), and the first place where it is. NaN
 // beats everything, the first NaN wins, as in PyTorch.
 //
-//   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end; rows of two
-//               vectors or less become columns, a block at a time
+//   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end; short rows
+//               become columns, a block at a time
 //   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited in order, only
 //               a strictly better value replaces: the first of equals stays
 //
@@ -130,6 +130,22 @@ int64_t first_extreme(const T* x, int64_t n) {
 
 constexpr int64_t kColumns = 512;  // of a tile
 
+// column_extremes of a vector of columns at most and n < 2^31, in registers.
+template <bool largest, class T>
+void vector_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices) {
+  Vec<T> top = load_part(x, int(count));
+  Vec<Place<T>> at{};
+  for (int64_t r = 1; r < n; ++r) {
+    const Vec<T> v = load_part(x + r * inner, int(count));
+    const auto worse = largest ? (Vec<Place<T>>)(v <= top) : (Vec<Place<T>>)(v >= top);
+    const Vec<Place<T>> take = ~worse & (Vec<Place<T>>)(top == top);
+    top = take ? v : top;
+    at = take ? Vec<Place<T>>{} + Place<T>(r) : at;
+  }
+  for (int64_t c = 0; c < count; ++c) indices[c] = at[c];
+  if (values) std::memcpy(values, &top, size_t(count) * sizeof(T));
+}
+
 // The extremes of `count` columns over n rows, the first at x.
 template <bool largest, class T>
 void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices) {
@@ -139,6 +155,7 @@ void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* val
   // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to its
   // base.
   constexpr int64_t limit = int64_t(1) << 30;
+  if (count <= width && n <= limit) return vector_extremes<largest>(x, n, inner, count, values, indices);
   std::copy_n(x, count, best);
   std::fill_n(indices, count, int64_t{0});
   for (int64_t base = 0; base < n; base += limit) {
@@ -163,7 +180,7 @@ void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* val
 // Blocks of short rows are turned into columns in the first-level cache: one comparison serves a vector of
 // rows, and no lanes are compared with each other.
 template <class T>
-constexpr int64_t kShortRow = 2 * kWidth<T>;
+constexpr int64_t kShortRow = (std::is_integral_v<T> ? 1 : 2) * kWidth<T>;
 template <bool largest, class T>
 void short_rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
   constexpr int64_t block = 128;
