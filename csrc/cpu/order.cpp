@@ -109,6 +109,27 @@ void rank_row(Signed<T>* ranks, const T* x, int64_t n, Order<T> order) {
   }
 }
 
+// Rows of a vector at most are ranked as columns, a block at a time: ranks[i * kRows + r] is that of element i
+// of row r. A lane is a row.
+constexpr int64_t kRows = 128;
+template <class T>
+void rank_short_rows(Signed<T>* ranks, const T* x, int64_t rows, int64_t n, Order<T> order) {
+  constexpr int w = kWidth<T>;
+  alignas(64) T turned[w * kRows];
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t r = 0; r < rows; ++r) turned[i * kRows + r] = x[r * n + i];
+  for (int64_t r = 0; r < rows; r += w) {
+    Vec<Signed<T>> keys[w];
+    for (int64_t i = 0; i < n; ++i) keys[i] = keys_of<T>(load(turned + i * kRows + r), order);
+    for (int64_t i = 0; i < n; ++i) {
+      Vec<Signed<T>> rank{};
+      for (int64_t j = 0; j < i; ++j) rank -= keys[j] <= keys[i];
+      for (int64_t j = i + 1; j < n; ++j) rank -= keys[j] < keys[i];
+      store(ranks + i * kRows + r, rank);
+    }
+  }
+}
+
 template <class T>
 int64_t ranked_grain(int64_t n) {  // rows worth about 10 us
   return std::max<int64_t>(1, 32 * kGrain / (n * (n / kWidth<T> + 4)));
@@ -303,6 +324,21 @@ template <class T>
 void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (rows == 0 || k == 0) return;
   const bool few = 4 * k < n;
+  if (n <= kWidth<T>)
+    return parallel_for(rows, std::max(kRows, ranked_grain<T>(n)), [&](int64_t begin, int64_t end) {
+      alignas(64) Signed<T> ranks[kWidth<T> * kRows];
+      for (int64_t row = begin; row < end; row += kRows) {
+        const int64_t count = std::min(kRows, end - row);
+        rank_short_rows(ranks, x + row * n, count, n, order);
+        for (int64_t r = 0; r < count; ++r)
+          for (int64_t i = 0; i < n; ++i) {
+            const int64_t rank = ranks[i * kRows + r];
+            if (rank >= k) continue;
+            indices[(row + r) * k + rank] = i;
+            std::memcpy(values + (row + r) * k + rank, x + (row + r) * n + i, sizeof(T));
+          }
+      }
+    });
   if (n <= (few ? kFewRankedUpTo<T> : kRankedUpTo<T>))
     return parallel_for(rows, ranked_grain<T>(n), [&](int64_t begin, int64_t end) {
       alignas(64) Signed<T> ranks[kRankedUpTo<T>];
