@@ -23,6 +23,7 @@
 
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
 #include "cpu/simd/simd.h"
 
 namespace fastdl {
@@ -109,24 +110,20 @@ void rank_row(Signed<T>* ranks, const T* x, int64_t n, Order<T> order) {
   }
 }
 
-// Rows of a vector at most are ranked as columns, a block at a time: ranks[i * kRows + r] is that of element i
-// of row r. A lane is a row.
-constexpr int64_t kRows = 128;
+// The same of rows of a vector at most, as many as a vector has lanes: ranks[i * kWidth<T> + r] is that of
+// element i of row r.
 template <class T>
-void rank_short_rows(Signed<T>* ranks, const T* x, int64_t rows, int64_t n, Order<T> order) {
+void rank_short_rows(Signed<T>* ranks, const T* x, int count, int64_t n, Order<T> order) {
   constexpr int w = kWidth<T>;
-  alignas(64) T turned[w * kRows];
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t r = 0; r < rows; ++r) turned[i * kRows + r] = x[r * n + i];
-  for (int64_t r = 0; r < rows; r += w) {
-    Vec<Signed<T>> keys[w];
-    for (int64_t i = 0; i < n; ++i) keys[i] = keys_of<T>(load(turned + i * kRows + r), order);
-    for (int64_t i = 0; i < n; ++i) {
-      Vec<Signed<T>> rank{};
-      for (int64_t j = 0; j < i; ++j) rank -= keys[j] <= keys[i];
-      for (int64_t j = i + 1; j < n; ++j) rank -= keys[j] < keys[i];
-      store(ranks + i * kRows + r, rank);
-    }
+  alignas(64) T columns[w * w];
+  Vec<Signed<T>> keys[w];
+  interleave(columns, x, n, count, n);
+  for (int64_t i = 0; i < n; ++i) keys[i] = keys_of<T>(load(columns + i * w), order);
+  for (int64_t i = 0; i < n; ++i) {
+    Vec<Signed<T>> rank{};
+    for (int64_t j = 0; j < i; ++j) rank -= keys[j] <= keys[i];
+    for (int64_t j = i + 1; j < n; ++j) rank -= keys[j] < keys[i];
+    store(ranks + i * w, rank);
   }
 }
 
@@ -323,20 +320,20 @@ void with_sorted(Entry<T>* room, const T* x, int64_t n, Order<T> order, int64_t 
 template <class T>
 void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (rows == 0 || k == 0) return;
+  const auto put = [=](int64_t row, int64_t i, int64_t rank) {
+    if (rank >= k) return;
+    indices[row * k + rank] = i;
+    std::memcpy(values + row * k + rank, x + row * n + i, sizeof(T));
+  };
   const bool few = 4 * k < n;
-  if (n <= kWidth<T>)
-    return parallel_for(rows, std::max(kRows, ranked_grain<T>(n)), [&](int64_t begin, int64_t end) {
-      alignas(64) Signed<T> ranks[kWidth<T> * kRows];
-      for (int64_t row = begin; row < end; row += kRows) {
-        const int64_t count = std::min(kRows, end - row);
-        rank_short_rows(ranks, x + row * n, count, n, order);
-        for (int64_t r = 0; r < count; ++r)
-          for (int64_t i = 0; i < n; ++i) {
-            const int64_t rank = ranks[i * kRows + r];
-            if (rank >= k) continue;
-            indices[(row + r) * k + rank] = i;
-            std::memcpy(values + (row + r) * k + rank, x + (row + r) * n + i, sizeof(T));
-          }
+  constexpr int64_t w = kWidth<T>;
+  if (n <= w)
+    return parallel_for(ceil_div(rows, w), ceil_div(ranked_grain<T>(n), w), [&](int64_t begin, int64_t end) {
+      alignas(64) Signed<T> ranks[w * w];
+      for (int64_t row = begin * w; row < std::min(rows, end * w); ++row) {
+        const int64_t r = row % w;
+        if (r == 0) rank_short_rows(ranks, x + row * n, int(std::min(w, rows - row)), n, order);
+        for (int64_t i = 0; i < n; ++i) put(row, i, ranks[i * w + r]);
       }
     });
   if (n <= (few ? kFewRankedUpTo<T> : kRankedUpTo<T>))
@@ -344,11 +341,7 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
       alignas(64) Signed<T> ranks[kRankedUpTo<T>];
       for (int64_t row = begin; row < end; ++row) {
         rank_row(ranks, x + row * n, n, order);
-        for (int64_t i = 0; i < n; ++i) {
-          if (ranks[i] >= k) continue;
-          indices[row * k + ranks[i]] = i;
-          std::memcpy(values + row * k + ranks[i], x + row * n + i, sizeof(T));
-        }
+        for (int64_t i = 0; i < n; ++i) put(row, i, ranks[i]);
       }
     });
   const auto write = [&](int64_t row, const auto* sorted, uint64_t least) {

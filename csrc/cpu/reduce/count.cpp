@@ -158,14 +158,13 @@ void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row 
   Out* to = slices > 1 ? partial.get() : out;
   const int64_t tasks = slices * outer * tiles;
   const int64_t grain = std::max<int64_t>(1, kGrain / (size * n * int64_t(sizeof(T)) / tasks + 64));
-  if (inner == 1 && slices == 1)  // short rows take less time than the divisions below
-    return parallel_for(outer, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o) out[o] = row(x + o * n, n);
-    });
   parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t slice = task / (outer * tiles), o = task / tiles % outer, column = task % tiles * kTile;
-      const int64_t first = n * slice / slices, count = n * (slice + 1) / slices - first;
+      int64_t slice = 0, o = task, column = 0, first = 0, count = n;
+      if (inner > 1 || slices > 1) {  // a short row takes less time than these divisions
+        slice = task / (outer * tiles), o = task / tiles % outer, column = task % tiles * kTile;
+        first = n * slice / slices, count = n * (slice + 1) / slices - first;
+      }
       Out* here = to + slice * size + o * inner + column;
       const T* from = x + (o * n + first) * inner + column;
       if (inner == 1)
@@ -187,6 +186,10 @@ int64_t sum_of_two(int64_t a, int64_t b) {
 }  // namespace
 
 void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner) {
+  if (inner == 1 && n < kBytes)  // short rows take less time than to share them out one by one
+    return parallel_for(outer, kGrain / (n + 8), [=](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) out[o] = count_row(x, x + o * n, n);
+    });
   const auto row = [x](const uint8_t* from, int64_t count) { return count_row(x, from, count); };
   fold_up(out, x, outer, n, inner, row, count_columns, sum_of_two);
 }

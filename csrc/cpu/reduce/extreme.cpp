@@ -2,7 +2,7 @@
 // beats everything, the first NaN wins, as in PyTorch.
 //
 //   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end; short rows
-//               become columns, a block at a time
+//               become columns, a vector of rows at a time
 //   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited in order, only
 //               a strictly better value replaces: the first of equals stays
 //
@@ -15,6 +15,7 @@
 #include "cpu/reduce.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
 #include "cpu/simd/simd.h"
 
 namespace fastdl {
@@ -132,7 +133,8 @@ constexpr int64_t kColumns = 512;  // of a tile
 
 // column_extremes of a vector of columns at most and n < 2^31, in registers.
 template <bool largest, class T>
-void vector_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices) {
+[[gnu::noinline]] void vector_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values,
+                                       int64_t* indices) {
   Vec<T> top = load_part(x, int(count));
   Vec<Place<T>> at{};
   for (int64_t r = 1; r < n; ++r) {
@@ -177,20 +179,21 @@ void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* val
   if (values) std::copy_n(best, count, values);
 }
 
-// Blocks of short rows are turned into columns in the first-level cache: one comparison serves a vector of
-// rows, and no lanes are compared with each other.
+// As many short rows as a vector has lanes become columns: one comparison serves them all, and no lanes are
+// compared with each other.
 template <class T>
 constexpr int64_t kShortRow = (std::is_integral_v<T> ? 1 : 2) * kWidth<T>;
 template <bool largest, class T>
 void short_rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
-  constexpr int64_t block = 128;
-  parallel_for(outer, std::max<int64_t>(block, kGrain / n), [&](int64_t begin, int64_t end) {
-    T turned[kShortRow<T> * block];
-    for (int64_t o = begin; o < end; o += block) {
-      const int64_t count = std::min(block, end - o);
-      for (int64_t i = 0; i < n; ++i)
-        for (int64_t r = 0; r < count; ++r) turned[i * block + r] = x[(o + r) * n + i];
-      column_extremes<largest>(turned, n, block, count, values ? values + o : nullptr, indices + o);
+  using Float = std::conditional_t<sizeof(T) == 4, float, double>;  // of an integer the bits
+  constexpr int64_t w = kWidth<T>;
+  parallel_for(ceil_div(outer, w), std::max<int64_t>(1, kGrain / (w * n)), [&](int64_t begin, int64_t end) {
+    alignas(64) T columns[kShortRow<T> * w];
+    for (int64_t o = begin * w; o < std::min(outer, end * w); o += w) {
+      const int64_t count = std::min(w, outer - o);
+      interleave(reinterpret_cast<Float*>(columns), reinterpret_cast<const Float*>(x + o * n), n, int(count),
+                 n);
+      vector_extremes<largest>(columns, n, w, count, values ? values + o : nullptr, indices + o);
     }
   });
 }
