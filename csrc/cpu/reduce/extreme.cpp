@@ -179,12 +179,26 @@ void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* val
   if (values) std::copy_n(best, count, values);
 }
 
+// What is compiled for the largest and for the smallest; how it is called is not.
+template <class T>
+struct Loops {
+  int64_t (*row)(const T* x, int64_t n);
+  void (*columns)(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices);
+  void (*few_columns)(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices);
+  bool (*better)(T candidate, T than);
+};
+template <bool largest, class T>
+Loops<T> loops_of() {
+  return {first_extreme<largest, T>, column_extremes<largest, T>, vector_extremes<largest, T>,
+          [](T candidate, T than) -> bool { return better<largest>(candidate, than); }};
+}
+
 // As many short rows as a vector has lanes become columns: one comparison serves them all, and no lanes are
 // compared with each other.
 template <class T>
 constexpr int64_t kShortRow = (std::is_integral_v<T> ? 1 : 2) * kWidth<T>;
-template <bool largest, class T>
-void short_rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
+template <class T>
+void short_rows(const Loops<T>& loops, const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
   using Float = std::conditional_t<sizeof(T) == 4, float, double>;  // of an integer the bits
   constexpr int64_t w = kWidth<T>;
   parallel_for(ceil_div(outer, w), std::max<int64_t>(1, kGrain / (w * n)), [&](int64_t begin, int64_t end) {
@@ -193,49 +207,50 @@ void short_rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indice
       const int64_t count = std::min(w, outer - o);
       interleave(reinterpret_cast<Float*>(columns), reinterpret_cast<const Float*>(x + o * n), n, int(count),
                  n);
-      vector_extremes<largest>(columns, n, w, count, values ? values + o : nullptr, indices + o);
+      loops.few_columns(columns, n, w, count, values ? values + o : nullptr, indices + o);
     }
   });
 }
 
-template <bool largest, class T>
-void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
+template <class T>
+void rows(const Loops<T>& loops, const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
   const int threads = num_threads();
   if (outer < 2 * threads && threads > 1 && n >= 8 * kGrain) {
     const int64_t slices = threads * fastdl::detail::kChunksPerThread;
     memory::Buffer<int64_t> partial(size_t(outer * slices));
     parallel_tasks(outer * slices, [&](int64_t task) {
       const int64_t slice = task % slices, begin = n * slice / slices, end = n * (slice + 1) / slices;
-      partial[task] = begin + first_extreme<largest>(x + task / slices * n + begin, end - begin);
+      partial[task] = begin + loops.row(x + task / slices * n + begin, end - begin);
     });
     for (int64_t o = 0; o < outer; ++o) {
       const T* row = x + o * n;
       int64_t best = partial[o * slices];
       for (int64_t s = 1; s < slices; ++s)
-        if (better<largest>(row[partial[o * slices + s]], row[best])) best = partial[o * slices + s];
+        if (loops.better(row[partial[o * slices + s]], row[best])) best = partial[o * slices + s];
       indices[o] = best;
       if (values) values[o] = row[best];
     }
     return;
   }
-  if (n <= kShortRow<T>) return short_rows<largest>(x, outer, n, values, indices);
+  if (n <= kShortRow<T>) return short_rows(loops, x, outer, n, values, indices);
   parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) {
-      indices[o] = first_extreme<largest>(x + o * n, n);
+      indices[o] = loops.row(x + o * n, n);
       if (values) values[o] = x[o * n + indices[o]];
     }
   });
 }
 
 // Columns in tiles; the rows of a few tiles in slices, too, for every thread to have some.
-template <bool largest, class T>
-void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
+template <class T>
+void columns(const Loops<T>& loops, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
+             int64_t* indices) {
   const int64_t tiles = ceil_div(inner, kColumns), work = n * inner / tiles;
   const auto tile = [=](int64_t task, int64_t first, int64_t last, T* best, int64_t* where) {
     const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
                   end = inner * (task % tiles + 1) / tiles;
-    column_extremes<largest>(x + (o * n + first) * inner + begin, last - first, inner, end - begin,
-                             best ? best + o * inner + begin : nullptr, where + o * inner + begin);
+    loops.columns(x + (o * n + first) * inner + begin, last - first, inner, end - begin,
+                  best ? best + o * inner + begin : nullptr, where + o * inner + begin);
   };
   const int64_t slices = std::min<int64_t>(ceil_div(2 * num_threads(), outer * tiles), work / (4 * kGrain));
   if (slices <= 1 || num_threads() == 1)
@@ -252,19 +267,10 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
   for (int64_t i = 0; i < size; ++i) {
     int64_t top = 0;
     for (int64_t s = 1; s < slices; ++s)
-      if (better<largest>(best[s * size + i], best[top * size + i])) top = s;
+      if (loops.better(best[s * size + i], best[top * size + i])) top = s;
     indices[i] = n * top / slices + where[top * size + i];
     if (values) values[i] = best[top * size + i];
   }
-}
-
-template <bool largest, class T>
-void run(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
-  if (outer * inner == 0) return;
-  if (inner == 1)
-    rows<largest>(x, outer, n, values, indices);
-  else
-    columns<largest>(x, outer, n, inner, values, indices);
 }
 
 }  // namespace
@@ -272,10 +278,12 @@ void run(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t
 template <class T>
 void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
                    int64_t* indices) {
-  if (largest)
-    run<true>(x, outer, n, inner, values, indices);
+  if (outer * inner == 0) return;
+  const Loops<T> loops = largest ? loops_of<true, T>() : loops_of<false, T>();
+  if (inner == 1)
+    rows(loops, x, outer, n, values, indices);
   else
-    run<false>(x, outer, n, inner, values, indices);
+    columns(loops, x, outer, n, inner, values, indices);
 }
 
 #define FASTDL_INSTANTIATE(T) \
