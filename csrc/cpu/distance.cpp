@@ -20,6 +20,7 @@
 #include "cpu/elementwise/functions.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
 #include "cpu/sweep.h"
 
 namespace fastdl {
@@ -28,7 +29,6 @@ namespace {
 using namespace sweep;
 
 constexpr int64_t kBlock = 4096;
-constexpr int64_t kShortRow = 16;  // to add one after the other takes less time than to join lanes
 
 int64_t grain_for(int64_t n) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(n, 1));
@@ -87,20 +87,26 @@ template <class T>
 
 template <class T>
 void row_products_forward(T* sums, const T* x1, const T* x2, int64_t rows, int64_t n) {
+  constexpr int64_t w = kWidth<T>;
+  if (n <= w)  // lanes are rows
+    return parallel_for(ceil_div(rows, w), ceil_div(grain_for(n), w), [=](int64_t begin, int64_t end) {
+      alignas(64) T u[w * w], v[w * w];
+      for (int64_t i = begin * w; i < std::min(rows, end * w); i += w) {
+        const int count = int(std::min(w, rows - i));
+        interleave(u, x1 + i * n, n, count, n);
+        interleave(v, x2 + i * n, n, count, n);
+        Vec<T> a{}, b{}, c{};
+        for (int64_t j = 0; j < n * w; j += w) {
+          const Vec<T> s = load(u + j), t = load(v + j);
+          a += s * t, b += s * s, c += t * t;
+        }
+        store_n(sums + i, a, count);
+        store_n(sums + rows + i, b, count);
+        store_n(sums + 2 * rows + i, c, count);
+      }
+    });
   parallel_for(rows, grain_for(n), [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (n < kShortRow) {
-        T a = 0, b = 0, c = 0;
-        for (const T *u = x1 + i * n, *v = x2 + i * n, *last = u + n; u < last; ++u, ++v) {
-          a += *u * *v;
-          b += *u * *u;
-          c += *v * *v;
-        }
-        sums[i] = a;
-        sums[rows + i] = b;
-        sums[2 * rows + i] = c;
-        continue;
-      }
       double a = 0, b = 0, c = 0;
       auto product = [](Vec<T> u, Vec<T> v) { return u * v; };
       for (int64_t j = 0; j < n; j += kBlock) {  // a block of both rows stays in L1 for its three sums
