@@ -54,7 +54,7 @@ int64_t count_word(uint64_t word) {
   return total;
 }
 
-// `start` is that of the array: what is left of a row ends a word, which begins in it or in rows before.
+// What is left of a row ends a word, which begins in it or before it, but not before `start`.
 [[gnu::always_inline]] inline int64_t count_row(const uint8_t* start, const uint8_t* x, int64_t n) {
   const uint8_t* const end = x + n;
   int64_t total = 0;
@@ -144,9 +144,10 @@ void extreme_columns(T* out, const T* x, int64_t n, int64_t pitch, int64_t colum
 
 // row(x, n) is the fold of n elements in a row, columns(out, x, n, pitch, columns) those of columns; join(a,
 // b) is that of two folds. Slices are not empty.
-template <class Out, class T, class Row, class Columns, class Join>
-void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row row, Columns columns,
-             Join join) {
+template <class Out, class T>
+void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Out (*row)(const T* x, int64_t n),
+             void (*columns)(Out* out, const T* x, int64_t n, int64_t pitch, int64_t columns),
+             Out (*join)(Out a, Out b)) {
   const int64_t size = outer * inner, tiles = ceil_div(inner, kTile);
   if (size == 0) return;
   const int64_t wanted = num_threads() * fastdl::detail::kChunksPerThread;
@@ -190,8 +191,9 @@ void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_
     return parallel_for(outer, kGrain / (n + 8), [=](int64_t begin, int64_t end) {
       for (int64_t o = begin; o < end; ++o) out[o] = count_row(x, x + o * n, n);
     });
-  const auto row = [x](const uint8_t* from, int64_t count) { return count_row(x, from, count); };
-  fold_up(out, x, outer, n, inner, row, count_columns, sum_of_two);
+  fold_up<int64_t, uint8_t>(
+      out, x, outer, n, inner, [](const uint8_t* row, int64_t count) { return count_row(row, row, count); },
+      count_columns, sum_of_two);
 }
 
 template <class T>
@@ -202,9 +204,10 @@ void sum_integers(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t in
 template <class T>
 void extreme_integer(bool largest, T* out, const T* x, int64_t outer, int64_t n, int64_t inner) {
   if (largest)
-    fold_up(out, x, outer, n, inner, extreme_row<true, T>, extreme_columns<true, T>, better<true, T>);
+    fold_up<T, T>(out, x, outer, n, inner, extreme_row<true, T>, extreme_columns<true, T>, better<true, T>);
   else
-    fold_up(out, x, outer, n, inner, extreme_row<false, T>, extreme_columns<false, T>, better<false, T>);
+    fold_up<T, T>(out, x, outer, n, inner, extreme_row<false, T>, extreme_columns<false, T>,
+                  better<false, T>);
 }
 #define FASTDL_INSTANTIATE(T) template void extreme_integer<T>(bool, T*, const T*, int64_t, int64_t, int64_t);
 FASTDL_INSTANTIATE(uint8_t)
