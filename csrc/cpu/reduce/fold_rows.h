@@ -116,7 +116,7 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     }
     double values[w];
     store(values, acc);
-    this->put(k * kept.out, kept.out, values, w);
+    this->put_apart(k * kept.out, kept.out, values, w);
   }
 
   static constexpr RowLoops loops = {
