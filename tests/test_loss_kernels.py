@@ -278,7 +278,9 @@ def test_pointwise_kernels(any_module, dtype, name):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(6, 1), (5, 3), (4, 16), (3, 33), (2, 5000), (0, 4), (4, 0), (2, 3, 17)])
+@pytest.mark.parametrize(
+    "shape", [(6, 1), (5, 3), (37, 3), (37, 8), (4, 16), (3, 33), (2, 5000), (0, 4), (4, 0), (2, 3, 17)]
+)
 def test_distance_kernels(any_module, dtype, shape):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, *shape)).astype(dtype)

@@ -46,6 +46,7 @@ def test_sorted_rows(level, dtype):
     kernel = load(level)
     shapes = [(1, 1), (3, 2), (5, 17), (4, 64), (3, 255), (2, 256), (3, 1000), (1, 70_000), (2, 0), (0, 4)]
     shapes += [(2, n) for n in (3, 15, 16, 31, 33, 65, 127, 128, 129, 257)]  # around what is ranked
+    shapes += [(70, n) for n in (1, 2, 3, 5, 8, 16)]  # several vectors of rows, the last one not full
     for (rows, n), kind, descending in itertools.product(shapes, KINDS, (False, True)):
         x = rows_of((rows, n), dtype, kind)
         whole = reference.sort_forward(x, n, descending)

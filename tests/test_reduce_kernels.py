@@ -252,11 +252,12 @@ def test_the_first_of_equal_extremes_in_rows_of_any_length(level, dtype, name):
     function = getattr(kernel, f"{name}_forward")
     definition = getattr(reference, f"{name}_forward")
     for n in [*range(1, 40), 63, 64, 65, 127, 128, 129, 200, 300, 1000]:
-        x = rng.integers(-1, 2, (9, n)).astype(dtype)
+        x = rng.integers(-1, 2, (300 if n < 40 else 9, n)).astype(dtype)  # several blocks of short rows
         x[1, rng.integers(n)] = np.nan
         x[2, rng.integers(n, size=3)] = np.nan
         x[3] = -np.inf
         x[4] = np.inf
+        x[-1, -1] = np.nan
         for values in (x, np.ascontiguousarray(x.T)):
             axis = 1 if values is x else 0
             for got, want in zip(function(values, axis), definition(values, axis), strict=True):
@@ -288,6 +289,13 @@ def test_counts(level):
     ones = np.full((1000, 300), 2, np.uint8).view(np.bool_)  # any byte that is not zero counts
     assert (kernel.count_true(ones, 0) == 1000).all()
     assert (kernel.count_true(ones, 1) == 300).all()
+    for n in [*range(1, 20), 63, 64, 65, 71, 130]:  # rows that begin and end anywhere in a word
+        x = np.random.default_rng(n).integers(0, 256, (50, n), np.uint8) * (
+            np.arange(50 * n).reshape(50, n) % 3 > 0
+        )
+        np.testing.assert_array_equal(
+            kernel.count_true(x.astype(np.uint8).view(np.bool_), 1), (x != 0).sum(1)
+        )
     with pytest.raises(TypeError, match="count_true: x must be bool"):
         kernel.count_true(np.ones(3))
 
@@ -374,6 +382,10 @@ def test_running_sums_and_products(level, dtype):
         (4099,),
         (9, 33),
         (5, 40, 2),
+        (1, 40, 3),
+        (3, 40, 4),
+        (2, 40, 5),
+        (1, 40, 6),
         (6, 40, 7),
         (2, 40, 8),
         (1, 3, 700),

@@ -20,6 +20,7 @@
 #include "cpu/elementwise/functions.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
 #include "cpu/sweep.h"
 
 namespace fastdl {
@@ -86,6 +87,24 @@ template <class T>
 
 template <class T>
 void row_products_forward(T* sums, const T* x1, const T* x2, int64_t rows, int64_t n) {
+  constexpr int64_t w = kWidth<T>;
+  if (n <= w)  // lanes are rows
+    return parallel_for(ceil_div(rows, w), ceil_div(grain_for(n), w), [=](int64_t begin, int64_t end) {
+      alignas(64) T u[w * w], v[w * w];
+      for (int64_t i = begin * w; i < std::min(rows, end * w); i += w) {
+        const int count = int(std::min(w, rows - i));
+        interleave(u, x1 + i * n, n, count, n);
+        interleave(v, x2 + i * n, n, count, n);
+        Vec<T> a{}, b{}, c{};
+        for (int64_t j = 0; j < n * w; j += w) {
+          const Vec<T> s = load(u + j), t = load(v + j);
+          a += s * t, b += s * s, c += t * t;
+        }
+        store_n(sums + i, a, count);
+        store_n(sums + rows + i, b, count);
+        store_n(sums + 2 * rows + i, c, count);
+      }
+    });
   parallel_for(rows, grain_for(n), [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       double a = 0, b = 0, c = 0;

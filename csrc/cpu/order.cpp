@@ -23,6 +23,7 @@
 
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
 #include "cpu/simd/simd.h"
 
 namespace fastdl {
@@ -106,6 +107,23 @@ void rank_row(Signed<T>* ranks, const T* x, int64_t n, Order<T> order) {
       rank -= (keys[j] < own) | ((keys[j] == own) & (lane > Signed<T>(j - i)));
     for (; j < n; ++j) rank -= keys[j] < own;
     store(ranks + i, rank);
+  }
+}
+
+// The same of rows of a vector at most, as many as a vector has lanes: ranks[i * kWidth<T> + r] is that of
+// element i of row r.
+template <class T>
+void rank_short_rows(Signed<T>* ranks, const T* x, int count, int64_t n, Order<T> order) {
+  constexpr int w = kWidth<T>;
+  alignas(64) T columns[w * w];
+  Vec<Signed<T>> keys[w];
+  interleave(columns, x, n, count, n);
+  for (int64_t i = 0; i < n; ++i) keys[i] = keys_of<T>(load(columns + i * w), order);
+  for (int64_t i = 0; i < n; ++i) {
+    Vec<Signed<T>> rank{};
+    for (int64_t j = 0; j < i; ++j) rank -= keys[j] <= keys[i];
+    for (int64_t j = i + 1; j < n; ++j) rank -= keys[j] < keys[i];
+    store(ranks + i * w, rank);
   }
 }
 
@@ -302,17 +320,28 @@ void with_sorted(Entry<T>* room, const T* x, int64_t n, Order<T> order, int64_t 
 template <class T>
 void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, int64_t k, Order<T> order) {
   if (rows == 0 || k == 0) return;
+  const auto put = [=](int64_t row, int64_t i, int64_t rank) {
+    if (rank >= k) return;
+    indices[row * k + rank] = i;
+    std::memcpy(values + row * k + rank, x + row * n + i, sizeof(T));
+  };
   const bool few = 4 * k < n;
+  constexpr int64_t w = kWidth<T>;
+  if (n <= w)
+    return parallel_for(ceil_div(rows, w), ceil_div(ranked_grain<T>(n), w), [&](int64_t begin, int64_t end) {
+      alignas(64) Signed<T> ranks[w * w];
+      for (int64_t row = begin * w; row < std::min(rows, end * w); ++row) {
+        const int64_t r = row % w;
+        if (r == 0) rank_short_rows(ranks, x + row * n, int(std::min(w, rows - row)), n, order);
+        for (int64_t i = 0; i < n; ++i) put(row, i, ranks[i * w + r]);
+      }
+    });
   if (n <= (few ? kFewRankedUpTo<T> : kRankedUpTo<T>))
     return parallel_for(rows, ranked_grain<T>(n), [&](int64_t begin, int64_t end) {
       alignas(64) Signed<T> ranks[kRankedUpTo<T>];
       for (int64_t row = begin; row < end; ++row) {
         rank_row(ranks, x + row * n, n, order);
-        for (int64_t i = 0; i < n; ++i) {
-          if (ranks[i] >= k) continue;
-          indices[row * k + ranks[i]] = i;
-          std::memcpy(values + row * k + ranks[i], x + row * n + i, sizeof(T));
-        }
+        for (int64_t i = 0; i < n; ++i) put(row, i, ranks[i]);
       }
     });
   const auto write = [&](int64_t row, const auto* sorted, uint64_t least) {

@@ -62,11 +62,12 @@ enum class Fold {
 };
 
 // Where results go: kept_size elements in C order of the kept axes as given by Axis::out, multiplied by
-// scale.
+// scale; their roots if so wished.
 struct FoldOutput {
   void* data;
   bool as_double;  // else T
   double scale = 1;
+  bool root = false;
 };
 
 // out[kept] = scale * fold over reduced. y is T for sum_product and sum_exp, double for sum_deviation.

@@ -299,8 +299,15 @@ py::array bind_norm(const py::array& x, double p, const Axes& axes, bool keepdim
   if (p == 2) op = Fold::sum_square;
   if (p == inf) op = Fold::maximum_abs;
   if (p == -inf) op = Fold::minimum_abs;
+  if (op == Fold::sum_square)
+    return by_dtype("norm", x, [&]<class T>(T) {
+      Operand in = array_of<T>(x, "norm", "x");
+      const Plan plan("norm", in, axes, keepdim);
+      py::array out = empty<T>(plan.out_shape);
+      fold_into<T>({data<T>(out), false, 1, true}, op, in, plan);
+      return out;
+    });
   return simple("norm", x, axes, keepdim, op, p, [=](double folded, const Plan& plan) {
-    if (op == Fold::sum_square) return std::sqrt(folded);
     if (op == Fold::sum_power) return std::pow(folded, 1 / p);
     return plan.reduced_size == 0 ? 0.0 : folded;
   });

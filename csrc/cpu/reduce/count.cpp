@@ -1,7 +1,8 @@
 // Sums of integers along the middle axis of (outer, n, inner), in int64; their extremes; and how many bytes
 // there are not zero: sums of bools, any and all.
 //
-//   inner = 1   lanes of bytes count up to 255 vectors, then the lanes are added up
+//   inner = 1   lanes of bytes count up to 255 vectors, then the lanes are added up; ends and short rows are
+//               words of eight bytes
 //   inner > 1   a tile of columns' counts as bytes in the first-level cache, for 255 rows at a time
 //
 // Integers are added as they come, which the compiler does in vectors, rows or a tile of columns at a time.
@@ -35,22 +36,46 @@ int64_t sum_of(Bytes bytes) {
   return int64_t(reduce_add<uint64_t>(v & 0xffff));
 }
 
-int64_t count_row(const uint8_t* x, int64_t n) {
-  int64_t total = 0, i = 0;
-  while (i + kBytes <= n) {
+// How many bytes of a word are not zero.
+int64_t count_word(uint64_t word) {
+  constexpr uint64_t low = 0x7f7f7f7f7f7f7f7f;
+  return std::popcount((((word & low) + low) | word) & ~low);  // the top bits of those bytes
+}
+
+// Of n bytes, a multiple of kBytes; not a part of each short row's loop.
+[[gnu::noinline]] int64_t count_vectors(const uint8_t* x, int64_t n) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < n;) {
     Bytes counts{};
-    for (const int64_t end = std::min(n, i + kMost * kBytes); i + kBytes <= end; i += kBytes)
+    for (const int64_t end = std::min(n, i + kMost * kBytes); i < end; i += kBytes)
       counts -= (Bytes)(load(x + i) != 0);
     total += sum_of(counts);
   }
-  for (; i + 8 <= n; i += 8) {
-    uint64_t word;
-    std::memcpy(&word, x + i, sizeof word);
-    constexpr uint64_t low = 0x7f7f7f7f7f7f7f7f;
-    total += std::popcount((((word & low) + low) | word) & ~low);  // the top bits of bytes that are not zero
-  }
-  for (; i < n; ++i) total += x[i] != 0;
   return total;
+}
+
+// What is left of a row ends a word, which begins in it or before it, but not before `start`.
+[[gnu::always_inline]] inline int64_t count_row(const uint8_t* start, const uint8_t* x, int64_t n) {
+  const uint8_t* const end = x + n;
+  int64_t total = 0;
+  if (n >= kBytes) {
+    total = count_vectors(x, n & -int64_t(kBytes));
+    x += n & -int64_t(kBytes);
+  }
+  uint64_t word;
+  for (; end - x >= 8; x += 8) {
+    std::memcpy(&word, x, sizeof word);
+    total += count_word(word);
+  }
+  if (x == end) return total;
+  if (end - start >= 8) {
+    std::memcpy(&word, end - 8, sizeof word);
+    word >>= 8 * (8 - (end - x));
+  } else {
+    word = 0;
+    std::memcpy(&word, x, size_t(end - x));
+  }
+  return total + count_word(word);
 }
 
 // out[c] = the count in column c of n rows that are `pitch` bytes apart.
@@ -119,9 +144,10 @@ void extreme_columns(T* out, const T* x, int64_t n, int64_t pitch, int64_t colum
 
 // row(x, n) is the fold of n elements in a row, columns(out, x, n, pitch, columns) those of columns; join(a,
 // b) is that of two folds. Slices are not empty.
-template <class Out, class T, class Row, class Columns, class Join>
-void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row row, Columns columns,
-             Join join) {
+template <class Out, class T>
+void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Out (*row)(const T* x, int64_t n),
+             void (*columns)(Out* out, const T* x, int64_t n, int64_t pitch, int64_t columns),
+             Out (*join)(Out a, Out b)) {
   const int64_t size = outer * inner, tiles = ceil_div(inner, kTile);
   if (size == 0) return;
   const int64_t wanted = num_threads() * fastdl::detail::kChunksPerThread;
@@ -135,8 +161,11 @@ void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Row 
   const int64_t grain = std::max<int64_t>(1, kGrain / (size * n * int64_t(sizeof(T)) / tasks + 64));
   parallel_for(tasks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t slice = task / (outer * tiles), o = task / tiles % outer, column = task % tiles * kTile;
-      const int64_t first = n * slice / slices, count = n * (slice + 1) / slices - first;
+      int64_t slice = 0, o = task, column = 0, first = 0, count = n;
+      if (inner > 1 || slices > 1) {  // a short row takes less time than these divisions
+        slice = task / (outer * tiles), o = task / tiles % outer, column = task % tiles * kTile;
+        first = n * slice / slices, count = n * (slice + 1) / slices - first;
+      }
       Out* here = to + slice * size + o * inner + column;
       const T* from = x + (o * n + first) * inner + column;
       if (inner == 1)
@@ -158,7 +187,13 @@ int64_t sum_of_two(int64_t a, int64_t b) {
 }  // namespace
 
 void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner) {
-  fold_up(out, x, outer, n, inner, count_row, count_columns, sum_of_two);
+  if (inner == 1 && n < kBytes)  // short rows take less time than to share them out one by one
+    return parallel_for(outer, kGrain / (n + 8), [=](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) out[o] = count_row(x, x + o * n, n);
+    });
+  fold_up<int64_t, uint8_t>(
+      out, x, outer, n, inner, [](const uint8_t* row, int64_t count) { return count_row(row, row, count); },
+      count_columns, sum_of_two);
 }
 
 template <class T>
@@ -169,9 +204,10 @@ void sum_integers(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t in
 template <class T>
 void extreme_integer(bool largest, T* out, const T* x, int64_t outer, int64_t n, int64_t inner) {
   if (largest)
-    fold_up(out, x, outer, n, inner, extreme_row<true, T>, extreme_columns<true, T>, better<true, T>);
+    fold_up<T, T>(out, x, outer, n, inner, extreme_row<true, T>, extreme_columns<true, T>, better<true, T>);
   else
-    fold_up(out, x, outer, n, inner, extreme_row<false, T>, extreme_columns<false, T>, better<false, T>);
+    fold_up<T, T>(out, x, outer, n, inner, extreme_row<false, T>, extreme_columns<false, T>,
+                  better<false, T>);
 }
 #define FASTDL_INSTANTIATE(T) template void extreme_integer<T>(bool, T*, const T*, int64_t, int64_t, int64_t);
 FASTDL_INSTANTIATE(uint8_t)

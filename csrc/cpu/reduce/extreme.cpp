@@ -1,7 +1,8 @@
 // The largest or smallest element along one axis of (outer, n, inner), and the first place where it is. NaN
 // beats everything, the first NaN wins, as in PyTorch.
 //
-//   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end
+//   inner = 1   every lane keeps its best value and where it came, lanes are compared at the end; short rows
+//               become columns, a vector of rows at a time
 //   inner > 1   a tile of columns keeps value and index in registers' reach; rows are visited in order, only
 //               a strictly better value replaces: the first of equals stays
 //
@@ -14,6 +15,7 @@
 #include "cpu/reduce.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/side_by_side.h"
 #include "cpu/simd/simd.h"
 
 namespace fastdl {
@@ -110,43 +112,10 @@ int64_t first_extreme_of(const T* x, int64_t n) {
   return best_lane<largest, T>(best[0]);
 }
 
-// The extreme lane, joined in halves.
-template <class V, int step, class Better>
-[[gnu::always_inline]] inline auto join_lanes(V v, Better better) {
-  if constexpr (step == 0) {
-    return v[0];
-  } else {
-    constexpr int w = int(sizeof(V) / sizeof(v[0]));
-    const V turned = [&]<int... i>(std::integer_sequence<int, i...>) {
-      return __builtin_shufflevector(v, v, ((i + step) % w)...);
-    }(std::make_integer_sequence<int, w>());
-    return join_lanes<V, step / 2>(better(v, turned) ? v : turned, better);
-  }
-}
-// A row of one vector or less: its elements as integers of the same order, NaN largest of all or smallest.
-template <bool largest, class T>
-[[gnu::always_inline]] inline int64_t first_extreme_of_few(const T* x, int64_t n) {
-  constexpr int w = kWidth<T>;
-  using I = Place<T>;
-  using M = Vec<I>;
-  constexpr I most = std::numeric_limits<I>::max();
-  M lane;
-  for (int i = 0; i < w; ++i) lane[i] = i;
-  const Vec<T> v = load_part(x, int(n)) + T(0);  // -0 becomes 0
-  M key = (M)v;
-  if constexpr (!std::is_integral_v<T>) key ^= (key >> (8 * int(sizeof(T)) - 1)) & most;
-  if constexpr (!largest) key = ~key;
-  key = v != v ? broadcast<I>(most) : key;
-  key = lane < I(n) ? key : broadcast<I>(-most - 1);
-  const I best = join_lanes<M, w / 2>(key, [](M a, M b) { return a > b; });
-  return join_lanes<M, w / 2>(key == best ? lane : broadcast<I>(most), [](M a, M b) { return a < b; });
-}
-
 template <bool largest, class T>
 int64_t first_extreme(const T* x, int64_t n) {
   constexpr int width = kWidth<T>;
   if (n <= std::numeric_limits<int32_t>::max()) {
-    if (n < width) return first_extreme_of_few<largest>(x, n);
     if (n >= 8 * width) return first_extreme_of<largest, 4>(x, n);
     return first_extreme_of<largest, 1>(x, n);
   }
@@ -162,32 +131,21 @@ int64_t first_extreme(const T* x, int64_t n) {
 
 constexpr int64_t kColumns = 512;  // of a tile
 
+// column_extremes of a vector of columns at most and n < 2^31, in registers.
 template <bool largest, class T>
-void rows(const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
-  const int threads = num_threads();
-  if (outer < 2 * threads && threads > 1 && n >= 8 * kGrain) {
-    const int64_t slices = threads * fastdl::detail::kChunksPerThread;
-    memory::Buffer<int64_t> partial(size_t(outer * slices));
-    parallel_tasks(outer * slices, [&](int64_t task) {
-      const int64_t slice = task % slices, begin = n * slice / slices, end = n * (slice + 1) / slices;
-      partial[task] = begin + first_extreme<largest>(x + task / slices * n + begin, end - begin);
-    });
-    for (int64_t o = 0; o < outer; ++o) {
-      const T* row = x + o * n;
-      int64_t best = partial[o * slices];
-      for (int64_t s = 1; s < slices; ++s)
-        if (better<largest>(row[partial[o * slices + s]], row[best])) best = partial[o * slices + s];
-      indices[o] = best;
-      if (values) values[o] = row[best];
-    }
-    return;
+[[gnu::noinline]] void vector_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* values,
+                                       int64_t* indices) {
+  Vec<T> top = load_part(x, int(count));
+  Vec<Place<T>> at{};
+  for (int64_t r = 1; r < n; ++r) {
+    const Vec<T> v = load_part(x + r * inner, int(count));
+    const auto worse = largest ? (Vec<Place<T>>)(v <= top) : (Vec<Place<T>>)(v >= top);
+    const Vec<Place<T>> take = ~worse & (Vec<Place<T>>)(top == top);
+    top = take ? v : top;
+    at = take ? Vec<Place<T>>{} + Place<T>(r) : at;
   }
-  parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; ++o) {
-      indices[o] = first_extreme<largest>(x + o * n, n);
-      if (values) values[o] = x[o * n + indices[o]];
-    }
-  });
+  for (int64_t c = 0; c < count; ++c) indices[c] = at[c];
+  if (values) std::memcpy(values, &top, size_t(count) * sizeof(T));
 }
 
 // The extremes of `count` columns over n rows, the first at x.
@@ -199,10 +157,11 @@ void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* val
   // An index lane is as wide as T: for float, blocks of rows short enough for 32 bits, each relative to its
   // base.
   constexpr int64_t limit = int64_t(1) << 30;
+  if (count <= width && n <= limit) return vector_extremes<largest>(x, n, inner, count, values, indices);
   std::copy_n(x, count, best);
   std::fill_n(indices, count, int64_t{0});
   for (int64_t base = 0; base < n; base += limit) {
-    std::fill_n(where, kColumns + width, Place<T>(-1));
+    std::fill_n(where, count, Place<T>(-1));
     for (int64_t r = 0; r < std::min(limit, n - base); ++r) {
       const T* row = x + (base + r) * inner;
       for (int64_t c = 0; c < count; c += width) {  // best and where have room for a whole vector
@@ -220,15 +179,78 @@ void column_extremes(const T* x, int64_t n, int64_t inner, int64_t count, T* val
   if (values) std::copy_n(best, count, values);
 }
 
-// Columns in tiles; the rows of a few tiles in slices, too, for every thread to have some.
+// What is compiled for the largest and for the smallest; how it is called is not.
+template <class T>
+struct Loops {
+  int64_t (*row)(const T* x, int64_t n);
+  void (*columns)(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices);
+  void (*few_columns)(const T* x, int64_t n, int64_t inner, int64_t count, T* values, int64_t* indices);
+  bool (*better)(T candidate, T than);
+};
 template <bool largest, class T>
-void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
+Loops<T> loops_of() {
+  return {first_extreme<largest, T>, column_extremes<largest, T>, vector_extremes<largest, T>,
+          [](T candidate, T than) -> bool { return better<largest>(candidate, than); }};
+}
+
+// As many short rows as a vector has lanes become columns: one comparison serves them all, and no lanes are
+// compared with each other.
+template <class T>
+constexpr int64_t kShortRow = (std::is_integral_v<T> ? 1 : 2) * kWidth<T>;
+template <class T>
+void short_rows(const Loops<T>& loops, const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
+  using Float = std::conditional_t<sizeof(T) == 4, float, double>;  // of an integer the bits
+  constexpr int64_t w = kWidth<T>;
+  parallel_for(ceil_div(outer, w), std::max<int64_t>(1, kGrain / (w * n)), [&](int64_t begin, int64_t end) {
+    alignas(64) T columns[kShortRow<T> * w];
+    for (int64_t o = begin * w; o < std::min(outer, end * w); o += w) {
+      const int64_t count = std::min(w, outer - o);
+      interleave(reinterpret_cast<Float*>(columns), reinterpret_cast<const Float*>(x + o * n), n, int(count),
+                 n);
+      loops.few_columns(columns, n, w, count, values ? values + o : nullptr, indices + o);
+    }
+  });
+}
+
+template <class T>
+void rows(const Loops<T>& loops, const T* x, int64_t outer, int64_t n, T* values, int64_t* indices) {
+  const int threads = num_threads();
+  if (outer < 2 * threads && threads > 1 && n >= 8 * kGrain) {
+    const int64_t slices = threads * fastdl::detail::kChunksPerThread;
+    memory::Buffer<int64_t> partial(size_t(outer * slices));
+    parallel_tasks(outer * slices, [&](int64_t task) {
+      const int64_t slice = task % slices, begin = n * slice / slices, end = n * (slice + 1) / slices;
+      partial[task] = begin + loops.row(x + task / slices * n + begin, end - begin);
+    });
+    for (int64_t o = 0; o < outer; ++o) {
+      const T* row = x + o * n;
+      int64_t best = partial[o * slices];
+      for (int64_t s = 1; s < slices; ++s)
+        if (loops.better(row[partial[o * slices + s]], row[best])) best = partial[o * slices + s];
+      indices[o] = best;
+      if (values) values[o] = row[best];
+    }
+    return;
+  }
+  if (n <= kShortRow<T>) return short_rows(loops, x, outer, n, values, indices);
+  parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      indices[o] = loops.row(x + o * n, n);
+      if (values) values[o] = x[o * n + indices[o]];
+    }
+  });
+}
+
+// Columns in tiles; the rows of a few tiles in slices, too, for every thread to have some.
+template <class T>
+void columns(const Loops<T>& loops, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
+             int64_t* indices) {
   const int64_t tiles = ceil_div(inner, kColumns), work = n * inner / tiles;
   const auto tile = [=](int64_t task, int64_t first, int64_t last, T* best, int64_t* where) {
     const int64_t o = task / tiles, begin = inner * (task % tiles) / tiles,
                   end = inner * (task % tiles + 1) / tiles;
-    column_extremes<largest>(x + (o * n + first) * inner + begin, last - first, inner, end - begin,
-                             best ? best + o * inner + begin : nullptr, where + o * inner + begin);
+    loops.columns(x + (o * n + first) * inner + begin, last - first, inner, end - begin,
+                  best ? best + o * inner + begin : nullptr, where + o * inner + begin);
   };
   const int64_t slices = std::min<int64_t>(ceil_div(2 * num_threads(), outer * tiles), work / (4 * kGrain));
   if (slices <= 1 || num_threads() == 1)
@@ -245,19 +267,10 @@ void columns(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int
   for (int64_t i = 0; i < size; ++i) {
     int64_t top = 0;
     for (int64_t s = 1; s < slices; ++s)
-      if (better<largest>(best[s * size + i], best[top * size + i])) top = s;
+      if (loops.better(best[s * size + i], best[top * size + i])) top = s;
     indices[i] = n * top / slices + where[top * size + i];
     if (values) values[i] = best[top * size + i];
   }
-}
-
-template <bool largest, class T>
-void run(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t* indices) {
-  if (outer * inner == 0) return;
-  if (inner == 1)
-    rows<largest>(x, outer, n, values, indices);
-  else
-    columns<largest>(x, outer, n, inner, values, indices);
 }
 
 }  // namespace
@@ -265,10 +278,12 @@ void run(const T* x, int64_t outer, int64_t n, int64_t inner, T* values, int64_t
 template <class T>
 void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t inner, T* values,
                    int64_t* indices) {
-  if (largest)
-    run<true>(x, outer, n, inner, values, indices);
+  if (outer * inner == 0) return;
+  const Loops<T> loops = largest ? loops_of<true, T>() : loops_of<false, T>();
+  if (inner == 1)
+    rows(loops, x, outer, n, values, indices);
   else
-    run<false>(x, outer, n, inner, values, indices);
+    columns(loops, x, outer, n, inner, values, indices);
 }
 
 #define FASTDL_INSTANTIATE(T) \

@@ -10,7 +10,7 @@
 namespace fastdl {
 namespace {
 
-constexpr int64_t kShortRow = 16;
+constexpr int64_t kShortRow = 24;
 
 // The arithmetic as the frame calls it; several and short_rows (rows shorter than kShortRow) take w outputs
 // at a time from k on while there are as many before `end`, and return where they stopped.
@@ -116,7 +116,7 @@ struct RowFolder : Folder<T, U, C, second, Join, Map> {
     }
     double values[w];
     store(values, acc);
-    this->put(k * kept.out, kept.out, values, w);
+    this->put_apart(k * kept.out, kept.out, values, w);
   }
 
   static constexpr RowLoops loops = {

@@ -3,11 +3,11 @@
 //
 //   inner = 1   along a row, the sums within a vector in log2(width) steps; short rows four at a time, one
 //               chain of additions each
-//   inner > 1   a tile of columns' sums in the first-level cache, rows in order; few columns of several outer
-//               indices together
+//   inner > 1   a tile of columns' sums in the first-level cache, rows in order; few columns as short rows
 //
 // Work: rows and tiles over threads (a single row runs on one). Passes: one read, one write.
 #include <algorithm>
+#include <functional>
 #include <type_traits>
 
 #include "cpu/elementwise/functions.h"
@@ -42,15 +42,14 @@ template <int step, bool from_end>
   }(std::make_integer_sequence<int, kWidth<double>>());
 }
 
-// R rows, n apart.
-template <int R, bool from_end, class T>
-void scan_short_rows(T* y, const T* x, int64_t n) {
-  double sum[R] = {};
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t at = from_end ? n - 1 - i : i;
+// R chains of n results, `between` apart and each with its sum in a register; from y and x on in `step`s.
+template <int R, class T, class A, class F>
+void scan_together(T* y, const T* x, int64_t n, int64_t step, int64_t between, A start, F f) {
+  A sum[R];
+  std::fill_n(sum, R, start);
+  for (int64_t i = 0; i < n; ++i, y += step, x += step)
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) y[r * n + at] = T(sum[r] += double(x[r * n + at]));
-  }
+    for (int r = 0; r < R; ++r) y[r * between] = T(sum[r] = f(sum[r], A(x[r * between])));
 }
 
 // One row, of sums or products; f(start, v) is v. Those within a vector do not depend on those before it:
@@ -84,10 +83,11 @@ void scan_rows(T* y, const T* x, int64_t outer, int64_t n) {
   parallel_for((outer + 3) / 4, std::max<int64_t>(1, kGrain / (4 * n)), [&](int64_t begin, int64_t end) {
     int64_t o = begin * 4;
     const int64_t last = std::min(outer, end * 4);
+    const int64_t first = from_end ? n - 1 : 0;
     if (n < kShortRow)
-      for (; o + 4 <= last; o += 4) scan_short_rows<4, from_end>(y + o * n, x + o * n, n);
-    for (; o < last; ++o)
-      scan_row<from_end>(y + o * n, x + o * n, n, 0, [](auto a, auto b) { return a + b; });
+      for (; o + 4 <= last; o += 4)
+        scan_together<4>(y + o * n + first, x + o * n + first, n, from_end ? -1 : 1, n, 0.0, std::plus());
+    for (; o < last; ++o) scan_row<from_end>(y + o * n, x + o * n, n, 0, std::plus());
   });
 }
 
@@ -104,27 +104,21 @@ void add_row(T* y, const T* x, int64_t count, double* sums) {
   for (; c < count; ++c) y[c] = T(sums[c] += double(x[c]));
 }
 
-// Few columns: chains of several outer indices are under way at the same time.
+// Few columns, two to four at a time.
 constexpr int64_t kFewColumns = 8;
 template <class T, class A, class F>
 void scan_few_columns(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool from_end, A start,
                       F f) {
-  constexpr int64_t together = 4;
-  const int64_t first = from_end ? n - 1 : 0, step = from_end ? -inner : inner;
-  const int64_t grain = std::max<int64_t>(1, kGrain / (n * inner * together));
-  parallel_for(ceil_div(outer, together), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin * together; o < std::min(outer, end * together); o += together) {
-      const int64_t rows = std::min(together, outer - o);
-      A sums[together * kFewColumns];
-      std::fill_n(sums, together * kFewColumns, start);
-      for (int64_t i = 0, at = (o * n + first) * inner; i < n; ++i, at += step)
-        for (int64_t r = 0; r < rows; ++r) {
-          const T* from = x + at + r * n * inner;
-          T* to = y + at + r * n * inner;
-          A* sum = sums + r * inner;
-          for (int64_t j = 0; j < inner; ++j) to[j] = T(sum[j] = f(sum[j], A(from[j])));
-        }
-    }
+  const int64_t step = from_end ? -inner : inner;
+  parallel_for(outer, std::max<int64_t>(1, kGrain / (n * inner)), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o)
+      for (int64_t c = 0, count; c < inner; c += count) {
+        const int64_t left = inner - c, at = (o * n + (from_end ? n - 1 : 0)) * inner + c;
+        count = left == 5 ? 3 : std::min<int64_t>(left, 4);
+        (count == 2   ? scan_together<2, T, A, F>
+         : count == 3 ? scan_together<3, T, A, F>
+                      : scan_together<4, T, A, F>)(y + at, x + at, n, step, 1, start, f);
+      }
   });
 }
 
@@ -137,8 +131,7 @@ void running_sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
   if (inner == 1) {
     return from_end ? scan_rows<true>(y, x, outer, n) : scan_rows<false>(y, x, outer, n);
   }
-  if (inner < kFewColumns)
-    return scan_few_columns(y, x, outer, n, inner, from_end, 0.0, [](double a, double b) { return a + b; });
+  if (inner < kFewColumns) return scan_few_columns(y, x, outer, n, inner, from_end, 0.0, std::plus());
   constexpr int64_t tile = 512;
   const int64_t tiles = ceil_div(inner, tile);
   const int64_t grain = std::max<int64_t>(1, kGrain / (n * std::min(tile, inner)));
@@ -167,10 +160,7 @@ void scan_chains(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
           }
           continue;
         }
-        A sum[4] = {start, start, start, start};
-        for (int64_t i = 0, at = o * n + first; i < n; ++i, at += step)
-#pragma GCC unroll 4
-          for (int r = 0; r < 4; ++r) y[at + r * n] = T(sum[r] = f(sum[r], A(x[at + r * n])));
+        scan_together<4>(y + o * n + first, x + o * n + first, n, step, n, start, f);
       }
     });
     return;
@@ -194,20 +184,19 @@ void scan_chains(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, bool
 template <>
 void running_sum<int64_t>(int64_t* y, const int64_t* x, int64_t outer, int64_t n, int64_t inner,
                           bool from_end) {
-  scan_chains(y, x, outer, n, inner, from_end, uint64_t{0}, [](uint64_t a, uint64_t b) { return a + b; });
+  scan_chains(y, x, outer, n, inner, from_end, uint64_t{0}, std::plus());
 }
 
 template <class T>
 void running_product(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
   using A = std::conditional_t<std::is_same_v<T, int64_t>, uint64_t, double>;  // overflow wraps
-  const auto product = [](auto a, auto b) { return a * b; };
   // The products of some floats are numbers in double, whichever they are; not so those of doubles.
   if constexpr (std::is_same_v<T, float>)
     if (inner == 1 && n >= kShortRow)
       return parallel_for(outer, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
-        for (int64_t o = begin; o < end; ++o) scan_row<false>(y + o * n, x + o * n, n, 1, product);
+        for (int64_t o = begin; o < end; ++o) scan_row<false>(y + o * n, x + o * n, n, 1, std::multiplies());
       });
-  scan_chains(y, x, outer, n, inner, false, A(1), product);
+  scan_chains(y, x, outer, n, inner, false, A(1), std::multiplies());
 }
 template void running_product<int64_t>(int64_t*, const int64_t*, int64_t, int64_t, int64_t);
 template void running_product<float>(float*, const float*, int64_t, int64_t, int64_t);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -51,20 +52,21 @@ class CosineSimilarity(Op):
         x1, x2 = _broadcast("cosine_similarity", x1, x2)
         self.dim = dim
         self.x1, self.x2 = np.moveaxis(x1, dim, -1), np.moveaxis(x2, dim, -1)
-        dot, square1, square2 = select(x1).row_products_forward(self.x1, self.x2)
-        self.norm1, self.norm2, self.eps = np.sqrt(square1), np.sqrt(square2), dot.dtype.type(eps)
-        self.length1, self.length2 = np.maximum(self.norm1, self.eps), np.maximum(self.norm2, self.eps)
-        self.dot = dot
-        return array(dot / (self.length1 * self.length2))
+        k = select(x1)
+        sums = k.row_products_forward(self.x1, self.x2)
+        self.dot, self.norms, self.eps = sums[0, ...], sums[1:], sums.dtype.type(eps)
+        k.sqrt_forward(self.norms, self.norms)
+        self.lengths = k.clamp_forward(self.norms, eps, inf)
+        product = k.mul_forward(self.lengths[0, ...], self.lengths[1, ...])
+        return k.div_forward(self.dot, product, product)
 
     def backward(self, grad: Any) -> Any:
         # cos = dot / (l1 l2): d cos / d(x . x) = -cos / (2 l^2), nothing where eps replaced the length.
         grad_sums = empty((3, *grad.shape), grad.dtype, grad)
-        lengths = self.length1 * self.length2
-        grad_sums[0] = grad / lengths
-        share = grad * (self.dot / lengths) * grad.dtype.type(-0.5)
-        grad_sums[1] = np.where(self.norm1 > self.eps, share / (self.length1 * self.length1), 0)
-        grad_sums[2] = np.where(self.norm2 > self.eps, share / (self.length2 * self.length2), 0)
+        product = self.lengths[0] * self.lengths[1]
+        grad_sums[0] = grad / product
+        share = grad * (self.dot / product) * grad.dtype.type(-0.5)
+        grad_sums[1:] = np.where(self.norms > self.eps, share / (self.lengths * self.lengths), 0)
         grads = select(grad).row_products_backward(grad_sums, self.x1, self.x2, self.needs)
         return tuple(
             [
