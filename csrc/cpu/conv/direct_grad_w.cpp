@@ -13,6 +13,7 @@
 // Work: over images and rows, in bands (bands.h), with one partial result per chunk, or, where that is large,
 // over (channel, tap) pairs.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -243,11 +244,6 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   for (size_t a = 0; a < kSpatial; ++a) q.pad[a] = p.dilation[a] * (p.kernel[a] - 1) - p.pad[a];
   return q;
 }
-bool is_exchangeable(const ConvProblem& p) {
-  const ConvProblem q = exchanged(p);
-  return p.stride == Extent{1, 1, 1} && *std::min_element(q.pad.begin(), q.pad.end()) >= 0;
-}
-
 // gw[k][c][r] = other[c][k][taps - 1 - r], for each group.
 template <class T>
 void turn(const ConvProblem& p, T* gw, const T* other) {
@@ -272,8 +268,11 @@ void turn(const ConvProblem& p, T* gw, const T* other) {
   const double each = double(panels * p.out[0] * p.out[1]) * row + copies / double(w);
   return double(p.groups) * (double(p.batch) * each + kSumsCost * double(panels * kRows * vectors));
 }
-double cost_exchanged(const ConvProblem& p, int64_t w) {
-  return cost_as_is(exchanged(p), w) + kTurnCost * double(p.out_channels * p.patch());
+// Infinite where the padding is larger than the kernel, and with strides.
+[[gnu::noinline]] double cost_exchanged(const ConvProblem& p, int64_t w) {
+  const ConvProblem q = exchanged(p);
+  if (p.stride != Extent{1, 1, 1} || *std::min_element(q.pad.begin(), q.pad.end()) < 0) return HUGE_VAL;
+  return cost_as_is(q, w) + kTurnCost * double(p.out_channels * p.patch());
 }
 
 template <class T>
@@ -290,14 +289,14 @@ void sum(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 
 template <class T>
 void direct_grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
-  const bool exchange = is_exchangeable(p) && cost_exchanged(p, kWidth<T>) < cost_as_is(p, kWidth<T>);
+  const bool exchange = cost_exchanged(p, kWidth<T>) < cost_as_is(p, kWidth<T>);
   memory::Buffer<T> other(exchange ? size_t(p.out_channels * p.patch()) : 0);
   sum<T>(exchange ? exchanged(p) : p, exchange ? other.get() : gw, exchange ? x : gy, exchange ? gy : x);
   if (exchange) turn<T>(p, gw, other);
 }
 
 double direct_grad_w_cost(const ConvProblem& p, int64_t w) {
-  return is_exchangeable(p) ? std::min(cost_as_is(p, w), cost_exchanged(p, w)) : cost_as_is(p, w);
+  return std::min(cost_as_is(p, w), cost_exchanged(p, w));
 }
 
 template void direct_grad_w<float>(const ConvProblem&, float*, const float*, const float*);

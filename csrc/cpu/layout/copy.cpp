@@ -128,30 +128,31 @@ void for_each(const Axis* axes, int count, int64_t begin, int64_t end, F&& f) {
   }
 }
 
-// Calls f(to offset, from offset, n) for runs of n steps along the last of these axes.
-template <class F>
-void for_each_run(const Axis* axes, int count, int64_t begin, int64_t end, F&& f) {
-  const Axis& last = axes[count - 1];
-  for (int64_t n = begin; n < end;) {
-    const int64_t place = n % last.extent, steps = std::min(last.extent - place, end - n);
-    const int64_t outer = n / last.extent;
-    if (place > 0 || steps < last.extent) {
-      for_each(axes, count - 1, outer, outer + 1,
-               [&](int64_t to, int64_t from) { f(to + place * last.to, from + place * last.from, steps); });
-      n += steps;
-      continue;
-    }
-    const int64_t whole = (end - n) / last.extent;
-    for_each(axes, count - 1, outer, outer + whole,
-             [&](int64_t to, int64_t from) { f(to, from, last.extent); });
-    n += whole * last.extent;
-  }
-}
-
 int64_t combinations(const Axis* axes, int count) {
   int64_t n = 1;
   for (int i = 0; i < count; ++i) n *= axes[i].extent;
   return n;
+}
+
+// Rows of `bytes` bytes, or (repeated) of one element: those along the last of these axes together.
+void copy_short_rows(char* to, const char* from, const Axis* axes, int count, int64_t item, int64_t bytes,
+                     bool repeated) {
+  const Axis& run = axes[count - 1];
+  parallel_for(combinations(axes, count), std::max<int64_t>(1, kGrainBytes / 4 / bytes),
+               [=, &run](int64_t begin, int64_t end) {
+                 for (int64_t row = begin; row < end;) {
+                   const int64_t place = row % run.extent, outer = row / run.extent;
+                   const int64_t rows = std::min(run.extent - place, end - row);
+                   for_each(axes, count - 1, outer, outer + 1, [&](int64_t t, int64_t f) {
+                     t += place * run.to, f += place * run.from;
+                     if (repeated)
+                       repeat_rows(to + t, run.to, from + f, run.from, item, bytes, rows);
+                     else
+                       copy_rows(to + t, run.to, from + f, run.from, bytes, rows);
+                   });
+                   row += rows;
+                 }
+               });
 }
 
 template <class T>
@@ -233,9 +234,11 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
     std::memcpy(to, from, size_t(item));
     return;
   }
-  if (axes[count - 1].from == item) {
-    const int64_t bytes = axes[count - 1].extent * item;
-    const int64_t rows = combinations(axes, count - 1);
+  const int64_t bytes = axes[count - 1].extent * item, rows = combinations(axes, count - 1);
+  const int64_t step = axes[count - 1].from;
+  if (count > 1 && bytes <= kShortRowBytes && (step == item || (step == 0 && item <= 8)))
+    return copy_short_rows(to, from, axes, count - 1, item, bytes, step == 0);
+  if (step == item) {
     const bool past = past_caches(rows * bytes);
     if (count == 1) {
       parallel_for(bytes, kGrainBytes, [&](int64_t begin, int64_t end) {
@@ -245,26 +248,11 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
       return;
     }
     parallel_for(rows, std::max<int64_t>(1, kGrainBytes / bytes), [&](int64_t begin, int64_t end) {
-      if (bytes <= kShortRowBytes)
-        return for_each_run(axes, count - 1, begin, end, [&](int64_t t, int64_t f, int64_t n) {
-          copy_rows(to + t, axes[count - 2].to, from + f, axes[count - 2].from, bytes, n);
-        });
       for_each(axes, count - 1, begin, end,
                [&](int64_t t, int64_t f) { copy_bytes(to + t, from + f, bytes, past); });
       if (past) simd::fence();
     });
     return;
-  }
-  if (const Axis& inner = axes[count - 1];
-      count > 1 && inner.from == 0 && inner.extent * item <= kShortRowBytes && item <= 8) {
-    return parallel_for(combinations(axes, count - 1),
-                        std::max<int64_t>(1, kGrainBytes / 4 / (inner.extent * item)),
-                        [&](int64_t begin, int64_t end) {
-                          for_each_run(axes, count - 1, begin, end, [&](int64_t t, int64_t f, int64_t n) {
-                            repeat_rows(to + t, axes[count - 2].to, from + f, axes[count - 2].from, item,
-                                        inner.extent * item, n);
-                          });
-                        });
   }
   switch (item) {
     case 1:
