@@ -53,18 +53,22 @@ bool gather_elements(char* y, const char* x, const int64_t* index, const IndexPr
                [&](int64_t begin, int64_t end) {
                  const int64_t rows = std::max<int64_t>(1, kIndexBlock / std::max<int64_t>(inner, 1));
                  for (int64_t row = begin; row < end;) {
-                   const int64_t o = row / p.count, stop = std::min({end, (o + 1) * p.count, row + rows});
-                   const T* slice = in + o * p.extent * inner;
+                   const int64_t stop = std::min(end, row + rows);
                    if (!all_inside(index + row * inner, (stop - row) * inner, p.extent)) {
                      inside.store(false, std::memory_order_relaxed);
                      return;
                    }
-                   if (inner == 1) {
-                     for (; row < stop; ++row) out[row] = slice[index[row]];
-                   } else {
-                     for (; row < stop; ++row)
-                       for (int64_t i = 0; i < inner; ++i)
-                         out[row * inner + i] = slice[index[row * inner + i] * inner + i];
+                   for (int64_t o = row / p.count; row < stop;
+                        ++o) {  // slices may be short: one division a block
+                     const T* slice = in + o * p.extent * inner;
+                     const int64_t last = std::min(stop, (o + 1) * p.count);
+                     if (inner == 1) {
+                       for (; row < last; ++row) out[row] = slice[index[row]];
+                     } else {
+                       for (; row < last; ++row)
+                         for (int64_t i = 0; i < inner; ++i)
+                           out[row * inner + i] = slice[index[row * inner + i] * inner + i];
+                     }
                    }
                  }
                });
@@ -80,9 +84,11 @@ void for_each_part(int64_t outer, int64_t extent, int64_t work, F&& f) {
                                             std::max<int64_t>(extent, 1));
   const int64_t grain = std::max<int64_t>(1, (1 << 14) * outer * parts / std::max<int64_t>(work, 1));
   parallel_for(outer * parts, grain, [&](int64_t begin, int64_t end) {
+    int64_t o = begin / parts, part = begin % parts;
     for (int64_t n = begin; n < end; ++n) {
-      const int64_t part = n % parts;
-      f(n / parts, extent * part / parts, extent * (part + 1) / parts);
+      const bool whole = parts == 1;  // of slices that may be short: without divisions
+      f(o, whole ? 0 : extent * part / parts, whole ? extent : extent * (part + 1) / parts);
+      if (++part == parts) part = 0, ++o;
     }
   });
 }
