@@ -421,3 +421,37 @@ class TestAgainstTorch:
                 normal(2, 3),
                 normal(3, 4),
             )
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_a_batch_against_one_matrix(level, dtype):
+    """Its rows are those of one product where they follow each other; views in which they do not are left alone."""
+    backend = load(level)
+    x = normal(6, 4, 5, 7).astype(dtype)
+    for view in (
+        x,
+        x[::2],
+        x[:, :, ::2],
+        x[..., 2:],
+        x[:, :, :1],
+        x[:, ::2, 1:2],
+        x[:1, :, :1],
+        x[..., :1],
+        x.transpose(1, 0, 2, 3),
+        x.transpose(0, 1, 3, 2),
+        np.broadcast_to(x[:1], x.shape),
+        np.broadcast_to(x[:, :, :1], x.shape),
+        x[::-1, ::-1, ::-1],
+        x[:, :0],
+    ):
+        k = view.shape[-1]
+        for other in (normal(k, 3), normal(3, k).T, normal(k)):
+            other = other.astype(dtype)
+            got = backend.matmul(view, other)
+            want = np.matmul(view.astype(np.float64), other.astype(np.float64))
+            assert got.shape == want.shape
+            if dtype == np.float16:
+                np.testing.assert_allclose(got.astype(np.float64), want, rtol=2e-3, atol=4e-3)
+            else:
+                assert_close(got, want, k)

@@ -53,6 +53,18 @@ class Matrices {
   int batch_dims() const { return is_vector ? 0 : int(array_.ndim()) - 2; }
   int64_t dim(int axis) const { return int64_t(array_.shape(axis)); }
   int64_t stride(int axis) const { return int64_t(array_.strides(axis)) / int64_t(sizeof(T)); }
+  // The rows of the whole batch, if each matrix follows the one before: the distance between rows, else 0.
+  int64_t row_of_all() const {
+    if (rows > 1 && view.row == 0) return 0;
+    int64_t row = rows > 1 ? view.row : 0, next = rows * row;
+    for (int axis = batch_dims(); axis-- > 0;) {
+      if (dim(axis) == 1) continue;
+      if (row == 0) row = next = stride(axis);
+      if (stride(axis) != next) return 0;
+      next *= dim(axis);
+    }
+    return row;
+  }
 
  private:
   bool usable() const {
@@ -136,17 +148,23 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
                             std::to_string(right.rows) + " rows: a is " + text(shape_a) + ", b is " +
                             text(shape_b));
     Shape shape = broadcast_batch(shape_a, shape_b);
-    const int64_t batch = size_of(shape), m = left.rows, n = right.cols, k = left.cols;
+    const int64_t n = right.cols, k = left.cols;
+    int64_t batch = size_of(shape), m = left.rows;
+    MatrixView<T> a_view = left.view;
+    if (const int64_t row = batch > 1 && right.batch_dims() == 0 ? left.row_of_all() : 0) {
+      m *= batch, batch = 1;  // against one matrix a batch is the rows of one
+      a_view.row = row;
+    }
     std::vector<int64_t> offsets_a, offsets_b;
     if (batch > 1) offsets_a = batch_offsets(left, shape), offsets_b = batch_offsets(right, shape);
-    if (!left.is_vector) shape.push_back(m);
+    if (!left.is_vector) shape.push_back(left.rows);
     if (!right.is_vector) shape.push_back(n);
     py::array y = empty_array(stored_dtype<T>(half), shape);
     if constexpr (std::is_same_v<T, uint16_t>) {
       const int64_t first = 0;
       KernelScope scope(batch * (m * n + n * k + m * k));
-      gemm_half(half, batch, m, n, k, float(alpha), left.view, batch > 1 ? offsets_a.data() : &first,
-                right.view, batch > 1 ? offsets_b.data() : &first, data<T>(y));
+      gemm_half(half, batch, m, n, k, float(alpha), a_view, batch > 1 ? offsets_a.data() : &first, right.view,
+                batch > 1 ? offsets_b.data() : &first, data<T>(y));
     } else {
       // A row for all rows is a bias; anything else is where the sums begin.
       const bool row = c && n > 0 && c->ndim() > 0 && c->ndim() <= y.ndim() && c->size() == n &&
@@ -163,9 +181,9 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
       KernelScope scope(batch * (m * n + n * k + m * k));
       const T scale = filled ? T(beta) : T(0);
       if (batch == 1)
-        gemm<T>(m, n, k, T(alpha), left.view, right.view, scale, data<T>(y), n, epilogue);
+        gemm<T>(m, n, k, T(alpha), a_view, right.view, scale, data<T>(y), n, epilogue);
       else
-        gemm_batched<T>(batch, m, n, k, T(alpha), left.view, offsets_a.data(), right.view, offsets_b.data(),
+        gemm_batched<T>(batch, m, n, k, T(alpha), a_view, offsets_a.data(), right.view, offsets_b.data(),
                         scale, data<T>(y), m * n, n, epilogue);
     }
     return y;
