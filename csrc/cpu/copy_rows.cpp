@@ -23,7 +23,8 @@ void with_word(int64_t bytes, F&& f) {
   f(Word<1>{});
 }
 
-// The element as often as it fits into eight bytes.
+}  // namespace
+
 uint64_t eight_bytes_of(const char* from, int64_t item) {
   uint64_t value = 0;
   switch (item) {
@@ -40,8 +41,6 @@ uint64_t eight_bytes_of(const char* from, int64_t item) {
       return value;
   }
 }
-
-}  // namespace
 
 void copy_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t bytes, int64_t rows) {
   if (bytes > kShortRowBytes) {

@@ -11,6 +11,9 @@ constexpr int64_t kShortRowBytes = 128;
 // `rows` rows of `bytes` bytes (memcpy for longer ones), their starts `to_step` and `from_step` apart.
 void copy_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t bytes, int64_t rows);
 
+// An element of `item` bytes (1, 2, 4 or 8) as often as it fits into eight.
+uint64_t eight_bytes_of(const char* element, int64_t item);
+
 // For each of `rows` elements of `item` bytes (1, 2, 4 or 8), `from_step` apart, a row of `bytes` bytes full of it, at
 // most kShortRowBytes.
 void repeat_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t item, int64_t bytes,

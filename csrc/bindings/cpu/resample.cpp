@@ -4,6 +4,7 @@
 #include "cpu/resample/resample.h"
 
 #include "bindings/cpu/array.h"
+#include "cpu/copy_rows.h"
 
 namespace fastdl::binding {
 namespace {
@@ -156,11 +157,8 @@ py::array bind_pad_forward(const py::array& x, const Pairs& padding, const std::
     } else {
       constant = T(value);
     }
-    uint64_t pattern = 0;
-    for (size_t at = 0; at < sizeof pattern; at += sizeof constant)
-      std::memcpy(reinterpret_cast<char*>(&pattern) + at, &constant, sizeof constant);
     pad_forward(reinterpret_cast<char*>(data<T>(y)), reinterpret_cast<const char*>(static_cast<const T*>(in)),
-                axes, sizeof(T), pattern);
+                axes, sizeof(T), eight_bytes_of(reinterpret_cast<const char*>(&constant), sizeof(T)));
     return y;
   });
 }

@@ -3,6 +3,7 @@
 
 #include "bindings/cpu/array.h"
 #include "cpu/convert.h"
+#include "cpu/copy_rows.h"
 #include "cpu/layout.h"
 #include "cpu/runtime/threads.h"
 
@@ -35,10 +36,8 @@ void bind_fill(const py::array& out, const py::object& value) {
   if (!out.writeable()) throw py::value_error("fill: out is read-only");
   char* to = static_cast<char*>(const_cast<void*>(out.data()));
   py::array(out.dtype(), Shape{1}, to, out).attr("fill")(value);  // a view
-  uint64_t pattern;
-  for (int64_t i = 0; i < 8; i += item) std::memcpy(reinterpret_cast<char*>(&pattern) + i, to, size_t(item));
   KernelScope scope(bytes / 4);
-  fill(to, bytes, pattern);
+  fill(to, bytes, eight_bytes_of(to, item));
 }
 
 std::optional<Number> number_of(const py::dtype& dtype) {

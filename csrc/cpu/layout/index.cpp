@@ -58,8 +58,8 @@ bool gather_elements(char* y, const char* x, const int64_t* index, const IndexPr
                      inside.store(false, std::memory_order_relaxed);
                      return;
                    }
-                   for (int64_t o = row / p.count; row < stop;
-                        ++o) {  // slices may be short: one division a block
+                   // Slices may be short: one division a block.
+                   for (int64_t o = row / p.count; row < stop; ++o) {
                      const T* slice = in + o * p.extent * inner;
                      const int64_t last = std::min(stop, (o + 1) * p.count);
                      if (inner == 1) {
