@@ -317,35 +317,35 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
   if (with_plane<T>(p, adjoint_shape(p),
                     [&](const auto& plane) { plane_grad_x<T>(p, plane, gx, gy, w, bias); }))
     return;
-  const auto [planes, lattices] = grad_lattices<T>(p, p.out_size());
+  const auto [layout, lattices] = grad_lattices(p, p.out_size());
+  const Planes<T> planes(layout);
   const int64_t multiplier = p.group_out();
   int64_t covered = 0, longest = 0;
   for (const Lattice& lattice : lattices) {
     covered += volume(lattice.count);
     longest = std::max(longest, (lattice.count[1] - 1) * planes.width() + lattice.count[2]);
   }
-  parallel_for(p.batch * p.groups, grain(p),
-               [&, &planes = planes, &lattices = lattices](int64_t begin, int64_t end) {
-                 Scratch<T> plane(planes.size() + kSlack<T>), sums(longest + kSlack<T>);
-                 for (int64_t i = begin; i < end; ++i) {
-                   const int64_t g = i % p.groups;
-                   T* to = gx + i * p.in_size();
-                   const T b = bias ? bias[g] : T(0);
-                   if (covered < p.in_size()) std::fill_n(to, p.in_size(), b);
-                   planes.copy(plane, gy + i * multiplier * p.out_size(), 0, multiplier);
-                   for (const Lattice& lattice : lattices) {
-                     const int64_t flat = (lattice.count[1] - 1) * planes.width() + lattice.count[2];
-                     for (int64_t d = 0; d < lattice.count[0]; ++d) {
-                       const T* from = plane + lattice.base + planes.at(d, 0, 0);
-                       shift_add<T, false>(sums, flat, from, lattice, w + g * multiplier * p.taps());
-                       for (int64_t m = 1; m < multiplier; ++m)
-                         shift_add<T, true>(sums, flat, from + m * planes.channel_size(), lattice,
-                                            w + (g * multiplier + m) * p.taps());
-                       store_rows<T>(to, p.in, lattice, d, planes.width(), sums, b);
-                     }
-                   }
-                 }
-               });
+  parallel_for(p.batch * p.groups, grain(p), [&, &lattices = lattices](int64_t begin, int64_t end) {
+    Scratch<T> plane(planes.size() + kSlack<T>), sums(longest + kSlack<T>);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t g = i % p.groups;
+      T* to = gx + i * p.in_size();
+      const T b = bias ? bias[g] : T(0);
+      if (covered < p.in_size()) std::fill_n(to, p.in_size(), b);
+      planes.copy(plane, gy + i * multiplier * p.out_size(), 0, multiplier);
+      for (const Lattice& lattice : lattices) {
+        const int64_t flat = (lattice.count[1] - 1) * planes.width() + lattice.count[2];
+        for (int64_t d = 0; d < lattice.count[0]; ++d) {
+          const T* from = plane + lattice.base + planes.at(d, 0, 0);
+          shift_add<T, false>(sums, flat, from, lattice, w + g * multiplier * p.taps());
+          for (int64_t m = 1; m < multiplier; ++m)
+            shift_add<T, true>(sums, flat, from + m * planes.channel_size(), lattice,
+                               w + (g * multiplier + m) * p.taps());
+          store_rows<T>(to, p.in, lattice, d, planes.width(), sums, b);
+        }
+      }
+    }
+  });
 }
 
 // sums[r] += sum over f < count of grad[f] * from[offsets[r] + f]; both have whole vectors, grad zeros beyond

@@ -300,10 +300,14 @@ struct Part {
   int64_t from, to;
 };
 
-// part_of(band) for the bands of one image. A few more than L2 asks for where that gives every thread as
-// many: then each copies what it uses.
-template <class T, class F>
-std::vector<Part<T>> parts_of(const ConvProblem& p, ConvPass pass, F&& part_of) {
+// The bands of one image. A few more than L2 asks for where that gives every thread as many: then each copies
+// what it uses.
+template <class T>
+std::vector<Part<T>> parts_of(const ConvProblem& p, ConvPass pass, const T* w) {
+  const auto part_of = [&](const Band& band) -> Part<T> {
+    if (pass == ConvPass::grad_x) return {Pass<T>::grad_x(band.problem, w, p), band.y, band.x};
+    return {Pass<T>::forward(band.problem, w, p), band.x, band.y};
+  };
   const auto bytes = [&](const ConvProblem& q) {
     return part_of(Band{q, 0, 0}).pass.planes.size() * int64_t(sizeof(T));
   };
@@ -364,18 +368,12 @@ void run(const ConvProblem& p, ConvPass direction, const std::vector<Part<T>>& p
 
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
-  const auto parts = parts_of<T>(p, ConvPass::forward, [&](const Band& band) {
-    return Part<T>{Pass<T>::forward(band.problem, w, p), band.x, band.y};
-  });
-  run<T>(p, ConvPass::forward, parts, y, x, p.in_size(), bias);
+  run<T>(p, ConvPass::forward, parts_of<T>(p, ConvPass::forward, w), y, x, p.in_size(), bias);
 }
 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
-  const auto parts = parts_of<T>(p, ConvPass::grad_x, [&](const Band& band) {
-    return Part<T>{Pass<T>::grad_x(band.problem, w, p), band.y, band.x};
-  });
-  run<T>(p, ConvPass::grad_x, parts, gx, gy, p.out_size(), bias);
+  run<T>(p, ConvPass::grad_x, parts_of<T>(p, ConvPass::grad_x, w), gx, gy, p.out_size(), bias);
 }
 
 const char* refusal(const ConvProblem&) {

@@ -34,7 +34,7 @@ struct Pass {
 
   static Pass forward(const ConvProblem& p, const T* w) { return forward(p, w, p); }
   static Pass forward(const ConvProblem& p, const T* w, const ConvProblem& whole) {
-    const auto planes = Planes<T>::of_input(p, whole.in_size());
+    const auto planes = PlaneLayout::of_input(p, whole.in_size());
     return {p.group_in(),
             p.group_out(),
             p.out,
@@ -45,7 +45,7 @@ struct Pass {
   }
   static Pass grad_x(const ConvProblem& p, const T* w) { return grad_x(p, w, p); }
   static Pass grad_x(const ConvProblem& p, const T* w, const ConvProblem& whole) {
-    const auto [planes, lattices] = grad_lattices<T>(p, whole.out_size());
+    const auto [planes, lattices] = grad_lattices(p, whole.out_size());
     return {p.group_out(),
             p.group_in(),
             p.in,

@@ -51,8 +51,8 @@ Extent reach_of(const ConvProblem& p) {
 }
 template <class T>
 [[gnu::noinline]] Planes<T> planes_of(const ConvProblem& p, int64_t source_size) {
-  return reach_of(p) == p.stride ? Planes<T>::of_padded_input(p, source_size)
-                                 : Planes<T>::of_input(p, source_size);
+  return reach_of(p) == p.stride ? PlaneLayout::of_padded_input(p, source_size)
+                                 : PlaneLayout::of_input(p, source_size);
 }
 
 // sums[i][V * w] += over rows of outputs: pixel rows[i][...] * grad[position][V * w]. Pixels of a row are

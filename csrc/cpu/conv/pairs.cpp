@@ -238,7 +238,7 @@ void conv_forward_pairs(const ConvProblem& p, uint16_t* y, const uint16_t* x, co
 
 void conv_grad_x_pairs(const ConvProblem& p, uint16_t* gx, const uint16_t* gy, const uint16_t* w,
                        const float* bias) {
-  const auto [planes, lattices] = grad_lattices<uint16_t>(p, p.out_size());
+  const auto [planes, lattices] = grad_lattices(p, p.out_size());
   const Images from{gy, p.out_channels, p.group_out(), planes, p.taps() == 1 && is_dense(p)};
   const int64_t together = images_together(p, p.in_size(), from.group * from.pitch());
   const int64_t rows = p.group_in(), deep = p.group_out(), taps = p.taps(), size = p.in_size();
@@ -381,7 +381,7 @@ void conv_grad_w_pairs(const ConvProblem& p, uint16_t* gw, const uint16_t* gy, c
   const Planes<uint16_t>& planes = inputs.planes;
   after[2] = planes.width() - p.out[2];
   if (p.out[0] > 1) after[1] = planes.at(1, 0, 0) / planes.width() - p.out[1];
-  const auto as_wide = Planes<uint16_t>::of_grad(p, {}, after, p.out_size());
+  const auto as_wide = PlaneLayout::of_grad(p, {}, after, p.out_size());
   const Images gradients{gy, p.out_channels, p.group_out(), as_wide, after == Extent{}};
   // Which flat positions are outputs.
   const int64_t flat = planes.at(p.out[0] - 1, p.out[1] - 1, p.out[2] - 1) + 1;
