@@ -96,6 +96,21 @@ FORBIDDEN = {
 }
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="what an ELF library shows")
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not installed")
+def test_libraries_show_their_entry_only(wheel, tmp_path):
+    for name in wheel.namelist():
+        if ".so" not in name:
+            continue
+        library = wheel.extract(name, tmp_path)
+        listing = subprocess.run(
+            ["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True
+        ).stdout
+        shown = {line.split()[-1] for line in listing.splitlines() if "__waiter_pool_base" not in line}
+        module = Path(name).name.split(".")[0]
+        assert shown == {"fastdl_level" if module.startswith("lib") else f"PyInit_{module}"}, name
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="levels differ on x86-64 only")
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump (binutils) is not installed")
 @pytest.mark.parametrize("module", FORBIDDEN)
