@@ -1,6 +1,6 @@
 // Folds over any set of axes: out[k] = join over r of map(x[k, r], y[k, r]).
 //
-// Sums are kept in double: lanes of T add up blocks of 32 vectors at most (4 chains of 8), whose sums go to
+// Sums are kept in double: lanes of T add up blocks of 32 vectors at most (4 chains of 8, or 2 of 16), whose sums go to
 // double accumulators; errors of a block are a few roundings of its own size, whatever the length of the
 // whole. Maps that need it (powers, deviations, products of everything) are computed in double altogether.
 // Two shapes of loop, by where x is contiguous: along the reduced axes (fold_rows.h) or along the kept ones
@@ -11,25 +11,25 @@
 namespace fastdl {
 namespace {
 
-template <class T, class U, class C, Second second, class Join, class Map>
+template <class T, class U, class C, Second second, class Join, int chains, class Map>
 void run(const ReduceProblem& p, Map map, const FoldOutput& out) {
   const bool inner_is_kept = p.kept_axes > 0 && p.kept[p.kept_axes - 1].x == int64_t(sizeof(T)) &&
                              !(p.reduced_axes > 0 && p.reduced[p.reduced_axes - 1].x == int64_t(sizeof(T)));
   if (inner_is_kept) {
-    using Folding = ColumnFolder<T, U, C, second, Join, Map>;
+    using Folding = ColumnFolder<T, U, C, second, Join, Map, chains>;
     fold_columns(Folding(p, out, map), Folding::loop);
   } else {
-    using Folding = RowFolder<T, U, C, second, Join, Map>;
+    using Folding = RowFolder<T, U, C, second, Join, Map, chains>;
     fold_rows(Folding(p, out, map), Folding::loops);
   }
 }
 // map(x) computed in C.
-template <class T, class C, class Join, class Map>
+template <class T, class C, class Join, int chains = 4, class Map>
 void run_one(const ReduceProblem& p, const FoldOutput& out, Map map) {
-  run<T, T, C, Second::none, Join>(p, [map](auto x, auto) { return map(x); }, out);
+  run<T, T, C, Second::none, Join, chains>(p, [map](auto x, auto) { return map(x); }, out);
 }
 // map(x, y) with y of type U.
-template <class T, class U, class C, class Map>
+template <class T, class U, class C, int chains = 4, class Map>
 void run_two(const ReduceProblem& p, const FoldOutput& out, Map map) {
   // The stride of y along the axis in which x is contiguous.
   int64_t along = 0;
@@ -38,9 +38,9 @@ void run_two(const ReduceProblem& p, const FoldOutput& out, Map map) {
   else if (p.kept_axes > 0)
     along = p.kept[p.kept_axes - 1].y;
   if (along == 0)
-    run<T, U, C, Second::constant, Add>(p, map, out);
+    run<T, U, C, Second::constant, Add, chains>(p, map, out);
   else
-    run<T, U, C, Second::each, Add>(p, map, out);
+    run<T, U, C, Second::each, Add, chains>(p, map, out);
 }
 
 // The element type of a vector.
@@ -81,16 +81,18 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
       return run_one<T, T, Add>(p, out, [](auto x) { return magnitude(x); });
     case Fold::sum_square:  // in double: squares of floats overflow and underflow early
       return run_one<T, double, Add>(p, out, [](D x) { return x * x; });
-    case Fold::sum_power:
+    case Fold::sum_power: {
+      const double order = std::abs(parameter);
+      if (!(order == 1 || order == 2 || order == 3 || order == 4))
+        return run_one<T, double, Add, 1>(
+            p, out, [e = broadcast<double>(parameter)](D x) { return any_power(magnitude(x), e); });
       // Small whole powers are products: a twentieth of the time.
-      return run_one<T, double, Add>(p, out, [e = broadcast<double>(parameter), parameter](D x) {
-        const D size = magnitude(x);
-        const double whole = std::abs(parameter);
-        if (!(whole == 1 || whole == 2 || whole == 3 || whole == 4)) return any_power(size, e);
-        const D square = size * size;
+      return run_one<T, double, Add>(p, out, [whole = int(order), inverse = parameter < 0](D x) {
+        const D size = magnitude(x), square = size * size;
         const D y = whole == 1 ? size : whole == 2 ? square : square * (whole == 3 ? size : square);
-        return parameter < 0 ? 1.0 / y : y;
+        return inverse ? 1.0 / y : y;
       });
+    }
     case Fold::nonzero:
       return run_one<T, double, Add>(p, out, [](D x) { return x != 0.0 ? broadcast<double>(1) : D{}; });
     case Fold::product:
@@ -108,7 +110,8 @@ void fold(Fold op, const ReduceProblem& p, double parameter, const FoldOutput& o
     case Fold::sum_deviation:
       return run_two<T, double, double>(p, out, [](D x, D y) { return (x - y) * (x - y); });
     case Fold::sum_exp:
-      return run_two<T, T, T>(p, out, [](auto x, auto y) { return simd::exp<Lane<decltype(x)>>(x - y); });
+      return run_two<T, T, T, kLongChains>(
+          p, out, [](auto x, auto y) { return simd::exp<Lane<decltype(x)>>(x - y); });
   }
 }
 

@@ -22,9 +22,9 @@ constexpr int64_t kWide = 256;            // fewer columns are repeated up to th
 using ColumnLoop = void (*)(const FoldFrame&, const char* x, const char* y, int64_t count, int64_t row_x,
                             int64_t row_y, int64_t columns, double* acc);
 
-template <class T, class U, class C, Second second, class Join, class Map>
-struct ColumnFolder : Folder<T, U, C, second, Join, Map> {
-  using Base = Folder<T, U, C, second, Join, Map>;
+template <class T, class U, class C, Second second, class Join, class Map, int chains = 4>
+struct ColumnFolder : Folder<T, U, C, second, Join, Map, chains> {
+  using Base = Folder<T, U, C, second, Join, Map, chains>;
   using Base::at_n, Base::v, Base::Base;
   using typename Base::V;
 
@@ -37,12 +37,13 @@ struct ColumnFolder : Folder<T, U, C, second, Join, Map> {
     for (int64_t rows; count > 0; count -= rows, x += rows * row_x, y += rows * row_y) {
       rows = std::min(count, kDepth);
       int64_t c = 0;
-      for (; c + 4 * v <= columns; c += 4 * v) {
-        V sums[4];
-        this->chain(sums, x + c * item, y + c * y_item, row_x, row_y, rows, ahead);
+      if constexpr (chains > 1)
+        for (; c + chains * v <= columns; c += chains * v) {
+          V sums[chains];
+          this->chain(sums, x + c * item, y + c * y_item, row_x, row_y, rows, ahead);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) Base::flush(acc + c + j * v, sums[j]);
-      }
+          for (int j = 0; j < chains; ++j) Base::flush(acc + c + j * v, sums[j]);
+        }
       for (; c + v <= columns; c += v) {
         V sum[1];
         this->chain(sum, x + c * item, y + c * y_item, row_x, row_y, rows, ahead);

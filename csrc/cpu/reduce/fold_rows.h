@@ -20,26 +20,33 @@ struct RowLoops {
   int64_t (*short_rows)(const FoldFrame&, int64_t k, int64_t end);
 };
 
-template <class T, class U, class C, Second second, class Join, class Map>
-struct RowFolder : Folder<T, U, C, second, Join, Map> {
-  using Base = Folder<T, U, C, second, Join, Map>;
+template <class T, class U, class C, Second second, class Join, class Map, int chains = 4>
+struct RowFolder : Folder<T, U, C, second, Join, Map, chains> {
+  using Base = Folder<T, U, C, second, Join, Map, chains>;
   using Base::p, Base::at, Base::at_n, Base::v, Base::Base;
   using typename Base::V;
 
   [[gnu::always_inline]] void fold_row(const char* x, const char* y, int64_t n, D (&acc)[2]) const {
     constexpr int64_t item = sizeof(T), y_item = second == Second::each ? sizeof(U) : 0;
-    while (n >= 4 * v) {
-      const int64_t count = std::min(n / (4 * v), kDepth);
-      V sums[4];
-      this->chain(sums, x, y, 4 * v * item, 4 * v * y_item, count, kPage);
-      Base::flush(acc, Join::join(Join::join(sums[0], sums[1]), Join::join(sums[2], sums[3])));
-      x += count * 4 * v * item;
-      y += count * 4 * v * y_item;
-      n -= count * 4 * v;
+    constexpr int64_t step = chains * v;
+    while (n >= step) {
+      const int64_t count = std::min(n / step, kDepth * 4 / chains);
+      V sums[chains];
+      this->chain(sums, x, y, step * item, step * y_item, count, kPage);
+      if constexpr (chains == 4)
+        Base::flush(acc, Join::join(Join::join(sums[0], sums[1]), Join::join(sums[2], sums[3])));
+      else if constexpr (chains == 2)
+        Base::flush(acc, Join::join(sums[0], sums[1]));
+      else
+        Base::flush(acc, sums[0]);
+      x += count * step * item;
+      y += count * step * y_item;
+      n -= count * step;
     }
     if (n == 0) return;
     V sum = broadcast<C>(C(Join::start));
-    for (; n >= v; n -= v, x += v * item, y += v * y_item) sum = Join::join(sum, at(x, y, 0, kPage));
+    if constexpr (chains > 1)
+      for (; n >= v; n -= v, x += v * item, y += v * y_item) sum = Join::join(sum, at(x, y, 0, kPage));
     if (n > 0) sum = Join::join(sum, at_n(x, y, int(n), broadcast<C>(C(Join::start))));
     Base::flush(acc, sum);
   }
