@@ -83,7 +83,9 @@ void layer_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
   const bool affine = grad_weight || grad_bias;
   // Rows with one partial result: enough to be worth it, few for many threads to have some, and not so many
   // that their sums lose digits. The same for any number of threads, and with it the same bits.
-  const int64_t most = std::max<int64_t>(16, 65536 / length), least = std::max<int64_t>(8, kGrain / length);
+  // Where no sums are kept, or rows are few and long, a few rows, or one, are enough.
+  const int64_t few = affine ? std::clamp<int64_t>(rows / 4, 1, 8) : 1;
+  const int64_t most = std::max<int64_t>(16, 65536 / length), least = std::max<int64_t>(few, kGrain / length);
   const int64_t piece = std::min(most, std::max(least, rows / 64)), pieces = ceil_div(rows, piece);
   memory::Buffer<T> partial(size_t(affine ? 2 * pieces * length : 0));
   parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
