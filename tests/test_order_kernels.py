@@ -50,7 +50,7 @@ def test_sorted_rows(level, dtype):
     for (rows, n), kind, descending in itertools.product(shapes, KINDS, (False, True)):
         x = rows_of((rows, n), dtype, kind)
         whole = reference.sort_forward(x, n, descending)
-        for k in sorted({0, min(1, n), n // 10, n // 4, n}):
+        for k in sorted({0, min(1, n), min(5, n), n // 10, n // 4, n}):
             values, indices = kernel.sort_forward(x, k, descending)
             np.testing.assert_array_equal(indices, whole[1][:, :k])
             np.testing.assert_array_equal(values, whole[0][:, :k])
@@ -174,3 +174,19 @@ def test_nan_is_never_a_mode_of_several():
         for dtype in (fastdl.float32, fastdl.float64):
             assert fastdl.mode(fastdl.tensor(values, dtype=dtype)).values.item() == expected
     assert fastdl.isnan(fastdl.mode(fastdl.tensor([nan, nan])).values)
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float32, fastdl.float64, fastdl.float16, fastdl.bfloat16])
+def test_the_best_alone_is_the_first_of_two(dtype):
+    """It is searched by another kernel; with NaN, infinities, both zeros and equal elements."""
+    for kind, dim in itertools.product(KINDS, (0, 1)):
+        x = fastdl.tensor(rows_of((40, 300), np.float32, kind)).to(dtype).requires_grad_()
+        values, indices = x.topk(1, dim)
+        two = x.topk(2, dim)
+        np.testing.assert_array_equal(indices.numpy(), two.indices.narrow(dim, 0, 1).numpy())
+        np.testing.assert_array_equal(
+            values.detach().float().numpy(), two.values.detach().narrow(dim, 0, 1).float().numpy()
+        )
+        got, want = (fastdl.autograd.grad(v.sum(), x)[0] for v in (values, two.values.narrow(dim, 0, 1)))
+        np.testing.assert_array_equal(got.float().numpy(), want.float().numpy())
+    assert fastdl.zeros(0, 3).topk(1).values.shape == (0, 1)

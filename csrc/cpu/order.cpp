@@ -267,15 +267,35 @@ void smallest(Entry<T>* kept, const T* x, int64_t n, int64_t k, Order<T> order) 
   constexpr int w = kWidth<T>;
   using E = Entry<T>;
   const int64_t room = 2 * k + 64;
-  // The best of more than k elements: a bound that few of the others pass.
-  const int64_t sample = std::min(n, 2 * k + 32);
-  make_entries(kept, x, 0, sample, order, 0);
   const auto bound = [&](int64_t count) {
     std::nth_element(kept, kept + k - 1, kept + count);
     return Signed<T>(kept[k - 1].key() ^ raised<T>(0));
   };
-  Signed<T> worst = bound(sample);
-  int64_t count = k, i = sample;
+  constexpr Signed<T> most = std::numeric_limits<Signed<T>>::max();
+  constexpr int kGroups = 4;        // vectors of smallest keys, each lane's of a group of elements
+  constexpr int64_t kFirst = 1024;  // elements whose keys are read for that alone
+  Signed<T> worst = most;
+  if (k <= kGroups * w / 2 && n >= 4 * kGroups * w) {
+    Vec<Signed<T>> least[kGroups];
+    for (auto& group : least) group = broadcast(most);
+    for (int64_t i = 0; i + kGroups * w <= std::min(n, kFirst); i += kGroups * w)
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        const auto keys = keys_of<T>(load(x + i + g * w), order);
+        least[g] = keys < least[g] ? keys : least[g];
+      }
+    for (int g = 0; g < kGroups * w; ++g) kept[g] = E::of(raised<T>(least[g / w][g % w]), g);
+    worst = bound(kGroups * w);  // k elements reach it, and few others
+  }
+  int64_t count = 0, i = 0;
+  if (worst < most) {
+    ++worst;
+  } else {  // the best of more than k elements
+    count = k;
+    i = std::min(n, 2 * k + 32);
+    make_entries(kept, x, 0, i, order, 0);
+    worst = bound(i);
+  }
   for (; i < n; i += w) {
     const int here = int(std::min<int64_t>(w, n - i));
     const auto keys = keys_of<T>(load_some(x + i, here), order);

@@ -244,7 +244,7 @@ template <class T>
 class Pieces {
  public:
   Pieces() = default;
-  void set(Operand<T> operand, int64_t size) {
+  [[gnu::noinline]] void set(Operand<T> operand, int64_t size) {
     whole_ = operand.data;
     period_ = operand.data ? operand.period : 1;
     if (operand.data && period_ >= size) return;
@@ -252,7 +252,9 @@ class Pieces {
     spread_.emplace(size_t(length));
     T* spread = spread_->get();
     for (int64_t i = 0; i < std::min(period_, length); ++i) spread[i] = operand.data ? operand.data[i] : T(1);
-    for (int64_t i = period_; i < length; ++i) spread[i] = spread[i - period_];
+    // What is there doubles: number by number, each would wait for the one stored before.
+    for (int64_t there = period_; there < length; there *= 2)
+      std::copy_n(spread, std::min(there, length - there), spread + there);
   }
   const T* from(int64_t i) const { return spread_ ? spread_->get() + i % period_ : whole_ + i; }
 

@@ -16,20 +16,12 @@ namespace fastdl {
 namespace {
 
 template <class T>
-struct BytesOf {
-  typedef int8_t type __attribute__((vector_size(kWidth<T>)));
-};
-
-template <class T>
 [[gnu::always_inline]] inline Vec<Int<T>> load_mask(const uint8_t* p, int n) {
-  typename BytesOf<T>::type bytes{};
-  std::memcpy(&bytes, p, size_t(n));
-  return __builtin_convertvector(bytes, Vec<Int<T>>) != 0;
+  return simd::load_small<T>(p, n) != 0;
 }
 template <class T>
 [[gnu::always_inline]] inline void store_mask(uint8_t* p, Vec<Int<T>> mask, int n) {
-  const auto bytes = __builtin_convertvector(mask, typename BytesOf<T>::type) & 1;
-  std::memcpy(p, &bytes, size_t(n));
+  simd::store_small<T>(p, mask & 1, n);
 }
 
 template <class T, class F>

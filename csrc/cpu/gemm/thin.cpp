@@ -22,31 +22,38 @@ constexpr int64_t kPanelBytes = 24 << 10;  // of a block of columns: a part of L
 constexpr int64_t kFewRows = 32;           // packing B and this many rows take as long as other ways
 constexpr int64_t kFewVectors = kBytes == 64 ? 5 : 2;  // a row of so many costs less than its part of tiles
 
-// n >= kWidth columns of one row: panel v holds columns from min(v * kWidth, n - kWidth) on, k steps and the
-// bias.
+// n >= kWidth columns of rows [i0, i1): panel v holds columns from min(v * kWidth, n - kWidth) on, k steps and
+// the bias.
 template <class T, int K>
-void thin_row(const T* a, int64_t a_col, T bias, const T* panel, int64_t n, T* c) {
+void thin_rows(MatrixView<T> a, const T* bias, int64_t i0, int64_t i1, const T* panels, int64_t n, T* c,
+               int64_t ldc) {
   constexpr int w = kWidth<T>;
-  Vec<T> x[K];
+  for (int64_t i = i0; i < i1; ++i) {
+    Vec<T> x[K];
 #pragma GCC unroll 8
-  for (int p = 0; p < K; ++p) x[p] = broadcast(a[p * a_col]);
-  const auto columns = [&](int64_t j) __attribute__((always_inline)) {
-    Vec<T> sum = bias + load(panel + K * w);
+    for (int p = 0; p < K; ++p) x[p] = broadcast(a.data[i * a.row + p * a.col]);
+    const T own = bias ? bias[i] : T(0);
+    T* to = c + i * ldc;
+    const T* panel = panels;
+    for (int64_t j = 0;;) {
+      Vec<T> sum = own + load(panel + K * w);
 #pragma GCC unroll 8
-    for (int p = 0; p < K; ++p) sum += x[p] * load(panel + p * w);
-    store<T>(c + j, sum);
-    panel += (K + 1) * w;
-  };
-  int64_t j = 0;
-  for (; j + w <= n; j += w) columns(j);
-  if (j < n) columns(n - w);
+      for (int p = 0; p < K; ++p) sum += x[p] * load(panel + p * w);
+      store<T>(to + j, sum);
+      panel += (K + 1) * w;
+      j += w;
+      if (j + w <= n) continue;
+      if (j >= n) break;
+      j = n - w;
+    }
+  }
 }
 
 template <class T>
-using ThinRow = void (*)(const T*, int64_t, T, const T*, int64_t, T*);
+using ThinRows = void (*)(MatrixView<T>, const T*, int64_t, int64_t, const T*, int64_t, T*, int64_t);
 template <class T, int... K>
 constexpr auto thin_table(std::integer_sequence<int, K...>) {
-  return std::array<ThinRow<T>, sizeof...(K)>{&thin_row<T, K + 1>...};
+  return std::array<ThinRows<T>, sizeof...(K)>{&thin_rows<T, K + 1>...};
 }
 
 }  // namespace
@@ -82,9 +89,7 @@ void multiply_thin(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, Ma
       to += w;
     }
     share(m, product_microseconds<T>(m, end - begin, k + 4), [&](int64_t i0, int64_t i1) {
-      for (int64_t i = i0; i < i1; ++i)
-        rows[size_t(k - 1)](a.data + i * a.row, a.col, epilogue.bias_row ? epilogue.bias_row[i] : T(0),
-                            panels, end - begin, c + i * ldc + begin);
+      rows[size_t(k - 1)](a, epilogue.bias_row, i0, i1, panels, end - begin, c + begin, ldc);
     });
   }
 }

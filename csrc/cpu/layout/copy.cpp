@@ -286,8 +286,13 @@ void fill(char* to, int64_t bytes, uint64_t pattern) {
       for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::stream_store(to + i, all);
       simd::fence();
     }
-    for (; i + simd::kBytes <= stop; i += simd::kBytes) simd::store(to + i, all);
-    std::memcpy(to + i, &all, size_t(stop - i));
+    char* const last = to + stop;
+    char* place = to + i;
+    for (; place + 64 <= last; place += 64)  // a line at a time
+#pragma GCC unroll 4
+      for (int k = 0; k < 64; k += simd::kBytes) simd::store(place + k, all);
+    for (; place + simd::kBytes <= last; place += simd::kBytes) simd::store(place, all);
+    std::memcpy(place, &all, size_t(last - place));
   });
 }
 

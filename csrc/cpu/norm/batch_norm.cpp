@@ -17,6 +17,7 @@
 #include "cpu/norm/rows.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/simd/map_vectors.h"
 
 namespace fastdl {
 namespace {
@@ -126,7 +127,10 @@ void for_channels(const BatchNormProblem& p, const Tiles& tiles, F&& f) {
 template <class T, class F>
 [[gnu::always_inline]] inline void for_column_vectors(int64_t begin, int64_t end, F&& f) {
   constexpr int w = kWidth<T>;
-  for (int64_t c = begin; c < end; c += w) f(c, int(std::min<int64_t>(w, end - c)));
+  int64_t c = begin;
+  if constexpr (simd::kBytes < 64 && !simd::kForSize)  // a choice of moves for each is much for short vectors
+    for (; c + w <= end; c += w) f(c, w);
+  for (; c < end; c += w) f(c, int(std::min<int64_t>(w, end - c)));
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> get(const T* p, int lanes) {

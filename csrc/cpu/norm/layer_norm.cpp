@@ -12,6 +12,7 @@
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/for_vectors.h"
+#include "cpu/simd/map_vectors.h"
 
 namespace fastdl {
 namespace {
@@ -39,6 +40,56 @@ double mean_square(const T* x, int64_t n) {
     total += double(simd::reduce_add<T>(q[0] + q[1]));
   }
   return total / double(n);
+}
+
+// Rows whose columns are summed at once: at the width of a line memory is the limit, and two rows' reads and then two
+// rows' writes take a quarter longer than turn by turn.
+constexpr int kTogether = simd::kBytes == 64 || simd::kForSize ? 1 : 2;
+
+// h = (x - middle) a + shift
+template <class T>
+struct RowMap {
+  T middle, a, shift;
+};
+
+// Over each of R rows that follow each other: sums of g w and of g w h; and to the columns' sums, if there are any,
+// the rows' g h and g, which two rows fetch and store half as often.
+template <int R, class T>
+[[gnu::always_inline]] inline void add_rows(const T* g, const T* x, const T* weight, int64_t length,
+                                            const RowMap<T>* rows, T* sum_w, T* sum_b, double (*sums)[2]) {
+  Vec<T> s[R] = {}, sh[R] = {};
+  simd::for_vectors<T>(length, [&](int64_t i, auto lanes) {
+    const Vec<T> w = weight ? simd::get(weight + i, lanes) : simd::broadcast<T>(1);
+    Vec<T> gh{}, total{};
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {  // g is 0 in lanes beyond the end
+      const Vec<T> gi = simd::get(g + r * length + i, lanes), gw = gi * w;
+      const Vec<T> h = (simd::get(x + r * length + i, lanes) - rows[r].middle) * rows[r].a + rows[r].shift;
+      s[r] += gw;
+      sh[r] = gw * h + sh[r];
+      gh = gi * h + gh;
+      total += gi;
+    }
+    if (!sum_w) return;
+    simd::put(sum_w + i, gh + simd::get(static_cast<const T*>(sum_w) + i, lanes), lanes);
+    simd::put(sum_b + i, total + simd::get(static_cast<const T*>(sum_b) + i, lanes), lanes);
+  });
+  for (int r = 0; r < R; ++r) {
+    sums[r][0] = double(simd::reduce_add<T>(s[r]));
+    sums[r][1] = double(simd::reduce_add<T>(sh[r]));
+  }
+}
+
+// y = g w a + (x - center) b + c
+template <class T>
+[[gnu::always_inline]] inline void combine_row(T* y, const T* g, const T* x, const T* weight, int64_t length,
+                                               T center, T a, T b, T c) {
+  const Vec<T> shift = simd::broadcast<T>(c);
+  simd::for_vectors<T>(length, [&](int64_t i, auto lanes) {
+    Vec<T> gw = simd::get(g + i, lanes);
+    if (weight) gw = gw * simd::get(weight + i, lanes);
+    simd::put(y + i, gw * a + ((simd::get(x + i, lanes) - center) * b + shift), lanes);
+  });
 }
 
 }  // namespace
@@ -83,7 +134,9 @@ void layer_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
   const bool affine = grad_weight || grad_bias;
   // Rows with one partial result: enough to be worth it, few for many threads to have some, and not so many
   // that their sums lose digits. The same for any number of threads, and with it the same bits.
-  const int64_t most = std::max<int64_t>(16, 65536 / length), least = std::max<int64_t>(8, kGrain / length);
+  // Where no sums are kept, or rows are few and long, a few rows, or one, are enough.
+  const int64_t few = affine ? std::clamp<int64_t>(rows / 4, 1, 8) : 1;
+  const int64_t most = std::max<int64_t>(16, 65536 / length), least = std::max<int64_t>(few, kGrain / length);
   const int64_t piece = std::min(most, std::max(least, rows / 64)), pieces = ceil_div(rows, piece);
   memory::Buffer<T> partial(size_t(affine ? 2 * pieces * length : 0));
   parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
@@ -91,36 +144,30 @@ void layer_norm_backward(T* grad_x, T* grad_weight, T* grad_bias, const T* grad_
       T* sum_w = partial.get() + 2 * p * length;
       T* sum_b = sum_w + length;
       if (affine) std::fill_n(sum_w, 2 * length, T(0));
-      for (int64_t row = p * piece; row < std::min(rows, (p + 1) * piece); ++row) {
+      const int64_t end = std::min(rows, (p + 1) * piece);
+      for (int64_t row = p * piece, count; row < end; row += count) {
+        count = std::min<int64_t>(kTogether, end - row);
         const T *g = grad_y + row * length, *from = x + row * length;
-        const Center<T> center(mean ? mean[row] : 0.0);
-        const double r = 1.0 / std::sqrt(var[row] + eps);
-        const T middle = center.high, a = T(r);
-        const Vec<T> shift = simd::broadcast<T>(T(-center.rest * r));
-        Vec<T> s{}, sh{};
-        simd::for_vectors<T>(length, [&](int64_t i, auto lanes) {
-          const Vec<T> gi = simd::get(g + i, lanes);
-          const Vec<T> h = (simd::get(from + i, lanes) - middle) * a + shift;
-          const Vec<T> gw = weight ? gi * simd::get(weight + i, lanes) : gi;  // 0 in lanes beyond the end
-          s += gw;
-          sh = gw * h + sh;
-          if (affine) {
-            simd::put(sum_w + i, gi * h + simd::get(static_cast<const T*>(sum_w) + i, lanes), lanes);
-            simd::put(sum_b + i, gi + simd::get(static_cast<const T*>(sum_b) + i, lanes), lanes);
-          }
-        });
-        if (!grad_x) continue;
-        const double sum = mean ? double(simd::reduce_add<T>(s)) / double(length) : 0.0;
-        const double sum_h = double(simd::reduce_add<T>(sh)) / double(length);
-        // r (g w - sum - h sum_h) with h = (x - middle) r - rest r
-        const T b = T(-r * r * sum_h);
-        const Vec<T> c = simd::broadcast<T>(T(r * (center.rest * r * sum_h - sum)));
-        T* to = grad_x + row * length;
-        simd::for_vectors<T>(length, [&](int64_t i, auto lanes) {
-          const Vec<T> gi = simd::get(g + i, lanes);
-          const Vec<T> gw = weight ? gi * simd::get(weight + i, lanes) : gi;
-          simd::put(to + i, gw * a + ((simd::get(from + i, lanes) - middle) * b + c), lanes);
-        });
+        RowMap<T> maps[kTogether];
+        double scale[kTogether], rest[kTogether], sums[kTogether][2];
+        for (int64_t r = 0; r < count; ++r) {
+          const Center<T> center(mean ? mean[row + r] : 0.0);
+          scale[r] = 1.0 / std::sqrt(var[row + r] + eps);
+          rest[r] = center.rest;
+          maps[r] = {center.high, T(scale[r]), T(-rest[r] * scale[r])};
+        }
+        T* const sums_w = affine ? sum_w : nullptr;
+        if (count == kTogether)
+          add_rows<kTogether>(g, from, weight, length, maps, sums_w, sum_b, sums);
+        else
+          add_rows<1>(g, from, weight, length, maps, sums_w, sum_b, sums);
+        for (int64_t r = 0; grad_x && r < count; ++r) {
+          const double sum = mean ? sums[r][0] / double(length) : 0.0, sum_h = sums[r][1] / double(length);
+          // scale (g w - sum - h sum_h) with h = (x - middle) scale - rest scale
+          const T b = T(-scale[r] * scale[r] * sum_h), c = T(scale[r] * (rest[r] * scale[r] * sum_h - sum));
+          combine_row(grad_x + (row + r) * length, g + r * length, from + r * length, weight, length,
+                      maps[r].middle, maps[r].a, b, c);
+        }
       }
     }
   });

@@ -124,6 +124,12 @@ template <class T>
   constexpr int w = kWidth<T>;
   const Vec<T> shift = simd::broadcast<T>(b);
   int64_t i = 0;
+  for (; i + 2 * w <= n; i += 2 * w) {
+    const Vec<T> first = (simd::load(x + i) - center) * a + shift;
+    const Vec<T> second = (simd::load(x + i + w) - center) * a + shift;
+    simd::store<T>(y + i, first);  // a line's halves at once, where vectors are half a line
+    simd::store<T>(y + i + w, second);
+  }
   for (; i + w <= n; i += w) simd::store<T>(y + i, (simd::load(x + i) - center) * a + shift);
   if (i < n) simd::store_n(y + i, (simd::load_n(x + i, int(n - i)) - center) * a + shift, int(n - i));
 }

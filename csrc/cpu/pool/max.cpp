@@ -38,26 +38,6 @@ inline bool better_scalar(T v, T best) {
   return (v > best) | (v != v);  // no branch to mispredict
 }
 
-template <class Offset, class T>
-[[gnu::always_inline]] inline void store_offsets(Offset* p, Vec<Int<T>> taps, int64_t room) {
-  typedef Offset Narrow __attribute__((vector_size(sizeof(Offset) * kWidth<T>)));
-  const Narrow narrow = __builtin_convertvector(taps, Narrow);
-  if (room >= kWidth<T>)
-    std::memcpy(p, &narrow, sizeof narrow);
-  else
-    std::memcpy(p, &narrow, sizeof(Offset) * size_t(room));
-}
-template <class Offset, class T>
-[[gnu::always_inline]] inline Vec<Int<T>> load_offsets(const Offset* p, int64_t room) {
-  typedef Offset Narrow __attribute__((vector_size(sizeof(Offset) * kWidth<T>)));
-  Narrow narrow{};
-  if (room >= kWidth<T>)
-    std::memcpy(&narrow, p, sizeof narrow);
-  else
-    std::memcpy(&narrow, p, sizeof(Offset) * size_t(room));
-  return __builtin_convertvector(narrow, Vec<Int<T>>);
-}
-
 // One input row -> best value and its tap for each output column; both results are padded to whole vectors.
 // Without kTaps the values alone.
 template <class T, bool kTaps>
@@ -179,7 +159,7 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
       }
       const int64_t room = (end - row) * p.w.out - o;
       store_within<T>(y_row + o, b, room);
-      if (kTaps) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
+      if (kTaps) simd::store_small<T>(offsets + row * p.w.out + o, t, room);
     }
     for (int64_t o : empty) offsets[row * p.w.out + o] = 0;
   }
@@ -214,7 +194,7 @@ void forward_pairs(T* y, Offset* offsets, const T* x, const PoolProblem& p, cons
         }
       const int64_t room = (end - row) * p.w.out - o;
       store_within<T>(y + row * p.w.out + o, b, room);
-      if (offsets) store_offsets<Offset, T>(offsets + row * p.w.out + o, t, room);
+      if (offsets) simd::store_small<T>(offsets + row * p.w.out + o, t, room);
     }
   }
 }
@@ -353,7 +333,7 @@ class BackwardRows {
       const int64_t from = out_row(plane, od, oh), room = p_.planes * p_.out_plane() - from;
       std::memcpy(grads_ + slot + left_, grad_y_ + from, size_t(p_.w.out) * sizeof(T));
       for (int64_t o = 0; o < p_.w.out; o += kWidth<T>)
-        store<Int<T>>(taps_ + slot + left_ + o, load_offsets<Offset, T>(offsets_ + from + o, room - o));
+        store<Int<T>>(taps_ + slot + left_ + o, simd::load_small<T>(offsets_ + from + o, room - o));
     }
     return slot;
   }
@@ -418,7 +398,7 @@ void backward_pairs(T* grad_x, const T* grad_y, const Offset* offsets, const Poo
     for (int64_t o = 0; o < p.w.out; o += w) {
       const int64_t left = p.w.out - o, from = row * p.w.out + o;
       const Vec<T> g = left >= w ? load<T>(grad_y + from) : load_n(grad_y + from, int(left));
-      const Vec<Int<T>> t = load_offsets<Offset, T>(offsets + from, total - from);
+      const Vec<Int<T>> t = simd::load_small<T>(offsets + from, total - from);
       Int<T> tap = 0;
       for (int64_t i = 0; i < pairs.kd; ++i)
         for (int64_t j = 0; j < pairs.kh; ++j, tap += 2) {

@@ -12,6 +12,8 @@ using WordBits = Vec<uint32_t>;
 [[gnu::always_inline]] inline WordBits load_bits(const uint16_t* p) {
 #if defined(__AVX512F__)  // one instruction; the compiler would widen two halves and join them
   return (WordBits)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (WordBits)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #endif
   return __builtin_convertvector(*reinterpret_cast<const HalfBits*>(p), WordBits);
 }
@@ -38,6 +40,12 @@ struct BFloat16 {
                                                         45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
     _mm512_storeu_si512(
         p, _mm512_permutex2var_epi16((__m512i)rounded(x), _mm512_load_si512(kUpper), (__m512i)rounded(y)));
+  }
+#elif defined(__AVX2__)
+  // Two vectors, which one instruction packs, half by half.
+  [[gnu::always_inline]] static void store(uint16_t* p, Vec<float> x, Vec<float> y) {
+    const __m256i packed = _mm256_packus_epi32((__m256i)(rounded(x) >> 16), (__m256i)(rounded(y) >> 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0b11011000));
   }
 #endif
 };

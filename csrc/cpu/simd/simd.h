@@ -325,6 +325,49 @@ template <class V>
 #endif
 }
 
+// Integer lanes from and to numbers of fewer bytes, of which at most `n` are read or written. By the levels' own
+// instructions: the compiler takes __builtin_convertvector of bytes apart, lane by lane.
+template <class T, class Small>
+[[gnu::always_inline]] inline Vec<Int<T>> load_small(const Small* p, int64_t n) {
+  typedef Small Lanes __attribute__((vector_size(sizeof(Small) * kWidth<T>)));
+  Lanes lanes{};
+  if (n >= kWidth<T>)
+    std::memcpy(&lanes, p, sizeof lanes);
+  else
+    std::memcpy(&lanes, p, sizeof(Small) * size_t(n));
+#if defined(__x86_64__)
+  if constexpr (sizeof(Small) == 1) {
+    __m128i bytes{};
+    std::memcpy(&bytes, &lanes, sizeof lanes);
+    constexpr bool four = sizeof(T) == 4;
+#if defined(__AVX512F__)
+    return (Vec<Int<T>>)(four ? _mm512_cvtepu8_epi32(bytes) : _mm512_cvtepu8_epi64(bytes));
+#elif defined(__AVX2__)
+    return (Vec<Int<T>>)(four ? _mm256_cvtepu8_epi32(bytes) : _mm256_cvtepu8_epi64(bytes));
+#else
+    return (Vec<Int<T>>)(four ? _mm_cvtepu8_epi32(bytes) : _mm_cvtepu8_epi64(bytes));
+#endif
+  }
+#endif
+  return __builtin_convertvector(lanes, Vec<Int<T>>);
+}
+template <class T, class Small>
+[[gnu::always_inline]] inline void store_small(Small* p, Vec<Int<T>> v, int64_t n) {
+#if defined(__AVX512F__)
+  typedef Small Lanes __attribute__((vector_size(sizeof(Small) * kWidth<T>)));
+  const Lanes lanes = __builtin_convertvector(v, Lanes);
+#else
+  typedef Small Parts __attribute__((vector_size(kBytes)));
+  const auto lanes = [&]<int... i>(std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector((Parts)v, (Parts)v, int(i * sizeof(T) / sizeof(Small))...);
+  }(std::make_integer_sequence<int, kWidth<T>>());
+#endif
+  if (n >= kWidth<T>)
+    std::memcpy(p, &lanes, sizeof lanes);
+  else
+    std::memcpy(p, &lanes, sizeof(Small) * size_t(n));
+}
+
 template <class T>
 [[gnu::always_inline]] inline Vec<Int<T>> to_int(Vec<T> v) {
   return __builtin_convertvector(v, Vec<Int<T>>);

@@ -14,6 +14,7 @@ from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import any_true, cast, contiguous, empty
 from fastdl.ops.axes import normal_axis, numpy_names
 from fastdl.ops.extreme import ValuesIndices, at_places, kth_place, orderable, pick, sortable
+from fastdl.ops.extreme import max as best_along
 from fastdl.ops.join import stack
 from fastdl.ops.masks import pick as chosen
 from fastdl.tensor import Tensor
@@ -96,6 +97,8 @@ def topk(
         raise RuntimeError(f"topk: k must be in [0, {n}], the extent of dim {dim}, got {k}")
     if x.ndim == 0:
         return _scalar(input) if k else pick(input, empty((0,), x.dtype, x), empty((0,), int64, x), 0)
+    if k == 1 and largest and x.size and x.dtype.kind in FLOATING:
+        return best_along(input, axis, True)  # type: ignore[no-any-return]
     found = _first(input, k, axis, largest)
     if found is not None:
         return found
