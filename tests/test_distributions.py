@@ -487,3 +487,19 @@ def test_users_own_transforms():
         assert np.isfinite(mine.log_prob(draw()).numpy()).all()
     with pytest.raises(ValueError, match="Interval"):
         mine.log_prob(t(fastdl, [1.5, 0.0]))
+
+
+def test_distributions_of_users_print_their_parameters():
+    torch = pytest.importorskip("torch")
+    printed = []
+    for library in (torch, fastdl):
+
+        class Hinge(library.distributions.Distribution):
+            arg_constraints = {"loc": library.distributions.constraints.real}  # noqa: RUF012
+
+            def __init__(self, loc, library=library):
+                self.loc = library.as_tensor(loc)
+                super().__init__(self.loc.shape)
+
+        printed.append(repr(Hinge(2.5)))
+    assert printed == ["Hinge(loc: 2.5)"] * 2
