@@ -265,6 +265,18 @@ def test_gamma_samples_have_torch_s_gradient():
     np.testing.assert_allclose(got[keep], want[keep], rtol=3e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.5, 40.0, 1e4, 1e6])
+def test_gamma_slope_of_tiny_and_large_shapes(size):
+    torch = pytest.importorskip("torch")
+    from fastdl.distributions.gamma import gamma_slope
+
+    rng = np.random.default_rng(0)
+    shape = size * rng.uniform(0.5, 1, 200)
+    samples = np.maximum(rng.standard_gamma(shape), np.finfo(np.float32).tiny)
+    want = torch._standard_gamma_grad(torch.from_numpy(shape), torch.from_numpy(samples)).numpy()
+    np.testing.assert_allclose(gamma_slope(shape, samples), want, rtol=2e-3)
+
+
 def test_gamma_slope_is_the_quantile_s():
     """Moving the shape moves the sample along its quantile: F(x(a); a) stays, checked by a numeric integral."""
     from fastdl.distributions.gamma import gamma_slope
