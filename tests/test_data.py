@@ -215,6 +215,34 @@ def test_default_collate_equals_torchs():
         same(got, want)
 
 
+def test_users_classes_are_collated_by_what_they_registered():
+    torch = pytest.importorskip("torch")
+    from torch.utils.data._utils.collate import default_collate_fn_map as theirs
+
+    from fastdl.utils.data.collate import default_collate_fn_map as ours
+
+    class Image:
+        def __init__(self, value):
+            self.value = value
+
+    def together(batch, *, collate_fn_map):
+        assert Image in collate_fn_map
+        return [image.value for image in batch]
+
+    for library, known in ((torch, theirs), (fastdl, ours)):
+        known[Image] = together
+        try:
+            batch = library.utils.data.default_collate(
+                [{"image": Image(1), "y": 2}, {"image": Image(3), "y": 4}]
+            )
+        finally:
+            del known[Image]
+        assert batch["image"] == [1, 3]
+        assert batch["y"].tolist() == [2, 4]
+        with pytest.raises(TypeError, match="batch must contain"):
+            library.utils.data.default_collate([Image(1)])
+
+
 def test_default_collate_tensors_and_errors():
     leaf = fastdl.ones(2, requires_grad=True)
     stacked = data.default_collate([leaf, leaf])
