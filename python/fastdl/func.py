@@ -241,7 +241,7 @@ def _depends_on_others(result: Tensor, inputs: list[Tensor]) -> bool:
 
 
 def _spend(inputs: list[Tensor]) -> None:
-    """Mark the variables of a derivative that is done: what still leads to them depends on nothing that varies."""
+    """Mark the variables of a derivative that is done: nobody differentiates by them any more."""
     for x in inputs:
         x.__dict__["_spent"] = True
 
@@ -280,10 +280,7 @@ def _settled_all(value: Any, inputs: list[Tensor]) -> Any:
 
 
 def _gradient(output: Tensor, inputs: list[Tensor], weights: Any = None, graph: bool = True) -> list[Tensor]:
-    """The gradients of one output, zeros where it does not depend on an input.
-
-    They can be differentiated again if ``graph``: nobody will where the output does not depend on others' variables.
-    """
+    """The gradients of one output, zeros where it does not depend on an input; ``graph``: differentiable again."""
     found: Any = [None] * len(inputs)
     if output.requires_grad:
         found = _gradients(output, inputs, weights, retain_graph=True, create_graph=graph, allow_unused=True)

@@ -32,9 +32,7 @@ _OURS = {
     "axis0": "dim0",
     "axis1": "dim1",
     "tensor": "input",
-} | dict.fromkeys(
-    ("indices", "sections"), "indices_or_sections"
-)  # what a function calls the argument that PyTorch, as NumPy does, takes by these names, too
+} | dict.fromkeys(("indices", "sections"), "indices_or_sections")  # by other names of PyTorch's, or NumPy's
 _REFUSED = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
 _done: dict[Function, Function] = {}
 _done_out: dict[Function, Function] = {}
@@ -165,7 +163,7 @@ def explain(
 
 
 def _by_our_names(function: Function, options: dict[str, Any]) -> dict[str, Any] | None:
-    """``options`` by the function's own names where others were given (``_OURS``); None if there are none."""
+    """``options`` by the function's own names where others were given; None if there are none."""
     code = unwrap(function).__code__
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     renamed = {name if name in known else _OURS.get(name, name): value for name, value in options.items()}

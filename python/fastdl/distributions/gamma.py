@@ -39,7 +39,7 @@ def gamma_slope(a: Any, x: Any) -> Any:
             below, here, above = np.log(mass(np.stack([aa - h, aa, aa + h]), np.stack([xx] * 3)))
             density = (aa - 1) * np.log(xx) - xx - kernels.lgamma_forward(aa)
             result[side] = sign * np.exp(here - density) * (above - below) / (2 * h)
-        # Where F or Q is below all numbers, Q / f is x / (x + 1 - a): asymptotically, and nobody draws such samples.
+        # Where F or Q is below all numbers, asymptotically: nobody draws such samples.
         r = 1 / (x + 1 - a)
         tail = x * r * (np.log(x) - kernels.digamma_forward(a) + r)
     return np.where(np.isfinite(result), result, tail)

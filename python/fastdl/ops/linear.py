@@ -221,7 +221,7 @@ def linear(
     Args:
         input: ``(*, in_features)``, float32 or float64.
         weight: ``(out_features, in_features)``, or ``(in_features,)``: the result then has no feature axis.
-        bias: ``(out_features,)``, another shape that broadcasts to the result's, or None.
+        bias: ``(out_features,)`` or what broadcasts to the result; or None.
         activation: None, ``"relu"``, ``"sigmoid"``, ``"tanh"``, ``"silu"``, ``"gelu"`` or ``"gelu_tanh"``:
             applied to the result before it is stored, where gradients allow it. (Not in PyTorch.)
 

@@ -123,7 +123,7 @@ class Optimizer:
         return {**self.__dict__, "_cache": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Called by copies, by pickle and after :meth:`load_state_dict`: where subclasses fill in newer options."""
+        """Called by copies and :meth:`load_state_dict`, too: subclasses fill in options here."""
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -426,7 +426,7 @@ class Optimizer:
             if options.get("capturable", group.get("capturable"))
             for p in group["params"]
         }
-        own = type(self).step is Optimizer.step  # users' optimizers count as they like
+        own = type(self).step is Optimizer.step
         state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         for number, values in state_dict["state"].items():
             p = params.get(number)

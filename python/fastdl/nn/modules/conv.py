@@ -255,7 +255,7 @@ class _ConvTranspose(_ConvNd):
         )
 
     def _output_padding(self, input: Tensor, output_size: Any, *known: Any) -> tuple[int, ...]:
-        if output_size is None:  # known: what users' subclasses pass to PyTorch's, all of it our attributes
+        if output_size is None:  # known: the attributes, which users pass to PyTorch's
             return self.output_padding
         name, axes = type(self).__name__, self.axes
         wanted = tuple(output_size)

@@ -75,15 +75,12 @@ def _cache_of(caches: Sequence[KVCache] | None, layers: ModuleList, name: str) -
 
 
 def _options(is_causal: bool, cache: KVCache | None) -> dict[str, Any]:
-    """What self-attention is told besides the masks; PyTorch knows no cache, nor do blocks that users override."""
-    return {"is_causal": is_causal} if cache is None else {"is_causal": is_causal, "cache": cache}
+    """Of self-attention; the blocks that users override know no cache."""
+    return {"is_causal": is_causal} | ({} if cache is None else {"cache": cache})
 
 
 class _Layer(Module):
-    """What layers of encoder and decoder have in common: self-attention with dropout behind it.
-
-    Subclasses override the blocks as they do PyTorch's: to have the weights of attention, for instance.
-    """
+    """What layers of encoder and decoder have in common: self-attention with dropout behind it."""
 
     self_attn: MultiheadAttention
     dropout1: Dropout

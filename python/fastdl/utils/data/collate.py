@@ -16,7 +16,7 @@ from fastdl.tensor import Tensor
 __all__ = ["default_collate", "default_convert"]
 
 default_collate_fn_map: dict[Any, Any] = {}
-"""Users' classes of samples (or tuples of them) -> ``collate(batch, *, collate_fn_map)``."""
+"""Users' classes -> ``collate(batch, *, collate_fn_map)``."""
 
 
 def _stack_arrays(arrays: list[Any]) -> Tensor:
