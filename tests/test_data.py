@@ -387,3 +387,36 @@ def test_defaults_are_torchs():
     for name, parameter in inspect.signature(torch.utils.data.DataLoader).parameters.items():
         assert ours[name].default == parameter.default, name
         assert ours[name].kind == parameter.kind, name
+
+
+def test_loaders_of_users_that_begin_anew_without_an_end():
+    """As timm and yolov5 write them: the sampler repeats for ever, one iterator serves all epochs."""
+
+    class Repeated:
+        def __init__(self, sampler):
+            self.sampler = sampler
+
+        def __iter__(self):
+            while True:
+                yield from iter(self.sampler)
+
+    class Endless(data.DataLoader):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._DataLoader__initialized = False
+            self.batch_sampler = Repeated(self.batch_sampler)
+            self._DataLoader__initialized = True
+            self.iterator = super().__iter__()
+
+        def __len__(self):
+            return len(self.batch_sampler.sampler)
+
+        def __iter__(self):
+            for _ in range(len(self)):
+                yield next(self.iterator)
+
+    loader = Endless(list(range(5)), batch_size=2)
+    for _ in range(2):
+        assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3], [4]]
+    with pytest.raises(ValueError, match="should not be set after"):
+        loader.batch_size = 3
