@@ -184,6 +184,19 @@ TABLES = {
         x = reals(2, 3, seed=4); x.softmax(axis=5)
         x = reals(2, 3, seed=4); L.softmax(x, dim=0, axis=0)
     """,
+    "other names": """
+        x = reals(4, 4); [*L.split(tensor=x, split_size_or_sections=2), *x.tensor_split(sections=2), *L.tensor_split(x, indices=(1, 2), dim=1), *L.hsplit(x, sections=2), *x.vsplit(indices=[1])]
+        x = reals(2, 3); x.swapaxes(axis0=0, axis1=1), L.swapaxes(x, axis0=0, axis1=1), L.transpose(x, dim0=0, dim1=1)
+        x = reals(4, 4); x.hsplit(parts=2)
+        [L.histogram(reals(9), density=True).hist, reals(9).histogram().bin_edges]
+    """,
+    "a bias that broadcasts": """
+        w = leaf(3, 4, seed=1); [grads(L.nn.functional.linear(x, w, b), x, w, b) for b in (leaf(1, 3), leaf(1), leaf(), leaf(2, 1)) for x in (leaf(2, 4), leaf(5, 2, 4)) if b.ndim < 2 or x.ndim == 2 or len(b) == 1]
+        [L.nn.functional.linear(reals(5, 2, 4), reals(4), reals())]
+        L.nn.functional.linear(reals(2, 4), reals(3, 4), reals(2))
+        L.nn.functional.linear(reals(2, 4), reals(3, 4), reals(1, 1, 3))
+        L.nn.functional.linear(reals(4), reals(3, 4), reals(2, 3))
+    """,
     "numbers that are tensors": """
         n = L.tensor(2); x = ints(4, 3); [*x.split(n), *x.chunk(n), *L.split(x, n, 1), *L.chunk(x, n, 1), *x.split(L.tensor(1), dim=1)]
         layers = [L.nn.Linear(L.tensor(3), L.tensor(2)), L.nn.Embedding(L.tensor(3), L.tensor(2))]; [layers[0].weight.shape, layers[1].weight.shape, repr(layers[0])]

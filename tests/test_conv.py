@@ -360,3 +360,24 @@ def test_im2col_leaves_out_exactly_what_zeros_in_the_kernel_leave_out(kernel):
         layer(x)[:, :, 5].sum().backward()
     assert not x.grad[:, :, 6:].any()
     assert x.grad[:, :, 5].any()
+
+
+def test_subclasses_call_output_padding_as_pytorch_s_forward_does():
+    torch = pytest.importorskip("torch")
+    for library in (torch, fastdl):
+
+        class Scaled(library.nn.ConvTranspose2d):
+            def forward(self, x, output_size=None):
+                padding = self._output_padding(
+                    x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+                )
+                return type(self).functional(
+                    x, self.weight * 2, self.bias, self.stride, self.padding, padding
+                )
+
+            functional = staticmethod(library.nn.functional.conv_transpose2d)
+
+        layer = Scaled(1, 1, 3, stride=2, padding=1, output_padding=1)
+        x = library.ones(1, 1, 4, 4)
+        assert tuple(layer(x).shape) == (1, 1, 8, 8)
+        assert tuple(layer(x, (7, 7)).shape) == (1, 1, 7, 7)

@@ -50,6 +50,28 @@ def test_two_inputs_and_outputs(lib):
     assert a.grad.tolist() == [3, 5]
 
 
+@pytest.mark.parametrize("materialize", [False, True])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_outputs_that_are_no_tensors_have_none_for_a_gradient(lib, materialize, create_graph):
+    class Parts(lib.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.set_materialize_grads(materialize)
+            return 3, x * 2, {"rate": 0.5}, x * 5, None
+
+        @staticmethod
+        def backward(ctx, number, twice, options, fivefold, nothing):
+            assert number is options is nothing is None
+            assert (fivefold is None) == (not materialize)
+            return twice * 2 if fivefold is None else twice * 2 + fivefold * 5
+
+    x = leaf(lib, [1.0])
+    number, twice, options, _, nothing = Parts.apply(x)
+    assert (number, options, nothing) == (3, {"rate": 0.5}, None)
+    (grad,) = lib.autograd.grad(twice.sum(), x, create_graph=create_graph)
+    assert grad.tolist() == [2.0]
+
+
 def test_setup_context(lib):
     class Cube(lib.autograd.Function):
         @staticmethod

@@ -215,6 +215,34 @@ def test_default_collate_equals_torchs():
         same(got, want)
 
 
+def test_users_classes_are_collated_by_what_they_registered():
+    torch = pytest.importorskip("torch")
+    from torch.utils.data._utils.collate import default_collate_fn_map as theirs
+
+    from fastdl.utils.data.collate import default_collate_fn_map as ours
+
+    class Image:
+        def __init__(self, value):
+            self.value = value
+
+    def together(batch, *, collate_fn_map):
+        assert Image in collate_fn_map
+        return [image.value for image in batch]
+
+    for library, known in ((torch, theirs), (fastdl, ours)):
+        known[Image] = together
+        try:
+            batch = library.utils.data.default_collate(
+                [{"image": Image(1), "y": 2}, {"image": Image(3), "y": 4}]
+            )
+        finally:
+            del known[Image]
+        assert batch["image"] == [1, 3]
+        assert batch["y"].tolist() == [2, 4]
+        with pytest.raises(TypeError, match="batch must contain"):
+            library.utils.data.default_collate([Image(1)])
+
+
 def test_default_collate_tensors_and_errors():
     leaf = fastdl.ones(2, requires_grad=True)
     stacked = data.default_collate([leaf, leaf])
@@ -359,3 +387,36 @@ def test_defaults_are_torchs():
     for name, parameter in inspect.signature(torch.utils.data.DataLoader).parameters.items():
         assert ours[name].default == parameter.default, name
         assert ours[name].kind == parameter.kind, name
+
+
+def test_loaders_of_users_that_begin_anew_without_an_end():
+    """As timm and yolov5 write them: the sampler repeats for ever, one iterator serves all epochs."""
+
+    class Repeated:
+        def __init__(self, sampler):
+            self.sampler = sampler
+
+        def __iter__(self):
+            while True:
+                yield from iter(self.sampler)
+
+    class Endless(data.DataLoader):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._DataLoader__initialized = False
+            self.batch_sampler = Repeated(self.batch_sampler)
+            self._DataLoader__initialized = True
+            self.iterator = super().__iter__()
+
+        def __len__(self):
+            return len(self.batch_sampler.sampler)
+
+        def __iter__(self):
+            for _ in range(len(self)):
+                yield next(self.iterator)
+
+    loader = Endless(list(range(5)), batch_size=2)
+    for _ in range(2):
+        assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3], [4]]
+    with pytest.raises(ValueError, match="should not be set after"):
+        loader.batch_size = 3

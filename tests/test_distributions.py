@@ -265,6 +265,18 @@ def test_gamma_samples_have_torch_s_gradient():
     np.testing.assert_allclose(got[keep], want[keep], rtol=3e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.5, 40.0, 1e4, 1e6])
+def test_gamma_slope_of_tiny_and_large_shapes(size):
+    torch = pytest.importorskip("torch")
+    from fastdl.distributions.gamma import gamma_slope
+
+    rng = np.random.default_rng(0)
+    shape = size * rng.uniform(0.5, 1, 200)
+    samples = np.maximum(rng.standard_gamma(shape), np.finfo(np.float32).tiny)
+    want = torch._standard_gamma_grad(torch.from_numpy(shape), torch.from_numpy(samples)).numpy()
+    np.testing.assert_allclose(gamma_slope(shape, samples), want, rtol=2e-3)
+
+
 def test_gamma_slope_is_the_quantile_s():
     """Moving the shape moves the sample along its quantile: F(x(a); a) stays, checked by a numeric integral."""
     from fastdl.distributions.gamma import gamma_slope
@@ -487,3 +499,19 @@ def test_users_own_transforms():
         assert np.isfinite(mine.log_prob(draw()).numpy()).all()
     with pytest.raises(ValueError, match="Interval"):
         mine.log_prob(t(fastdl, [1.5, 0.0]))
+
+
+def test_distributions_of_users_print_their_parameters():
+    torch = pytest.importorskip("torch")
+    printed = []
+    for library in (torch, fastdl):
+
+        class Hinge(library.distributions.Distribution):
+            arg_constraints = {"loc": library.distributions.constraints.real}  # noqa: RUF012
+
+            def __init__(self, loc, library=library):
+                self.loc = library.as_tensor(loc)
+                super().__init__(self.loc.shape)
+
+        printed.append(repr(Hinge(2.5)))
+    assert printed == ["Hinge(loc: 2.5)"] * 2

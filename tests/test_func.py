@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastdl
+from fastdl.autograd.op import Op
 from fastdl.nn import functional as F
 
 torch = pytest.importorskip("torch")
@@ -60,6 +61,15 @@ CASES = {
     "vmap of dictionary": lambda F, t: F.vmap(lambda p, x: {"y": p["w"] * x}, in_dims=(0, None))(
         {"w": t(W)}, t(X)
     ),
+    "cotangents that vary": lambda F, t: F.grad(lambda v: F.vjp(_g, t(X), t(W))[1](v)[0].square().sum())(
+        t(X)[:3]
+    ),
+    "vjp seen from outside": lambda F, t: F.grad(lambda x: _pulled(F.vjp(lambda z: z.sin(), x))[1][0].sum())(
+        t(X)
+    ),
+    "jacobian seen from outside": lambda F, t: F.jacrev(lambda w: F.jacrev(lambda x: (x * w).sin())(t(X)))(
+        t(W[0])
+    ),
     "per-sample gradients": lambda F, t: F.vmap(F.grad(lambda p, x: (p * x).sin().sum()), in_dims=(None, 0))(
         t(X), t(W)
     ),
@@ -88,6 +98,24 @@ def test_an_outer_backward_sees_through():
         slope.square().sum().backward()
         results.append(w.grad.numpy())
     np.testing.assert_allclose(*results, rtol=1e-10)
+
+
+def test_first_derivatives_need_first_derivatives_only():
+    """Where nobody differentiates the result again, backward computes on arrays."""
+
+    class Doubled(Op):
+        def forward(self, x):
+            return x * 2
+
+        def backward(self, grad):
+            return grad * 2
+
+    f, x = Doubled.apply, fastdl.ones(2)
+    assert fastdl.func.grad(lambda x: f(x).sum())(x).tolist() == [2, 2]
+    assert fastdl.func.jacrev(f)(x).tolist() == [[2, 0], [0, 2]]
+    assert fastdl.func.vjp(f, x)[1](x)[0].tolist() == [2, 2]
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        fastdl.func.hessian(lambda x: f(x).sum())(x)
 
 
 def test_an_ensemble():

@@ -323,3 +323,13 @@ def test_what_a_module_holds_can_be_walked_backwards():
     assert [name for name, _ in reversed(net._modules.items())] == ["2", "1", "0"]
     assert dict(net[0]._parameters.items()) == {"weight": net[0].weight, "bias": net[0].bias}
     assert len(net._modules.items()) == 3
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.ReLU])
+def test_sequential_calls_what_stands_in_a_class_s_forward(kind, monkeypatch):
+    own = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: own(self, x) + 5)
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    x = fastdl.ones(1, 2)
+    np.testing.assert_array_equal(net(x).detach().numpy(), net[1](net[0](x)).detach().numpy())
+    assert (net(x) >= 3).all()

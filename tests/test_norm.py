@@ -307,3 +307,21 @@ def test_sync_batch_norm_is_batch_norm() -> None:
     single = fastdl.nn.SyncBatchNorm(4, process_group="all", bias=False)
     assert single(fastdl.randn(2, 4, 3, 3)).shape == (2, 4, 3, 3)
     assert (single.process_group, single.bias) == ("all", None)
+
+
+@pytest.mark.parametrize("base", ["_BatchNorm", "BatchNorm2d"])
+def test_subclasses_check_the_input_themselves(base):
+    torch = pytest.importorskip("torch")
+    for library in (torch, fastdl):
+        parent = getattr(library.nn.modules.batchnorm, base)
+
+        class Points(parent):
+            def _check_input_dim(self, input):
+                if input.dim() != 3:
+                    raise ValueError("points are (N, C, L)")
+
+        x = library.arange(12.0).reshape(2, 2, 3)
+        y = Points(2)(x)
+        np.testing.assert_allclose(y.mean((0, 2)).tolist(), [0, 0], atol=1e-6)
+        with pytest.raises(ValueError, match="points are"):
+            Points(2)(x[None])

@@ -254,7 +254,7 @@ def test_step_without_gradients_and_zero_grad():
 def test_closure_and_hooks():
     (p,) = with_gradients([1.0])
     opt = optim.SGD([p], lr=0.1)
-    calls = []
+    calls, given = [], []
 
     def closure():
         assert fastdl.is_grad_enabled()
@@ -262,12 +262,47 @@ def test_closure_and_hooks():
         return "the loss"
 
     first = opt.register_step_pre_hook(lambda o, args, kwargs: calls.append("pre"))
+    opt.register_step_pre_hook(lambda o, args, kwargs: given.append((*args, kwargs)))
     opt.register_step_post_hook(lambda o, args, kwargs: calls.append("post"))
     with fastdl.no_grad():
         assert opt.step(closure) == "the loss"
     first.remove()
     assert opt.step() is None
     assert calls == ["pre", "closure", "post", "post"]
+    assert given == [(opt, closure, {}), (opt, {})]
+
+
+class Counting(optim.Optimizer):
+    """As users write them: options of later versions are filled in by ``__setstate__``."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("later", 1)
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["step"] = self.state[p].get("step", 0) + 1
+
+
+def test_optimizers_of_users_are_copied_and_loaded():
+    opt = Counting(with_gradients([1.0], [2.0]), lr=0.1)
+    opt.step()
+    assert "later" not in opt.param_groups[0]
+    loaded = Counting(with_gradients([1.0], [2.0]), lr=0.2)
+    loaded.load_state_dict(opt.state_dict())
+    for other in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt)), loaded):
+        assert other.param_groups[0]["later"] == 1
+        assert other.param_groups[0]["lr"] == 0.1
+        first = other.state[other.param_groups[0]["params"][0]]["step"]
+        assert isinstance(first, int)
+        assert first == 1
+        other.step()
+        assert other.state_dict()["state"] == {0: {"step": 2}, 1: {"step": 2}}
 
 
 def test_version_counters_see_the_step():

@@ -391,9 +391,13 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel.distributed import DistributedDataParallel
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
-from torch.utils.data._utils.collate import default_collate
+from torch.utils.data._utils.collate import default_collate, default_collate_fn_map
+import torch.functional
 
 x = torch.arange(6.0)
+assert torch.functional.einsum("i,i", x, x).item() == 55
+default_collate_fn_map[complex] = lambda batch, *, collate_fn_map: sum(batch)
+assert default_collate([(1, 1j), (2, 2j)])[1] == 3j
 assert torch.complex32.is_complex and x.dtype != torch.complex32 and str(torch.chalf) == "torch.complex32"
 assert _get_tracing_state() is None and not is_fake(x) and default_collate([1, 2]).tolist() == [1, 2]
 flat = _flatten_dense_tensors([x[:2], x[2:].reshape(2, 2)])

@@ -327,3 +327,50 @@ def test_zeros_at_padding_can_be_switched_off_later():
                 y = encoder(lib.ones(2, 3, 4), src_key_padding_mask=lib.tensor(padding))
             zeros.append(bool((y[1, 1:] == 0).all()))
     assert zeros == [True, False] * 2
+
+
+def _overridden(library):
+    class Encoder(library.nn.TransformerEncoderLayer):
+        def _sa_block(self, x, attn_mask, key_padding_mask, is_causal=False):
+            y, weights = self.self_attn(
+                x, x, x, attn_mask=attn_mask, key_padding_mask=key_padding_mask, is_causal=is_causal
+            )
+            self.weights = weights.detach()
+            return self.dropout1(y)
+
+        def _ff_block(self, x):
+            return super()._ff_block(x) * 0.5
+
+    class Decoder(library.nn.TransformerDecoderLayer):
+        def _mha_block(self, x, mem, attn_mask, key_padding_mask, is_causal=False):
+            assert (attn_mask, key_padding_mask, is_causal) == (None, None, False)
+            return self.multihead_attn(x, mem, mem)[0] * 2
+
+    return Encoder, Decoder
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_users_override_the_blocks_of_layers(norm_first):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 5, 8)).astype(np.float32)
+    state, results = None, []
+    for library in (torch, fastdl):
+        encoder, decoder = [
+            kind(8, 2, 16, 0.0, batch_first=True, norm_first=norm_first) for kind in _overridden(library)
+        ]
+        layers = library.nn.ModuleList(
+            [library.nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False), decoder]
+        )
+        if state is None:
+            state = {
+                name: rng.standard_normal(tuple(p.shape)).astype(np.float32) * 0.3
+                for name, p in layers.named_parameters()
+            }
+        layers.load_state_dict({name: library.tensor(p) for name, p in state.items()})
+        mask = library.nn.Transformer.generate_square_subsequent_mask(5)
+        memory = layers[0](library.tensor(x), mask)
+        weights = [layer.weights.numpy() for layer in layers[0].layers]
+        results.append([memory.detach().numpy(), layers[1](memory, memory).detach().numpy(), *weights])
+    for theirs, ours in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -227,20 +227,23 @@ def _input(x: Tensor) -> Tensor:
 
 def _depends_on_others(result: Tensor, inputs: list[Tensor]) -> bool:
     """Does the graph of ``result`` lead to leaves other than ``inputs``, for which somebody may differentiate it?"""
-    own = {id(x) for x in inputs}
-    seen: set[int] = set()
-    todo = [result._node]
-    while todo:
-        node = todo.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        for edge in node.edges or ():
-            if edge is not None and edge[1] >= 0:
-                todo.append(edge[0])
-            elif edge is not None and id(edge[0]) not in own:
+    seen = {id(x) for x in inputs}
+    todo: list[Any] = [result._node]
+    for node in todo:  # which grows meanwhile
+        for target, index in filter(None, (node and node.edges) or ()):
+            if id(target) in seen or "_spent" in target.__dict__:
+                continue
+            if index < 0:
                 return True
+            seen.add(id(target))
+            todo.append(target)
     return False
+
+
+def _spend(inputs: list[Tensor]) -> None:
+    """Mark the variables of a derivative that is done: nobody differentiates by them any more."""
+    for x in inputs:
+        x.__dict__["_spent"] = True
 
 
 def _chosen(op: str, args: tuple[Any, ...], argnums: int | tuple[int, ...]) -> tuple[Any, list[Tensor], Any]:
@@ -276,11 +279,11 @@ def _settled_all(value: Any, inputs: list[Tensor]) -> Any:
     return _rebuilt(value, iter([_settled(t, inputs) for t in _tensors(value)]))
 
 
-def _gradient(output: Tensor, inputs: list[Tensor], weights: Tensor | None = None) -> list[Tensor]:
-    """The gradients of one output, zeros where it does not depend on an input; they can be differentiated again."""
+def _gradient(output: Tensor, inputs: list[Tensor], weights: Any = None, graph: bool = True) -> list[Tensor]:
+    """The gradients of one output, zeros where it does not depend on an input; ``graph``: differentiable again."""
     found: Any = [None] * len(inputs)
     if output.requires_grad:
-        found = _gradients(output, inputs, weights, retain_graph=True, create_graph=True, allow_unused=True)
+        found = _gradients(output, inputs, weights, retain_graph=True, create_graph=graph, allow_unused=True)
     return [x.new_zeros(x.shape) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
 
@@ -299,8 +302,10 @@ def grad_and_value(
             if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim > 0:
                 shape = f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__
                 raise RuntimeError(f"grad: func must return a tensor of 0 dimensions, got {shape}")
-            found = [_settled(g, inputs) for g in _gradient(value, inputs)]
-            value = _settled(value, inputs)
+            graph = _depends_on_others(value, inputs)
+            found = [_settled(g, inputs) for g in _gradient(value, inputs, None, graph)]
+            value = value if graph else value.detach()
+            _spend(inputs)
         gradient = _rebuilt(wanted, iter(found))
         return (gradient, (value, aux)) if has_aux else (gradient, value)
 
@@ -348,12 +353,14 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     with enable_grad():
         new, inputs, wanted = _chosen("vjp", primals, tuple(range(len(primals))))
         output, aux = _with_aux("vjp", func(*new), has_aux, inputs)
+        _spend(inputs)
 
     def pull(cotangents: Any) -> Any:
         total = [x.new_zeros(x.shape) for x in inputs]
         with enable_grad():
             for y, v in zip(_tensors(output), _tensors(cotangents), strict=True):
-                total = [a + b for a, b in zip(total, _gradient(y, inputs, v), strict=True)]
+                graph = v.requires_grad or _depends_on_others(y, inputs)
+                total = [a + b for a, b in zip(total, _gradient(y, inputs, v, graph), strict=True)]
             return _rebuilt(wanted, iter([_settled(g, inputs) for g in total]))
 
     result = (_settled_all(output, inputs), pull)
@@ -388,6 +395,7 @@ def jvp(
                 if g.requires_grad:
                     total = total + _gradient(g, [weights], v)[0]
             along.append(_settled(total, [*inputs, weights]))
+            _spend([*inputs, weights])
     result = (_settled_all(output, inputs), _rebuilt(output, iter(along)))
     return (*result, aux) if has_aux else result
 
@@ -435,13 +443,15 @@ def jacrev(
             output, aux = _with_aux("jacrev", func(*new, **kwargs), has_aux, inputs)
             tables = []
             for y in _tensors(output):
-                rows = [_gradient(part, inputs) for part in y.reshape(-1)]
+                graph, flat = _depends_on_others(y, inputs), y.reshape(-1)
+                rows = [_gradient(flat[i], inputs, None, graph) for i in range(y.numel())]
                 columns: Any = zip(*rows, strict=True) if rows else [[]] * len(inputs)
                 parts = [
                     stack(list(c)).reshape(*y.shape, *x.shape) if rows else x.new_zeros((*y.shape, *x.shape))
                     for c, x in zip(columns, inputs, strict=True)
                 ]
                 tables.append(_rebuilt(wanted, iter([_settled(p, inputs) for p in parts])))
+            _spend(inputs)
         result = _rebuilt(output, iter(tables))
         return (result, aux) if has_aux else result
 

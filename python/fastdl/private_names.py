@@ -132,6 +132,7 @@ def _data() -> None:
         "",
         default_collate=fastdl.utils.data.default_collate,
         default_convert=fastdl.utils.data.default_convert,
+        default_collate_fn_map=fastdl.utils.data.collate.default_collate_fn_map,
         np_str_obj_array_pattern=re.compile(r"[SaUO]"),
     )
     worker = _module("torch.utils.data._utils.worker", "")
@@ -189,6 +190,7 @@ def install() -> dict[str, ModuleType]:
     import_module("fastdl.ops").aten = _Operation("aten")  # type: ignore[attr-defined]
     sys.modules["torch._higher_order_ops.associative_scan"] = import_module("fastdl.higher_order")
     sys.modules["torch._higher_order_ops"] = sys.modules["torch._higher_order_ops.associative_scan"]
+    sys.modules["torch.functional"] = fastdl
     sys.modules["torch.jit.annotations"] = typing  # where old programs find the types of their annotations
     # As PyTorch's own imports leave them: programs that exchange functions look for the modules they are in.
     import_module("fastdl.distributed")
@@ -201,6 +203,7 @@ def install() -> dict[str, ModuleType]:
         "_jit_internal": _module("torch._jit_internal", "", _copy_to_script_wrapper=fastdl.jit.export),
         "_subclasses": _subclasses(),
         "_tensor_str": _printing(),
+        "functional": fastdl,
         "_utils": _module(
             "torch._utils",
             "",

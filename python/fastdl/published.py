@@ -26,6 +26,13 @@ _OUT = {
     "Tensor": "Tensor | None",
     "Any": "Any",
 }  # the annotation of out, by that of the result; else several tensors
+_OURS = {
+    "axis": "dim",
+    "keepdims": "keepdim",
+    "axis0": "dim0",
+    "axis1": "dim1",
+    "tensor": "input",
+} | dict.fromkeys(("indices", "sections"), "indices_or_sections")  # by other names of PyTorch's, or NumPy's
 _REFUSED = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
 _done: dict[Function, Function] = {}
 _done_out: dict[Function, Function] = {}
@@ -54,10 +61,8 @@ def method(function: Function) -> Function:
     if any("Tensor" in str(unwrap(function).__annotations__.get(name)) for name in others):
         return explaining(function)
     keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    if (
-        "dim" in (*others, *keywords) and not code.co_flags & CO_VARKEYWORDS
-    ):  # those with **names take NumPy's themselves
-        return explaining(function)
+    if not code.co_flags & CO_VARKEYWORDS and not set(_OURS.values()).isdisjoint((*others, *keywords)):
+        return explaining(function)  # those with **names take NumPy's themselves
     return function
 
 
@@ -158,11 +163,10 @@ def explain(
 
 
 def _by_our_names(function: Function, options: dict[str, Any]) -> dict[str, Any] | None:
-    """``options`` with ``dim`` and ``keepdim`` where NumPy's names for them were given; None if there are none."""
+    """``options`` by the function's own names where others were given; None if there are none."""
     code = unwrap(function).__code__
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    ours = {"axis": "dim", "keepdims": "keepdim"}
-    renamed = {name if name in known else ours.get(name, name): value for name, value in options.items()}
+    renamed = {name if name in known else _OURS.get(name, name): value for name, value in options.items()}
     return renamed if len(renamed) == len(options) and renamed.keys() != options.keys() else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -76,6 +76,7 @@ class _Node(Op):
     ctx: FunctionCtx
     function: type[Function]
     tensor_at: list[int]  # positions of tensors among the arguments
+    tensors: list[bool]  # which outputs are tensors
     arguments: int
     likes: list[tuple[tuple[int, ...], Any]]  # shape and dtype of the tensor inputs
 
@@ -83,8 +84,7 @@ class _Node(Op):
         return f"{self.function.__name__}Backward" if "function" in self.__dict__ else "FunctionBackward"
 
     def backward(self, *grads: Any) -> Any:
-        wrapped = [None if g is None else Tensor._wrap(g) for g in grads]
-        fitting = self._fitting(self.function.backward(self.ctx, *wrapped))
+        fitting = self._gradients([None if g is None else Tensor._wrap(g) for g in grads])
         return tuple([None if g is None else g._data for g in fitting])
 
     def backward_graph(self, *grads: Any) -> Any:
@@ -100,12 +100,14 @@ class _Node(Op):
             ]
         )
         try:
-            return self._fitting(self.function.backward(ctx, *grads))
+            return self._gradients(grads)
         finally:
             ctx._saved = kept
 
-    def _fitting(self, result: Any) -> tuple[Tensor | None, ...]:
-        """What the user's backward returned, checked: one gradient per tensor input, in its shape and dtype."""
+    def _gradients(self, arrived: Sequence[Any]) -> tuple[Tensor | None, ...]:
+        """What the user's backward returns, checked: one gradient per tensor input, in its shape and dtype."""
+        given = iter(arrived)  # None for outputs that are no tensors
+        result: Any = self.function.backward(self.ctx, *[next(given) if t else None for t in self.tensors])
         if not isinstance(result, (tuple, list)):
             result = (result,)
         name = self.function.__name__
@@ -242,7 +244,7 @@ def _record(
 ) -> list[Any]:
     node = _Node()
     node.ctx, node.function, node.tensor_at, node.arguments = ctx, cls, tensor_at, len(args)
-    node.materialize = ctx.materialize_grads
+    node.materialize, node.tensors = ctx.materialize_grads, [isinstance(o, Tensor) for o in outputs]
     tensors = tuple([args[i] for i in tensor_at])
     if SparseArray.made and any(
         [is_sparse(t) for t in (*[t for t in tensors if t._requires_grad], *outputs)]

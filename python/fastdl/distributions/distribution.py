@@ -174,7 +174,11 @@ class Distribution:
         return (*sample_shape, *self._batch_shape, *self._event_shape)
 
     def __repr__(self) -> str:
-        shown = [(n, v) for n in self._fields if isinstance(v := self.__dict__.get(n), Tensor)]
+        shown = [
+            (n, v)
+            for n in self._fields or self.arg_constraints
+            if isinstance(v := self.__dict__.get(n), Tensor)
+        ]
         parts = [f"{n}: {v if v.numel() == 1 else v.shape}" for n, v in shown]
         return f"{type(self).__name__}({', '.join(parts)})"
 

@@ -70,7 +70,7 @@ class Histogram(NamedTuple):
 
 @on_host
 def histogram(
-    input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None, density: bool = False
+    input: Tensor, bins: Any = 100, *, range: Any = None, weight: Tensor | None = None, density: bool = False
 ) -> Histogram:
     """How many elements lie in each bin: ``bins`` equal ones over ``range`` (by default all), or between given edges.
 

@@ -221,7 +221,7 @@ def linear(
     Args:
         input: ``(*, in_features)``, float32 or float64.
         weight: ``(out_features, in_features)``, or ``(in_features,)``: the result then has no feature axis.
-        bias: ``(out_features,)`` or None.
+        bias: ``(out_features,)`` or what broadcasts to the result; or None.
         activation: None, ``"relu"``, ``"sigmoid"``, ``"tanh"``, ``"silu"``, ``"gelu"`` or ``"gelu_tanh"``:
             applied to the result before it is stored, where gradients allow it. (Not in PyTorch.)
 
@@ -244,9 +244,9 @@ def linear(
     if not shape or not 1 <= len(w) <= 2 or shape[-1] != w[-1]:
         _check_linear(shape, w)
     if bias is not None and bias._data.shape != w[:-1]:
-        raise ArgumentError(
-            f"linear: bias must have shape (out_features,) = {w[:-1]}, got {bias._data.shape}; weight is {w}"
-        )
+        _check_bias(bias._data.shape, w, (*shape[:-1], *w[:-1]))
+        y = add(linear(input, weight), bias)
+        return y if activation is None else _apart(activation)(y)
     if activation is None:
         if len(w) == 2:
             if mode.autocast is None and (
@@ -274,6 +274,22 @@ def linear(
     ):
         return LinearActivation.apply(input, weight, bias, activation=activation)  # type: ignore[no-any-return]
     return apart(linear(input, weight, bias))
+
+
+def _apart(activation: str) -> Callable[..., Any]:
+    if activation in _ACTIVATIONS:
+        return _ACTIVATIONS[activation]
+    raise ArgumentError(
+        f"linear: activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
+    )
+
+
+def _check_bias(bias: tuple[int, ...], weight: tuple[int, ...], result: tuple[int, ...]) -> None:
+    here = result[len(result) - len(bias) :]
+    if len(bias) > len(result) or any(b not in (1, n) for b, n in zip(bias, here, strict=True)):
+        raise ArgumentError(
+            f"linear: bias must have shape (out_features,) = {weight[:-1]}, got {bias}; weight is {weight}"
+        )
 
 
 def _check_linear(shape: tuple[int, ...], weight: tuple[int, ...]) -> None:

@@ -122,6 +122,11 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Called by copies and :meth:`load_state_dict`, too: subclasses fill in options here."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group: a dict with ``"params"`` and any options that differ from the defaults."""
         if not isinstance(param_group, dict):
@@ -216,7 +221,7 @@ class Optimizer:
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient; ``closure`` (if given) computes the loss, which is returned."""
-        args: tuple[Any, ...] = () if closure is None else (closure,)
+        args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         for hook in list(self._step_pre_hooks.values()):
             changed = hook(self, args, {})
             if changed is not None:
@@ -225,7 +230,7 @@ class Optimizer:
                         f"step pre-hook must return None or a tuple of (new_args, new_kwargs), got {changed!r}"
                     )
                 args = changed[0]
-                closure = args[0] if args else changed[1].get("closure")
+                closure = args[1] if len(args) > 1 else changed[1].get("closure")
         loss = None
         if closure is not None:
             with enable_grad():
@@ -421,6 +426,7 @@ class Optimizer:
             if options.get("capturable", group.get("capturable"))
             for p in group["params"]
         }
+        own = type(self).step is Optimizer.step
         state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         for number, values in state_dict["state"].items():
             p = params.get(number)
@@ -428,7 +434,7 @@ class Optimizer:
                 state[number] = values
             else:
                 where = CPU if p not in capturable else p.device
-                state[p] = {name: _load_value(name, v, p, where) for name, v in values.items()}
+                state[p] = {name: _load_value(name, v, p, where, own) for name, v in values.items()}
         for group, options in zip(self.param_groups, saved, strict=True):
             names = group.get("param_names")
             kept = group["params"]
@@ -439,7 +445,7 @@ class Optimizer:
             group.update(options)
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
-        self.state = state
+        self.__setstate__({"state": state, "param_groups": self.param_groups})
         for hook in list(self._load_post_hooks.values()):
             hook(self)
 
@@ -451,7 +457,7 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _load_value(name: str, value: Any, param: Tensor, where: Any) -> Any:
+def _load_value(name: str, value: Any, param: Tensor, where: Any, own: bool) -> Any:
     """A copy of a saved value: counts as they are but on ``where``, other tensors like the parameter."""
     if is_sparse(value):
         return value.to(param.device, param._data.dtype, copy=True)
@@ -462,7 +468,7 @@ def _load_value(name: str, value: Any, param: Tensor, where: Any) -> Any:
         )
         kept = None if where is CPU else float32
         return Tensor._wrap(pooled_copy(array, kept if count else param._data.dtype))
-    if name == "step" and isinstance(value, (int, float)):  # checkpoints of older versions of PyTorch
+    if own and name == "step" and isinstance(value, (int, float)):  # checkpoints of older versions of PyTorch
         return Tensor._wrap(to_device(np.full((), value, float32), where))
     return deepcopy(value)
 

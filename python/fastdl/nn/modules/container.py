@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from fastdl.dtypes import DIFFERENTIABLE
-from fastdl.nn.modules.linear import Linear, fusable_activation
+from fastdl.nn.modules.linear import LINEAR, Linear, fusable_activation
 from fastdl.nn.modules.module import Module, indent_rest
 from fastdl.nn.parameter import Parameter
 from fastdl.ops.linear import linear
@@ -128,7 +128,7 @@ class Sequential(_NumberedModules):
                 layer = None
                 if activation is not None:
                     continue
-            if type(module) is Linear and not module._hooked and "forward" not in module.__dict__:
+            if type(module).forward is LINEAR and not module._hooked and "forward" not in module.__dict__:
                 layer = module
             else:
                 input = module(input)

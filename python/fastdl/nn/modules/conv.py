@@ -249,12 +249,14 @@ class _ConvTranspose(_ConvNd):
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``output_size`` (spatial, or the whole shape) picks one of the sizes that output_padding allows."""
-        extra = self.output_padding if output_size is None else self._output_padding(input, output_size)
+        extra = self._output_padding(input, output_size)
         return type(self).function(
             input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
 
-    def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
+    def _output_padding(self, input: Tensor, output_size: Any, *known: Any) -> tuple[int, ...]:
+        if output_size is None:  # known: the attributes, which users pass to PyTorch's
+            return self.output_padding
         name, axes = type(self).__name__, self.axes
         wanted = tuple(output_size)
         if len(wanted) not in (axes, len(input.shape)):

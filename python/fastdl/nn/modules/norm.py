@@ -132,10 +132,13 @@ class _BatchNorm(_ChannelNorm):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _check_input_dim(self, input: Tensor) -> None:  # which users override
         if input._data.ndim not in self._ranks:
             wanted = " or ".join([f"{rank}D" for rank in self._ranks])
             raise ValueError(f"{type(self).__name__}: expected {wanted} input (got {input.ndim}D input)")
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
         momentum = self.momentum
         training = self.training
         mean, var = self.running_mean, self.running_var

@@ -74,24 +74,20 @@ def _cache_of(caches: Sequence[KVCache] | None, layers: ModuleList, name: str) -
     return caches
 
 
+def _options(is_causal: bool, cache: KVCache | None) -> dict[str, Any]:
+    """Of self-attention; the blocks that users override know no cache."""
+    return {"is_causal": is_causal} | ({} if cache is None else {"cache": cache})
+
+
 class _Layer(Module):
     """What layers of encoder and decoder have in common: self-attention with dropout behind it."""
 
     self_attn: MultiheadAttention
     dropout1: Dropout
 
-    def _attend(
-        self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool, cache: KVCache | None
-    ) -> Any:
+    def _sa_block(self, x: Tensor, attn_mask: Any, key_padding_mask: Any, **options: Any) -> Any:
         y = self.self_attn(
-            x,
-            x,
-            x,
-            attn_mask=mask,
-            key_padding_mask=padding,
-            need_weights=False,
-            is_causal=is_causal,
-            cache=cache,
+            x, x, x, attn_mask=attn_mask, key_padding_mask=key_padding_mask, need_weights=False, **options
         )[0]
         return self.dropout1(y)
 
@@ -160,14 +156,14 @@ class TransformerEncoderLayer(_Layer):
     ) -> Tensor:
         """Pass ``src`` through the layer; masks and cache as in :class:`MultiheadAttention`."""
         x: Any = src
-        options = (src_mask, src_key_padding_mask, is_causal, cache)
+        masks, options = (src_mask, src_key_padding_mask), _options(is_causal, cache)
         if self.norm_first:
-            x = x + self._attend(self.norm1(x), *options)
-            return x + self._feed_forward(self.norm2(x))  # type: ignore[no-any-return]
-        x = self.norm1(x + self._attend(x, *options))
-        return self.norm2(x + self._feed_forward(x))  # type: ignore[no-any-return]
+            x = x + self._sa_block(self.norm1(x), *masks, **options)
+            return x + self._ff_block(self.norm2(x))  # type: ignore[no-any-return]
+        x = self.norm1(x + self._sa_block(x, *masks, **options))
+        return self.norm2(x + self._ff_block(x))  # type: ignore[no-any-return]
 
-    def _feed_forward(self, x: Tensor) -> Any:
+    def _ff_block(self, x: Tensor) -> Any:
         return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
 
@@ -290,31 +286,31 @@ class TransformerDecoderLayer(_Layer):
         """Pass ``tgt`` through the layer; ``memory`` is the encoder's output. Masks as in :class:`MultiheadAttention`;
         ``cache`` is that of the self-attention."""
         x: Any = tgt
-        own = (tgt_mask, tgt_key_padding_mask, tgt_is_causal, cache)
+        own, options = (tgt_mask, tgt_key_padding_mask), _options(tgt_is_causal, cache)
         other = (memory, memory_mask, memory_key_padding_mask, memory_is_causal)
         if self.norm_first:
-            x = x + self._attend(self.norm1(x), *own)
-            x = x + self._attend_memory(self.norm2(x), *other)
-            return x + self._feed_forward(self.norm3(x))  # type: ignore[no-any-return]
-        x = self.norm1(x + self._attend(x, *own))
-        x = self.norm2(x + self._attend_memory(x, *other))
-        return self.norm3(x + self._feed_forward(x))  # type: ignore[no-any-return]
+            x = x + self._sa_block(self.norm1(x), *own, **options)
+            x = x + self._mha_block(self.norm2(x), *other)
+            return x + self._ff_block(self.norm3(x))  # type: ignore[no-any-return]
+        x = self.norm1(x + self._sa_block(x, *own, **options))
+        x = self.norm2(x + self._mha_block(x, *other))
+        return self.norm3(x + self._ff_block(x))  # type: ignore[no-any-return]
 
-    def _attend_memory(
-        self, x: Tensor, memory: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool
+    def _mha_block(
+        self, x: Tensor, mem: Tensor, attn_mask: Any, key_padding_mask: Any, is_causal: bool = False
     ) -> Any:
         y = self.multihead_attn(
             x,
-            memory,
-            memory,
-            attn_mask=mask,
-            key_padding_mask=padding,
+            mem,
+            mem,
+            attn_mask=attn_mask,
+            key_padding_mask=key_padding_mask,
             need_weights=False,
             is_causal=is_causal,
         )[0]
         return self.dropout2(y)
 
-    def _feed_forward(self, x: Tensor) -> Any:
+    def _ff_block(self, x: Tensor) -> Any:
         return self.dropout3(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
 

@@ -263,24 +263,24 @@ def pad_sequence(
         raise RuntimeError(f"{op}: at least one sequence is needed, got an empty list")
     if padding_side not in ("left", "right"):
         raise RuntimeError(f"{op}: padding_side must be 'left' or 'right', got {padding_side!r}")
+    shapes = []
     for i, part in enumerate(parts):
         if not isinstance(part, Tensor):
             raise not_a_tensor(op, f"sequences[{i}]", part)
-        if part.ndim == 0 or part.shape[1:] != parts[0].shape[1:]:
+        shapes.append(part._data.shape)
+        if not shapes[i] or shapes[i][1:] != shapes[0][1:]:
             raise RuntimeError(
                 f"{op}: sequences may differ in their first axis only, but sequence 0 has shape "
-                f"{tuple(parts[0].shape)} and sequence {i} {tuple(part.shape)}"
+                f"{shapes[0]} and sequence {i} {shapes[i]}"
             )
-    lengths = [part.shape[0] for part in parts]
-    steps, batch = max(lengths), len(parts)
-    index = []
-    for b, length in enumerate(lengths):
-        start = steps - length if padding_side == "left" else 0
-        step = np.arange(start, start + length)
-        index.append(b * steps + step if batch_first else step * batch + b)
-    shape = ((batch, steps) if batch_first else (steps, batch)) + tuple(parts[0].shape[1:])
+    lengths = np.array([shape[0] for shape in shapes])[:, None]
+    steps, batch = int(lengths.max()), len(parts)
+    step = np.arange(steps)
+    b, t = np.nonzero(step >= steps - lengths if padding_side == "left" else step < lengths)
+    shape = ((batch, steps) if batch_first else (steps, batch)) + shapes[0][1:]
     joined = parts[0] if batch == 1 else cat(parts)
-    return PlaceRows.apply(joined, index=np.concatenate(index), shape=shape, value=padding_value)  # type: ignore[no-any-return]
+    index = b * steps + t if batch_first else t * batch + b
+    return PlaceRows.apply(joined, index=index, shape=shape, value=padding_value)  # type: ignore[no-any-return]
 
 
 def unpad_sequence(padded_sequences: Tensor, lengths: Any, batch_first: bool = False) -> list[Tensor]:

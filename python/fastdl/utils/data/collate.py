@@ -15,6 +15,9 @@ from fastdl.tensor import Tensor
 
 __all__ = ["default_collate", "default_convert"]
 
+default_collate_fn_map: dict[Any, Any] = {}
+"""Users' classes -> ``collate(batch, *, collate_fn_map)``."""
+
 
 def _stack_arrays(arrays: list[Any]) -> Tensor:
     first = arrays[0]
@@ -68,6 +71,9 @@ def default_collate(batch: Sequence[Any]) -> Any:
             )
         columns = [default_collate(column) for column in zip(*batch, strict=True)]
         return type(sample)(*columns) if hasattr(sample, "_fields") else columns
+    for kind, function in default_collate_fn_map.items():
+        if isinstance(sample, kind):
+            return function(batch, collate_fn_map=default_collate_fn_map)
     raise TypeError(
         "default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found "
         f"{type(sample).__name__}; pass a collate_fn"

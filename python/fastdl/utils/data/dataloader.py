@@ -47,7 +47,7 @@ class DataLoader:
         [[0, 1], [2, 3], [4]]
     """
 
-    _initialized = False
+    __initialized = False
 
     def __init__(
         self,
@@ -139,11 +139,11 @@ class DataLoader:
             collate_fn = default_convert if batch_sampler is None else default_collate
         self.collate_fn = collate_fn
         self._pool: Pool | None = None
-        self._initialized = True
+        self.__initialized = True
 
     def __setattr__(self, name: str, value: Any) -> None:
         fixed = ("batch_size", "batch_sampler", "sampler", "drop_last", "dataset", "persistent_workers")
-        if self._initialized and name in fixed:
+        if self.__initialized and name in fixed:
             raise ValueError(f"{name} attribute should not be set after {type(self).__name__} is initialized")
         super().__setattr__(name, value)
 
