@@ -10,6 +10,7 @@ import numpy as np
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_common_integer, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
+from fastdl.kernels.batched import BatchedArray
 from fastdl.kernels.sparse import is_sparse, not_for_sparse
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import as_bool, by_numpy, cast, empty, full, has_integer_kernels, operand
@@ -78,7 +79,13 @@ def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
         except TypeError:
             if is_sparse(input) or is_sparse(other):
                 raise not_for_sparse(name) from None
-            raise
+            if not BatchedArray.made:
+                raise
+            from fastdl.batched import has_slices, in_step
+
+            if not has_slices((input, other)):
+                raise
+        return in_step(function, input, other)  # type: ignore[no-any-return]
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
