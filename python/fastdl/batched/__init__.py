@@ -27,8 +27,8 @@ __all__ = ["applied_to_slices", "called_with_slices", "has_slices", "in_step", "
 
 
 @cache
-def known_rules() -> tuple[dict[str, Callable[..., Any]], dict[str, Callable[..., Any]]]:
-    """Those of operations and of functions, by name. Sliced tensors have their methods from now on."""
+def known_rules() -> tuple[dict[Any, Callable[..., Any]], dict[str, Callable[..., Any]]]:
+    """Those of operations, by class, and of functions, by name. Sliced tensors have their methods from now on."""
     from fastdl.batched.functions import FUNCTIONS
     from fastdl.batched.layers import LAYERS
     from fastdl.batched.rules import RULES
@@ -52,9 +52,9 @@ def applied_to_slices(cls: Any, inputs: tuple[Tensor | None, ...], options: dict
     level = level_of((inputs, options))
     if level == NONE:
         return NotImplemented
-    by_name = known_rules()[0]
+    by_class = known_rules()[0]
     for base in cls.__mro__:
-        rule = by_name.get(base.__name__)
+        rule = by_class.get(base)
         if rule is not None:
             try:
                 return rule(level, cls, inputs, options)

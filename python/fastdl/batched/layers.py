@@ -7,6 +7,10 @@ from typing import Any
 from fastdl.batched.rules import Refused, Rule
 from fastdl.batched.tensor import aligned, everywhere, made, size_at, sliced_in, values_at
 from fastdl.kernels.batched import NotAtOnce
+from fastdl.ops import adaptive_pool, binary_cross_entropy, conv, grid, norm, pool, resample, unfold
+from fastdl.ops import cross_entropy as classes
+from fastdl.ops import pointwise_loss as pointwise
+from fastdl.ops.attention import Attention
 from fastdl.ops.indexing import getitem
 from fastdl.tensor import Tensor
 
@@ -220,18 +224,17 @@ def class_loss(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) ->
     return made(level, _reduced(losses, reduction, totals))
 
 
-LAYERS: dict[str, Rule] = {
-    **dict.fromkeys(["Conv", "ConvTranspose"], convolution),
-    **dict.fromkeys(
-        ["MaxPool", "AvgPool", "LpPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "Interpolate"], planes
-    ),
-    **dict.fromkeys(["Unfold", "Fold", "ChannelShuffle", "LocalResponseNorm", "GridSample"], more_images),
-    **dict.fromkeys(["PointwiseLoss", "BinaryCrossEntropy", "BinaryCrossEntropyWithLogits"], pointwise_loss),
-    **dict.fromkeys(["CrossEntropy", "CrossEntropyProbabilities", "NllLoss"], class_loss),
-    "Pad": padding,
-    "LayerNorm": layer_norm,
-    "RMSNorm": layer_norm,
-    "GroupNorm": group_norm,
-    "BatchNorm": batch_norm,
-    "Attention": attention,
+LAYERS: dict[Any, Rule] = {
+    **dict.fromkeys((conv.Conv, conv.ConvTranspose), convolution),
+    **dict.fromkeys((pool.MaxPool, pool.AvgPool, pool.LpPool, resample.Interpolate), planes),
+    **dict.fromkeys((adaptive_pool.AdaptiveAvgPool, adaptive_pool.AdaptiveMaxPool), planes),
+    **dict.fromkeys((unfold.Unfold, unfold.Fold, unfold.ChannelShuffle, grid.GridSample), more_images),
+    **dict.fromkeys((pointwise.PointwiseLoss, binary_cross_entropy.BinaryCrossEntropy), pointwise_loss),
+    binary_cross_entropy.BinaryCrossEntropyWithLogits: pointwise_loss,
+    **dict.fromkeys((classes.CrossEntropy, classes.CrossEntropyProbabilities, classes.NllLoss), class_loss),
+    resample.Pad: padding,
+    **dict.fromkeys((norm.LayerNorm, norm.RMSNorm), layer_norm),
+    norm.GroupNorm: group_norm,
+    norm.BatchNorm: batch_norm,
+    Attention: attention,
 }

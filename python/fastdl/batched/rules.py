@@ -1,8 +1,7 @@
 """Rules for operations on all slices at once: elementwise ones, those along axes, products, parts.
 
 A rule(level, operation, inputs, options) gives what the operation gives of slices, as sliced tensors; it raises
-:class:`Refused` for cases that are left to slices.py. Names are those of the operations' classes, and hold for
-their subclasses.
+:class:`Refused` for cases that are left to slices.py. It holds for the operation's subclasses, too.
 """
 
 from __future__ import annotations
@@ -10,8 +9,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastdl.autograd import op, view
 from fastdl.batched.tensor import aligned, everywhere, made, size_at, sliced_in, values_at
-from fastdl.ops.linear import ACTIVATIONS, Linear, matmul
+from fastdl.ops import (
+    activation,
+    binary,
+    calculus,
+    cast,
+    diagonals,
+    distance,
+    dropout,
+    evaluated,
+    extreme,
+    fourier,
+    gather,
+    indexing,
+    join,
+    masks,
+    matrix,
+    order,
+    parts,
+    products,
+    rearrange,
+    reduce,
+    softmax,
+    special,
+    statistics,
+    unary,
+    views,
+)
+from fastdl.ops import elementwise as selection
+from fastdl.ops import embedding as tables
+from fastdl.ops.einsum import Einsum
+from fastdl.ops.linear import ACTIVATIONS, AddMatMul, Linear, MatMul, Outer, matmul
 from fastdl.ops.views import reshape, transpose
 from fastdl.tensor import Tensor
 
@@ -226,31 +256,42 @@ def einsum(level: int, cls: Any, inputs: tuple[Tensor | None, ...], options: dic
     return made(level, cls.apply(*given, labels=labels, output=[label, *options["output"]]))
 
 
-def _named(rule: Rule, names: str) -> dict[str, Rule]:
-    return dict.fromkeys(names.split(), rule)
+def _for(rule: Rule, *operations: Any) -> dict[Any, Rule]:
+    return dict.fromkeys(operations, rule)
 
 
-RULES: dict[str, Rule] = {
-    **_named(
+RULES: dict[Any, Rule] = {
+    **_for(elementwise, unary.Unary, unary.RoundDecimals, activation._Elementwise, activation.MaximumZero),
+    **_for(elementwise, binary.Binary, selection.Where, selection.Clamp, selection.Ternary, masks.MaskedFill),
+    **_for(
         elementwise,
-        """Unary _Elementwise Binary Where Clamp Ternary Evaluated Special Logit LogAddExp CopySign RoundDecimals Cast
-        Clone Dropout MaskedFill MaximumZero Link Move""",
+        evaluated.Evaluated,
+        evaluated.Special,
+        special.Logit,
+        special.LogAddExp,
+        special.CopySign,
     ),
-    **_named(
+    **_for(elementwise, view.Cast, op.Link, cast.Move, views.Clone, dropout.Dropout),
+    **_for(along, reduce.Reduction, extreme.Amax, softmax.Softmax, softmax.LogSoftmax, softmax.Softmin),
+    **_for(along, order.Cumsum, order.Cumprod, statistics.LogCumSumExp, rearrange.Flip, rearrange.Roll),
+    **_for(
         along,
-        """Reduction Amax Softmax LogSoftmax Softmin Cumsum Cumprod LogCumSumExp Flip Roll Diff Glu CosineSimilarity
-        Cross Unbind Split Transform RealTransform InverseRealTransform""",
+        calculus.Diff,
+        activation.Glu,
+        distance.CosineSimilarity,
+        products.Cross,
+        parts.Unbind,
+        parts.Split,
     ),
-    **_named(
-        last_axes,
-        "Triangle Inverse Determinant LogDeterminant Cholesky SymmetricEigen SingularValues Orthogonal",
-    ),
-    **_named(as_one, "Cat Stack TakeAlong Scatter"),
-    "IndexSelect": index_select,
-    "Embedding": embedding,
-    "MatMul": matrix_product,
-    "Linear": linear,
-    "AddMatMul": add_product,
-    "Outer": outer,
-    "Einsum": einsum,
+    **_for(along, fourier.Transform, fourier.RealTransform, fourier.InverseRealTransform),
+    **_for(last_axes, diagonals.Triangle, matrix.Inverse, matrix.Determinant, matrix.LogDeterminant),
+    **_for(last_axes, matrix.Cholesky, matrix.SymmetricEigen, matrix.SingularValues, matrix.Orthogonal),
+    **_for(as_one, join.Cat, join.Stack, gather.TakeAlong, gather.Scatter),
+    **_for(index_select, indexing.IndexSelect),
+    **_for(embedding, tables.Embedding),
+    **_for(matrix_product, MatMul),
+    **_for(linear, Linear),
+    **_for(add_product, AddMatMul),
+    **_for(outer, Outer),
+    **_for(einsum, Einsum),
 }
