@@ -361,3 +361,32 @@ def test_inner_gradients_in_an_outer_one():
     total = lambda w: func.vmap(after, (None, 0, 0))(w, x, y).mean()  # noqa: E731
     one_by_one = lambda w: fastdl.stack([after(w, a, b) for a, b in zip(x, y, strict=True)]).mean()  # noqa: E731
     _close(func.grad(total)(w), func.grad(one_by_one)(w))
+
+
+def test_batched_seeds_are_rows_of_them(no_loop):
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.LayerNorm(144)
+    ).double()
+    x = reals(2, 1, 14, 14).requires_grad_()
+    y, seeds = net(x), reals(7, 2, 144)
+    wanted = [x, *net.parameters()]
+    together = fastdl.autograd.grad(y, wanted, seeds, retain_graph=True, is_grads_batched=True)
+    each = [fastdl.autograd.grad(y, wanted, s, retain_graph=True) for s in seeds]
+    _close(together, tuple([fastdl.stack(list(c)) for c in zip(*each, strict=True)]))
+    assert not together[0].requires_grad
+
+
+def test_a_pullback_can_be_mapped(no_loop):
+    w, x = reals(5, 4), reals(4)
+    y, pull = func.vjp(lambda v: (w @ v).tanh(), x)
+    (rows,) = func.vmap(pull)(fastdl.eye(5).double())
+    _close(rows, (1 - y * y).unsqueeze(1) * w)
+
+
+def test_jacobians_and_hessians_of_autograd_functional():
+    w, x = reals(5, 4), reals(4)
+    _close(fastdl.autograd.functional.jacobian(lambda v: (w @ v).sin(), x), (w @ x).cos().unsqueeze(1) * w)
+    f = lambda v: (v**3).sum() + v.prod()  # noqa: E731
+    expected = 6 * x.diag() + x.prod() / fastdl.outer(x, x) * (1 - fastdl.eye(4).double())
+    _close(fastdl.autograd.functional.hessian(f, x), expected)
+    _close(func.hessian(f)(x), expected)

@@ -216,7 +216,12 @@ def _gradient(output: Tensor, inputs: list[Tensor], weights: Tensor | None = Non
         return [made(level, g) for g in _gradient(values[0], values[1:], weights)]
     if output.requires_grad:
         # Others ask for derivatives of the gradients only if their variables are in it.
-        again = (weights is not None and weights.requires_grad) or _depends_on_others(output, inputs)
+        sliced = (
+            weights is not None and weights._data.__class__ is BatchedArray
+        )  # which takes operations on tensors
+        again = (
+            sliced or (weights is not None and weights.requires_grad) or _depends_on_others(output, inputs)
+        )
         found = _gradients(output, inputs, weights, retain_graph=True, create_graph=again, allow_unused=True)
     return [x.new_zeros(x.shape) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
