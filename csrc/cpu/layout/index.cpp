@@ -10,6 +10,7 @@
 // Masks are in cpu/mask.cpp.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 
 #include "cpu/layout.h"
@@ -135,6 +136,8 @@ void for_each_row(const int64_t* index, const IndexProblem& p, Begin&& begin_par
 }  // namespace
 
 void index_copy(char* y, const char* source, const int64_t* index, const IndexProblem& p, int64_t item) {
+  if (p.outer == 1 && p.inner == 1 && std::has_single_bit(uint64_t(item)) && item <= 8)
+    return scatter(y, source, false, index, p, item);
   const int64_t bytes = p.inner * item;
   for_each_row(
       index, p, [](int64_t, int64_t, int64_t) {},

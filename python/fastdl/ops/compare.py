@@ -139,6 +139,8 @@ def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     x = input._data
     if out is None and x.dtype is bool_ and not on_device(x):
         return Tensor._wrap(select(x).bitwise_xor_forward(x, True))
+    if out is None and (x.dtype.kind in FLOATING or has_integer_kernels(x)):
+        return eq(input, 0)
     return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, x), out)
 
 
@@ -273,7 +275,9 @@ def isclose(
         return eq(input, other)  # exactly, beyond what floats can tell apart
     if has_integer_kernels(x) and not on_device(y):
         x, y = cast(x, float64), cast(y, float64)
-    if x.dtype.kind not in FLOATING or on_device(x) or is_half(x.dtype):
+    if is_half(x.dtype) and not (on_device(x) or on_device(y)):
+        x, y = cast(x, float32), cast(y, float32)
+    if x.dtype.kind not in FLOATING or on_device(x):
         return Tensor._wrap(array(np.isclose(x, y, rtol, atol, equal_nan)))
     k = select(x)
     same, far = k.eq_forward(x, y), k.abs_forward(k.sub_forward(x, y))  # infinities of one sign are equal
