@@ -128,7 +128,7 @@ template <bool terms_for_float>
 }
 
 // sin (quadrant_shift = 0) and cos (1): x = n pi/2 + r, |r| <= pi/4, Taylor polynomials of sin r and cos r,
-// chosen and signed by n mod 4. pi/2 in three parts of 33 bits and a rest, so that n * part is exact; beyond
+// chosen and signed by n mod 4. pi/2 in two parts of 33 bits, so that n * part is exact, and a rest; beyond
 // kSinLimit, where n has too many bits for that, and for infinities, the lane goes through the C library.
 constexpr double kSinLimit = 800000.0;
 template <bool terms_for_float, int quadrant_shift>
@@ -141,7 +141,7 @@ template <bool terms_for_float, int quadrant_shift>
   const I quadrant = (I)shifted + quadrant_shift;
   V r = x - n * 1.57079632673412561417e+00;
   r = r - n * 6.07710050630396597660e-11;
-  r = r - n * 2.02226624871116645580e-21;
+  r = r - n * 2.02226624879595063154e-21;
   const V z = r * r;
   V s, c;
   if constexpr (terms_for_float) {
