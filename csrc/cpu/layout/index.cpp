@@ -98,6 +98,7 @@ void for_each_part(int64_t outer, int64_t extent, int64_t work, F&& f) {
 
 void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item,
                           int64_t step) {
+  if (p.inner == 1 && item == 2) return select_elements<uint16_t>(y, x, index, p, step / item);
   if (p.inner == 1 && item == 4) return select_elements<uint32_t>(y, x, index, p, step / item);
   if (p.inner == 1 && item == 8) return select_elements<uint64_t>(y, x, index, p, step / item);
   const int64_t bytes = p.inner * item, rows = p.outer * p.count;
