@@ -119,11 +119,11 @@ def test_first_derivatives_need_first_derivatives_only():
 
 
 def test_an_ensemble():
-    models = [fastdl.nn.Linear(4, 2) for _ in range(3)]
+    models = [fastdl.nn.Linear(4, 2).double() for _ in range(3)]
     parameters, buffers = fastdl.func.stack_module_state(models)
     assert parameters["weight"].shape == (3, 2, 4)
     assert buffers == {}
-    x = fastdl.rand(5, 4)
+    x = fastdl.rand(5, 4, dtype=fastdl.float64)
     together = fastdl.vmap(lambda p: fastdl.func.functional_call(models[0], p, (x,)))(parameters)
     for model, y in zip(models, together, strict=True):
         np.testing.assert_allclose(y.detach().numpy(), model(x).detach().numpy(), rtol=1e-6)

@@ -33,7 +33,7 @@ def test_layer_kernels_match_the_reference(level, dtype, lead, k, n):
     x, w, b = (normal(*shape).astype(dtype) for shape in ((*lead, k), (n, k), (n,)))
     grad = normal(*lead, n).astype(dtype)
     rows = int(np.prod(lead))
-    for bias, activation in itertools.product((b, None), ("none", *ops._ACTIVATIONS)):
+    for bias, activation in itertools.product((b, None), ("none", *ops.ACTIVATIONS)):
         got = backend.linear_forward(x, w, bias, activation)
         assert_close(got, reference.linear_forward(x, w, bias, activation), reduction=k)
     for needs in itertools.product((True, False), repeat=3):
@@ -90,14 +90,14 @@ LINEAR_SHAPES = [(3,), (2, 3), (4, 2, 3), (0, 3)]
 def test_linear_gradients(shape):
     check_gradient(ops.linear, normal(*shape), normal(5, 3), normal(5))
     check_gradient(ops.linear, normal(*shape), normal(5, 3))
-    for name in ops._ACTIVATIONS:
+    for name in ops.ACTIVATIONS:
         check_gradient(
             lambda *t, f=name: ops.linear(*t, activation=f), normal(*shape), normal(5, 3), normal(5)
         )
 
 
 @pytest.mark.parametrize("level", backends())
-@pytest.mark.parametrize("activation", ops._ACTIVATIONS)
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
 def test_fused_activation_has_the_bits_of_the_separate_one(level, activation):
     backend = kernels.load(level)
     x, w, b = (normal(*shape).astype(np.float32) for shape in ((37, 50), (45, 50), (45,)))

@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.dtypes import FLOATING, SUPPORTED, canonical, complex64, float32, float64, int64, known_dtype
+from fastdl.dtypes import (
+    FLOATING,
+    SUPPORTED,
+    canonical,
+    complex64,
+    float32,
+    float64,
+    int64,
+    is_half,
+    known_dtype,
+)
 from fastdl.kernels import MetaArray, on_device, select
 from fastdl.kernels.sparse import SparseArray, added
 
@@ -27,6 +37,8 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
         if array.dtype.kind == "V":  # bfloat16: its bits
             return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
+    if dtype.itemsize == 2 and dtype.kind in FLOATING and (own is float64 or is_half(own)):
+        return pooled_copy(pooled_copy(array, float32), dtype)  # rounded twice, as PyTorch's are
     if array.dtype.kind == "c" and dtype.kind not in "cb":
         return pooled_copy(array.real, dtype)
     if array.__class__ is np.ndarray and dtype.kind != "c":

@@ -5,16 +5,19 @@ All derivatives go by reverse mode and may be nested. Arguments are tensors, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastdl.autograd import enable_grad, no_grad
 from fastdl.autograd import grad as _gradients
+from fastdl.batched.tensor import everywhere, made, values_at
+from fastdl.batched.vmap import innermost, mapping, rebuilt, tensors_in, vmap
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.errors import not_a_tensor
+from fastdl.kernels.batched import REFUSALS, BatchedArray, NotAtOnce
 from fastdl.nn.modules.module import Module
-from fastdl.ops.join import stack
-from fastdl.ops.parts import select_dim
+from fastdl.ops.join import cat, stack
+from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
 __all__ = [
@@ -116,118 +119,33 @@ def _members(module: Module) -> list[tuple[str, dict[str, Any], str]]:
     ]
 
 
-def vmap(
-    func: Callable[..., Any],
-    in_dims: Any = 0,
-    out_dims: Any = 0,
-    randomness: str = "error",
-    *,
-    chunk_size: Any = None,
-) -> Callable[..., Any]:
-    """``func`` for each slice of its arguments, the results stacked. It is called once per slice.
-
-    Args:
-        func: a function of tensors (or dictionaries, lists, tuples of them) that returns such.
-        in_dims: which axis of each argument to slice; None: the argument is passed whole. One for all, or a tuple,
-            in it dictionaries, lists and tuples as in the arguments.
-        out_dims: where the results' new axis goes. One for all, or a tuple with one for each result.
-        randomness, chunk_size: accepted for compatibility.
-
-    See ``torch.func.vmap``.
-
-    Example:
-        >>> import fastdl
-        >>> vmap(fastdl.dot)(fastdl.ones(2, 3), fastdl.ones(2, 3)).tolist()
-        [3.0, 3.0]
-    """
-
-    def mapped(*args: Any, **kwargs: Any) -> Any:
-        axes = in_dims if isinstance(in_dims, (tuple, list)) else (in_dims,) * len(args)
-        if len(axes) != len(args):
-            raise ValueError(f"vmap: in_dims has {len(axes)} entries for {len(args)} arguments")
-        each = [_axes(a, d) for a, d in zip(args, axes, strict=True)]
-        leaves = [
-            pair for a, dims in zip(args, each, strict=True) for pair in zip(_tensors(a), dims, strict=True)
-        ]
-        for t, d in leaves:
-            if d is not None and not -t.ndim <= d < t.ndim:
-                raise ValueError(f"vmap: in_dims names axis {d} of a tensor of {t.ndim} dimensions")
-        sizes = {t.shape[d] for t, d in leaves if d is not None}
-        if len(sizes) != 1:
-            raise ValueError(
-                "vmap: the arguments must have one size along the mapped axes, got "
-                + (", ".join(map(str, sorted(sizes))) or "no mapped tensor")
-            )
-
-        def sliced(value: Any, dims: list[int | None], i: int) -> Any:
-            parts = zip(_tensors(value), dims, strict=True)
-            return _rebuilt(value, iter([t if d is None else select_dim(t, d, i) for t, d in parts]))
-
-        results = [
-            func(*[sliced(a, dims, i) for a, dims in zip(args, each, strict=True)], **kwargs)
-            for i in range(sizes.pop())
-        ]
-        first = results[0]
-        if isinstance(out_dims, (tuple, list)):
-            if not isinstance(first, (tuple, list)) or len(first) != len(out_dims):
-                raise ValueError(f"vmap: out_dims has {len(out_dims)} entries, func returned {_count(first)}")
-            dims = [d for part, d in zip(first, out_dims, strict=True) for _ in _tensors(part)]
-        else:
-            dims = [out_dims] * len(_tensors(first))
-        parts = zip(*[_tensors(r) for r in results], strict=True)
-        return _rebuilt(first, iter([stack(list(part), d) for part, d in zip(parts, dims, strict=True)]))
-
-    return mapped
-
-
-def _axes(value: Any, axes: Any) -> list[int | None]:
-    """For every tensor in ``value`` its axis: one for all, or ``axes`` has the structure of ``value``."""
-    if axes is None or isinstance(axes, int):
-        return [axes] * len(_tensors(value))
-    if isinstance(axes, Mapping) and isinstance(value, Mapping) and axes.keys() == value.keys():
-        return [d for key, part in value.items() for d in _axes(part, axes[key])]
-    if isinstance(axes, (list, tuple)) and isinstance(value, (list, tuple)) and len(axes) == len(value):
-        return [d for part, own in zip(value, axes, strict=True) for d in _axes(part, own)]
-    raise ValueError(
-        f"vmap: in_dims {axes!r} has not the structure of the argument, a {type(value).__name__}"
-    )
-
-
-def _count(result: Any) -> str:
-    return f"{len(result)} results" if isinstance(result, (tuple, list)) else f"one {type(result).__name__}"
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in nested dictionaries, lists and tuples, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return []
-    return [t for part in value for t in _tensors(part)]
-
-
-def _rebuilt(value: Any, tensors: Iterator[Any]) -> Any:
-    """``value`` with its tensors replaced, in the order of :func:`_tensors`."""
-    if isinstance(value, Tensor):
-        return next(tensors)
-    if isinstance(value, Mapping):
-        return type(value)((k, _rebuilt(v, tensors)) for k, v in value.items())  # type: ignore[call-arg]
-    if isinstance(value, (list, tuple)):
-        parts = [_rebuilt(v, tensors) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
-
-
 def _input(x: Tensor) -> Tensor:
-    """``x`` as the variable of one derivative: another tensor, that an outer derivative still sees through."""
+    """``x`` as the variable of one derivative: another tensor, that an outer derivative still sees through.
+
+    Where slices are computed at once, each has a variable of its own.
+    """
+    here = innermost()
+    if here is not None:
+        level, size = here
+        x = made(level, everywhere(level, size, x))
+    variable: Tensor = _variable(x)
+    return variable
+
+
+def _variable(x: Any) -> Any:
+    if x._data.__class__ is BatchedArray:
+        return made(x._data.level, _variable(x._data.values))
     return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+
+
+def _whole(t: Tensor) -> Any:
+    """The tensor with all slices of all levels."""
+    return _whole(t._data.values) if t._data.__class__ is BatchedArray else t
 
 
 def _depends_on_others(result: Tensor, inputs: list[Tensor]) -> bool:
     """Does the graph of ``result`` lead to leaves other than ``inputs``, for which somebody may differentiate it?"""
-    seen = {id(x) for x in inputs}
+    seen = {id(_whole(x)) for x in inputs}
     todo: list[Any] = [result._node]
     for node in todo:  # which grows meanwhile
         for target, index in filter(None, (node and node.edges) or ()):
@@ -243,7 +161,7 @@ def _depends_on_others(result: Tensor, inputs: list[Tensor]) -> bool:
 def _spend(inputs: list[Tensor]) -> None:
     """Mark the variables of a derivative that is done: nobody differentiates by them any more."""
     for x in inputs:
-        x.__dict__["_spent"] = True
+        _whole(x).__dict__["_spent"] = True
 
 
 def _chosen(op: str, args: tuple[Any, ...], argnums: int | tuple[int, ...]) -> tuple[Any, list[Tensor], Any]:
@@ -254,12 +172,17 @@ def _chosen(op: str, args: tuple[Any, ...], argnums: int | tuple[int, ...]) -> t
             raise ValueError(f"{op}: argnums {argnums} does not name one of {len(args)} arguments")
     places = [n % len(args) for n in many]
     wanted = tuple([args[n] for n in places])
-    inputs = [_input(x) for x in _tensors(wanted)]
+    inputs = [_input(x) for x in tensors_in(wanted)]
     if not inputs:
         raise not_a_tensor(op, f"argument {places[0]}", wanted[0])
-    given = dict(zip(places, _rebuilt(wanted, iter(inputs)), strict=True))
-    new = [given.get(i, a) for i, a in enumerate(args)]
-    return new, inputs, wanted if isinstance(argnums, tuple) else wanted[0]
+    return _placed(args, argnums, inputs), inputs, wanted if isinstance(argnums, tuple) else wanted[0]
+
+
+def _placed(args: tuple[Any, ...], argnums: int | tuple[int, ...], tensors: list[Tensor]) -> list[Any]:
+    """The arguments with these tensors at ``argnums``."""
+    places = [n % len(args) for n in (argnums if isinstance(argnums, tuple) else (argnums,))]
+    given = dict(zip(places, rebuilt(tuple([args[n] for n in places]), iter(tensors)), strict=True))
+    return [given.get(i, a) for i, a in enumerate(args)]
 
 
 def _with_aux(op: str, result: Any, has_aux: bool, inputs: list[Tensor]) -> tuple[Any, Any]:
@@ -276,14 +199,36 @@ def _settled(result: Tensor, inputs: list[Tensor]) -> Tensor:
 
 
 def _settled_all(value: Any, inputs: list[Tensor]) -> Any:
-    return _rebuilt(value, iter([_settled(t, inputs) for t in _tensors(value)]))
+    return rebuilt(value, iter([_settled(t, inputs) for t in tensors_in(value)]))
 
 
-def _gradient(output: Tensor, inputs: list[Tensor], weights: Any = None, graph: bool = True) -> list[Tensor]:
-    """The gradients of one output, zeros where it does not depend on an input; ``graph``: differentiable again."""
+def _gradient(
+    output: Tensor, inputs: list[Tensor], weights: Tensor | None = None, own: Sequence[Tensor] = ()
+) -> list[Tensor]:
+    """The gradients of one output, zeros where it does not depend on an input; others can differentiate them again.
+
+    ``own``: variables of the same derivative, beside the inputs.
+    """
     found: Any = [None] * len(inputs)
+    arrays = [t._data for t in (output, *inputs)]
+    level = max([a.level for a in arrays if a.__class__ is BatchedArray], default=-1)
+    if level >= 0 and output.requires_grad:
+        # No slice depends on another: the gradient of all results' sum is every slice's own.
+        values = [values_at(level, t) for t in (output, *inputs)]
+        if None in values:
+            raise NotAtOnce("grad: one of several slices' results depends on what all slices share")
+        if weights is not None:
+            weights = everywhere(level, values[0]._data.shape[0], weights)
+        elif values[0]._data.ndim:
+            weights = values[0].detach().new_ones(values[0].shape)
+        others = [t if v is None else v for t, v in zip(own, [values_at(level, t) for t in own], strict=True)]
+        return [made(level, g) for g in _gradient(values[0], values[1:], weights, others)]
     if output.requires_grad:
-        found = _gradients(output, inputs, weights, retain_graph=True, create_graph=graph, allow_unused=True)
+        # Others ask for derivatives of the gradients only if their variables are in it.
+        again = _depends_on_others(output, [*inputs, *own])
+        if weights is not None:  # slices take operations on tensors
+            again = again or weights.requires_grad or weights._data.__class__ is BatchedArray
+        found = _gradients(output, inputs, weights, retain_graph=True, create_graph=again, allow_unused=True)
     return [x.new_zeros(x.shape) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
 
@@ -302,11 +247,10 @@ def grad_and_value(
             if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim > 0:
                 shape = f"shape {value.shape}" if isinstance(value, Tensor) else type(value).__name__
                 raise RuntimeError(f"grad: func must return a tensor of 0 dimensions, got {shape}")
-            graph = _depends_on_others(value, inputs)
-            found = [_settled(g, inputs) for g in _gradient(value, inputs, None, graph)]
-            value = value if graph else value.detach()
+            found = [_settled(g, inputs) for g in _gradient(value, inputs)]
+            value = _settled(value, inputs)
             _spend(inputs)
-        gradient = _rebuilt(wanted, iter(found))
+        gradient = rebuilt(wanted, iter(found))
         return (gradient, (value, aux)) if has_aux else (gradient, value)
 
     return differentiated
@@ -358,10 +302,9 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     def pull(cotangents: Any) -> Any:
         total = [x.new_zeros(x.shape) for x in inputs]
         with enable_grad():
-            for y, v in zip(_tensors(output), _tensors(cotangents), strict=True):
-                graph = v.requires_grad or _depends_on_others(y, inputs)
-                total = [a + b for a, b in zip(total, _gradient(y, inputs, v, graph), strict=True)]
-            return _rebuilt(wanted, iter([_settled(g, inputs) for g in total]))
+            for y, v in zip(tensors_in(output), tensors_in(cotangents), strict=True):
+                total = [a + b for a, b in zip(total, _gradient(y, inputs, v), strict=True)]
+            return rebuilt(wanted, iter([_settled(g, inputs) for g in total]))
 
     result = (_settled_all(output, inputs), pull)
     return (*result, aux) if has_aux else result
@@ -383,20 +326,20 @@ def jvp(
         new, inputs, _ = _chosen("jvp", primals, tuple(range(len(primals))))
         output, aux = _with_aux("jvp", func(*new), has_aux, inputs)
         along = []
-        for y in _tensors(output):
+        for y in tensors_in(output):
             if y._data.dtype.kind not in DIFFERENTIABLE:  # indices and comparisons do not move
                 along.append(y.detach().new_zeros(y.shape))
                 continue
             # The gradient for weights is linear in them: its own gradient is the product wanted.
-            weights = y.detach().new_zeros(y.shape).requires_grad_()
+            weights = _input(y.detach().new_zeros(y.shape))
             pulled = _gradient(y, inputs, weights)
             total = weights.new_zeros(y.shape)
-            for g, v in zip(pulled, _tensors(tangents), strict=True):
+            for g, v in zip(pulled, tensors_in(tangents), strict=True):
                 if g.requires_grad:
                     total = total + _gradient(g, [weights], v)[0]
             along.append(_settled(total, [*inputs, weights]))
             _spend([*inputs, weights])
-    result = (_settled_all(output, inputs), _rebuilt(output, iter(along)))
+    result = (_settled_all(output, inputs), rebuilt(output, iter(along)))
     return (*result, aux) if has_aux else result
 
 
@@ -420,6 +363,43 @@ def linearize(func: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..
     return output, along
 
 
+def _rows_at_once(
+    again: Callable[[list[Tensor]], list[Tensor]],
+    inputs: list[Tensor],
+    counts: list[int],
+    chunk_size: int | None,
+) -> list[Tensor] | None:
+    """For every input the gradients of all elements of the outputs, one after the other; None: not so.
+
+    Copy i of the inputs is for element i: the gradient of the sum of those elements, each of its own copy, is all rows.
+    """
+    total = sum(counts)
+    most = chunk_size or max(16, _NUMBERS // (total + sum([x.numel() for x in inputs])))
+    parts = []
+    for start in range(0, total if total > 3 else 0, most):
+        rows = range(start, min(start + most, total))
+        try:
+            with mapping(len(rows)) as level:
+                copies = [_variable(everywhere(level, len(rows), x)) for x in inputs]
+                outputs = again([made(level, c) for c in copies])
+                whole = [everywhere(level, len(rows), y) for y in outputs]
+        except REFUSALS:
+            return None
+        summed: Any = 0.0
+        first = 0
+        for y, count in zip(whole, counts, strict=True):
+            own = range(max(first, rows.start), min(first + count, rows.stop))
+            if len(own):
+                table = y.reshape(len(rows), count)[own.start - start : own.stop - start]
+                summed = summed + table[:, own.start - first : own.stop - first].diagonal().sum()
+            first += count
+        parts.append(_gradient(summed, copies, None, inputs))
+    return [cat(list(c)) for c in zip(*parts, strict=True)] if parts else None
+
+
+_NUMBERS = 1 << 24  # in copies of inputs and outputs at a time
+
+
 def jacrev(
     func: Callable[..., Any],
     argnums: int | tuple[int, ...] = 0,
@@ -429,7 +409,9 @@ def jacrev(
 ) -> Callable[..., Any]:
     """The function that computes the Jacobian of ``func``: of shape output's + input's, row by row.
 
-    Args are those of :func:`grad`; ``chunk_size`` is accepted for compatibility. See ``torch.func.jacrev``.
+    Args are those of :func:`grad`. Rows are computed at once, by ``func`` of that many copies of its arguments (as
+    :func:`vmap` does it): ``chunk_size`` of them, or what makes copies and results some 16 million numbers. See
+    ``torch.func.jacrev``.
 
     Example:
         >>> import fastdl
@@ -438,21 +420,35 @@ def jacrev(
     """
 
     def differentiated(*args: Any, **kwargs: Any) -> Any:
+        state = default_generator.get_state().tolist()
         with enable_grad():
             new, inputs, wanted = _chosen("jacrev", args, argnums)
             output, aux = _with_aux("jacrev", func(*new, **kwargs), has_aux, inputs)
-            tables = []
-            for y in _tensors(output):
-                graph, flat = _depends_on_others(y, inputs), y.reshape(-1)
-                rows = [_gradient(flat[i], inputs, None, graph) for i in range(y.numel())]
-                columns: Any = zip(*rows, strict=True) if rows else [[]] * len(inputs)
-                parts = [
-                    stack(list(c)).reshape(*y.shape, *x.shape) if rows else x.new_zeros((*y.shape, *x.shape))
-                    for c, x in zip(columns, inputs, strict=True)
+            outputs = tensors_in(output)
+            rows: Any = None
+            if default_generator.get_state().tolist() == state:
+
+                def again(own: list[Tensor]) -> list[Tensor]:
+                    result = func(*_placed(args, argnums, own), **kwargs)
+                    return tensors_in(result[0] if has_aux else result)
+
+                rows = _rows_at_once(again, inputs, [y.numel() for y in outputs], chunk_size)
+            if rows is None:
+                flat = [y.reshape(-1) for y in outputs]
+                each = [_gradient(y[i], inputs) for y in flat for i in range(y.numel())]
+                rows = [stack(list(c)) for c in zip(*each, strict=True)] or [
+                    x.new_zeros((0, *x.shape)) for x in inputs
                 ]
-                tables.append(_rebuilt(wanted, iter([_settled(p, inputs) for p in parts])))
+            tables, first = [], 0
+            for y in outputs:
+                parts = [
+                    r[first : first + y.numel()].reshape(*y.shape, *x.shape)
+                    for r, x in zip(rows, inputs, strict=True)
+                ]
+                first += y.numel()
+                tables.append(rebuilt(wanted, iter([_settled(p, inputs) for p in parts])))
             _spend(inputs)
-        result = _rebuilt(output, iter(tables))
+        result = rebuilt(output, iter(tables))
         return (result, aux) if has_aux else result
 
     return differentiated

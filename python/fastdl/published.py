@@ -17,6 +17,7 @@ from typing import Any
 
 from fastdl._graph import FunctionCall, set_explain
 from fastdl.errors import DtypeError, not_a_tensor
+from fastdl.kernels.batched import BatchedArray
 from fastdl.kernels.sparse import SparseArray
 from fastdl.tensor import Tensor
 
@@ -177,6 +178,11 @@ def _answer(call: Any, args: Any, options: dict[str, Any], error: Exception) -> 
     """
     if isinstance(error, TypeError) and (renamed := _by_our_names(_wrapped[call], options)) is not None:
         return call(*args, **renamed)
+    if BatchedArray.made and isinstance(error, (TypeError, AttributeError, NotImplementedError)):
+        from fastdl.batched import called_with_slices, has_slices
+
+        if has_slices((args, options)):
+            return called_with_slices(call, args, options)
     if SparseArray.made and options.get("out") is None:
         from fastdl.sparse import called, has_sparse
 

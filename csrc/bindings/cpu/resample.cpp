@@ -87,7 +87,6 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
   const auto source = [&](int64_t o) {
     int64_t i = o - before;
     if (mode == "constant") return int64_t(-1);
-    if (rolled) return i + in;
     if (mode == "reflect")
       i = i < 0 ? -i : 2 * (in - 1) - i;
     else if (mode == "replicate")
@@ -97,7 +96,7 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
     if (i < 0 || i >= in) raise(op, "the input is too small for padding of mode " + mode);
     return i;
   };
-  for (int64_t o = 0; o < axis.copy_begin; ++o) axis.head.push_back(source(o));
+  for (int64_t o = 0; o < axis.copy_begin && !rolled; ++o) axis.head.push_back(source(o));
   for (int64_t o = axis.copy_end; o < out; ++o) axis.tail.push_back(source(o));
   return axis;
 }

@@ -153,7 +153,7 @@ PyObject* bound_wrap(PyObject*, PyObject* array);
 PyObject* bound_next_order(PyObject*, PyObject*);
 PyObject* bound_set_tensor(PyObject*, PyObject* type);
 PyObject* bound_set_size(PyObject*, PyObject* type);
-PyObject* bound_set_sparse(PyObject*, PyObject* const* args, Py_ssize_t count);
+PyObject* bound_add_stand_in(PyObject*, PyObject* const* args, Py_ssize_t count);
 PyObject* bound_set_recorded(PyObject*, PyObject* function);
 PyObject* bound_set_otherwise(PyObject*, PyObject* function);
 PyObject* bound_set_in_float32(PyObject*, PyObject* function);

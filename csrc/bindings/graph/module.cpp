@@ -28,8 +28,8 @@ PyMethodDef functions[] = {
     {"set_tensor", bound_set_tensor, METH_O,
      "set_tensor(type: object) -> None\n\nThe class that wrap() makes."},
     {"set_size", bound_set_size, METH_O, "set_size(type: object) -> None\n\nThe class of tensors' shapes."},
-    {"set_sparse", entry(bound_set_sparse), METH_FASTCALL,
-     "set_sparse(array: object, type: object) -> None\n\n"
+    {"add_stand_in", entry(bound_add_stand_in), METH_FASTCALL,
+     "add_stand_in(array: object, type: object) -> None\n\n"
      "The class that wrap() makes around what is of the class ``array``."},
     {"set_recorded", bound_set_recorded, METH_O,
      "set_recorded(function: object) -> None\n\nWhat is called with every node that enters the graph; None: "

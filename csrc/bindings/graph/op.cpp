@@ -1,4 +1,5 @@
 // Op.apply: run an operation on the arrays of its inputs and enter it in the graph.
+#include <iterator>
 #include <vector>
 
 #include "bindings/graph/fields.h"
@@ -6,14 +7,24 @@
 namespace fastdl::graph {
 namespace {
 
-PyTypeObject* tensor_type;                 // fastdl.Tensor
-PyTypeObject *sparse_array, *sparse_type;  // what a sparse tensor holds in an array's place, and its class
+PyTypeObject* tensor_type;  // fastdl.Tensor
+// What some tensors hold in an array's place, and their classes: sparse ones, and slices that are computed at once.
+struct StandIn {
+  PyTypeObject *array, *tensor;
+} stand_ins[2];
+int stand_in_count;
 PyObject* otherwise;          // apply_otherwise(cls, inputs, options, error), for what forward refused
 PyObject* in_float32;         // compute(cls, inputs, options, dtype), for half precision
 PyObject* recorded;           // recorded(op), called with whatever has entered the graph; null: nobody asks
 PyObject* nothing_needed[8];  // (False,) * n
 PyObject *minus_one, *never;  // the edge's index of a leaf; the version of an input that was not given
 int64_t last_order = 1;
+
+const StandIn* stand_in(PyObject* array) {
+  for (int i = 0; i < stand_in_count; ++i)
+    if (Py_TYPE(array) == stand_ins[i].array) return &stand_ins[i];
+  return nullptr;
+}
 
 // A tuple of two. (PyTuple_Pack makes the tuple before it takes its borrowed arguments into custody, and a
 // collection that the new tuple sets off may run programs' finalizers.)
@@ -194,7 +205,7 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
   }
   call[0] = op.get();
   Held held{call + 1};
-  bool any = false, complex = false, sparse = false;
+  bool any = false, complex = false, stands_in = false;
   PyObject* half = nullptr;
   for (Py_ssize_t i = 0; i < count; ++i) {
     Tensor* t = args[i] == Py_None ? nullptr : as_tensor(args[i]);
@@ -210,10 +221,10 @@ Ref apply_or_raise(PyObject* cls, PyObject* const* args, Py_ssize_t count, PyObj
     held.add(t ? t->data : Py_None);
     any |= t && t->needs_grad();
     complex |= t && is_complex(t->data);
-    sparse |= t && Py_TYPE(t->data) == sparse_array;
+    stands_in |= t && stand_in(t->data);
     if (t && !half) half = half_of(t->data);
   }
-  passed_on = sparse && otherwise;
+  passed_on = stands_in && otherwise;
   if (passed_on) return call_instead(otherwise, cls, args, count, keys, Py_None);
   if (complex &&
       otherwise) {  // no kernel sees complex numbers: they are an operation's own business, or another's
@@ -322,7 +333,8 @@ Ref wrap(PyObject* array) {
     PyErr_SetString(PyExc_RuntimeError, "wrap: fastdl.Tensor is not there yet");
     return {};
   }
-  PyTypeObject* type = Py_TYPE(array) == sparse_array ? sparse_type : tensor_type;
+  const StandIn* other = stand_in(array);
+  PyTypeObject* type = other ? other->tensor : tensor_type;
   Ref tensor(TensorFields.tp_new(type, nullptr, nullptr));
   if (tensor) set(reinterpret_cast<Tensor*>(tensor.get())->data, array);
   return tensor;
@@ -379,16 +391,16 @@ PyObject* bound_set_tensor(PyObject*, PyObject* type) {
   tensor_type = reinterpret_cast<PyTypeObject*>(type);
   Py_RETURN_NONE;
 }
-PyObject* bound_set_sparse(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 2 || !PyType_Check(args[0])) {
-    PyErr_SetString(PyExc_TypeError, "set_sparse: takes two classes");
+PyObject* bound_add_stand_in(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (count != 2 || !PyType_Check(args[0]) || stand_in_count == std::size(stand_ins)) {
+    PyErr_SetString(PyExc_TypeError, "add_stand_in: takes two classes, twice");
     return nullptr;
   }
-  if (!has_tensor_fields(args[1], "set_sparse")) return nullptr;
+  if (!has_tensor_fields(args[1], "add_stand_in")) return nullptr;
   Py_INCREF(args[0]);
   Py_INCREF(args[1]);
-  sparse_array = reinterpret_cast<PyTypeObject*>(args[0]);
-  sparse_type = reinterpret_cast<PyTypeObject*>(args[1]);
+  stand_ins[stand_in_count++] = {reinterpret_cast<PyTypeObject*>(args[0]),
+                                 reinterpret_cast<PyTypeObject*>(args[1])};
   Py_RETURN_NONE;
 }
 PyObject* bound_set_recorded(PyObject*, PyObject* function) {

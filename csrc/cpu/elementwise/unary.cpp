@@ -17,13 +17,13 @@ namespace {
 template <class T>
 using C = T (*)(T);  // the C library's overload for T
 
-// f in double for T = float, lane by lane in the C library for T = double.
-template <class T, class F>
-[[gnu::always_inline]] inline Vec<T> by_double(Vec<T> x, C<T> library, F f) {
+// `single` in double for T = float, where the result keeps half the digits; else `full`.
+template <class T, class Single, class Full>
+[[gnu::always_inline]] inline Vec<T> by_double(Vec<T> x, Single single, Full full) {
   if constexpr (sizeof(T) == 4)
-    return in_double(f, x);
+    return in_double(single, x);
   else
-    return per_lane_call<T>(library, x);
+    return full(x);
 }
 
 using D = Vec<double>;
@@ -41,11 +41,14 @@ Vec<T> logit(Vec<T> x) {
 
 template <class T>
 Vec<T> log_base(Vec<T> x, C<T> library, double ratio) {
-  return by_double<T>(x, library, [ratio](D v) {
-    D k;
-    const D m = log_parts<true>(v, k);
-    return log_special(v, k * (M_LN2 * ratio) + m * ratio);
-  });
+  return by_double<T>(
+      x,
+      [ratio](D v) {
+        D k;
+        const D m = log_parts<true>(v, k);
+        return log_special(v, k * (M_LN2 * ratio) + m * ratio);
+      },
+      [library](Vec<T> v) { return per_lane_call<T>(library, v); });
 }
 
 }  // namespace
@@ -110,40 +113,57 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
       return slow([](V x) { return simd::atan(x); });
     case Unary::sinh:  // the series where e^x - e^-x would cancel
       return slow([](V x) {
-        return by_double<T>(x, std::sinh, [](D v) {
-          const D e = simd::exp<double>(v), z = v * v;
-          return simd::abs<double>(v) < 1e-2 ? v + v * z * (1.0 / 6 + z * (1.0 / 120)) : 0.5 * e - 0.5 / e;
-        });
+        return by_double<T>(
+            x,
+            [](D v) {
+              const D e = simd::exp<double>(v), z = v * v;
+              return simd::abs<double>(v) < 1e-2 ? v + v * z * (1.0 / 6 + z * (1.0 / 120))
+                                                 : 0.5 * e - 0.5 / e;
+            },
+            [](D v) { return sinh_of_double(v); });
       });
     case Unary::cosh:
       return slow([](V x) {
-        return by_double<T>(x, std::cosh, [](D v) {
-          const D e = simd::exp<double>(v);
-          return 0.5 * e + 0.5 / e;
-        });
+        return by_double<T>(
+            x,
+            [](D v) {
+              const D e = simd::exp<double>(v);
+              return 0.5 * e + 0.5 / e;
+            },
+            [](D v) { return cosh_of_double(v); });
       });
     case Unary::asinh:
       return slow([](V x) {
-        return by_double<T>(x, std::asinh, [](D v) {
-          const D a = simd::abs<double>(v), z = v * v;
-          const D large = simd::copysign<double>(log_of_double<true>(a + square_root<double>(z + 1.0)), v);
-          return a < 1e-2 ? v * (1.0 - z * (1.0 / 6 - z * (3.0 / 40))) : large;
-        });
+        return by_double<T>(
+            x,
+            [](D v) {
+              const D a = simd::abs<double>(v), z = v * v;
+              const D large =
+                  simd::copysign<double>(log_of_double<true>(a + square_root<double>(z + 1.0)), v);
+              return a < 1e-2 ? v * (1.0 - z * (1.0 / 6 - z * (3.0 / 40))) : large;
+            },
+            [](D v) { return asinh_of_double(v); });
       });
     case Unary::acosh:
       return slow([](V x) {
-        return by_double<T>(x, std::acosh, [](D v) {
-          const D y = log_of_double<true>(v + square_root<double>((v - 1.0) * (v + 1.0)));
-          return v < 1.0 ? broadcast<double>(std::numeric_limits<double>::quiet_NaN()) : y;
-        });
+        return by_double<T>(
+            x,
+            [](D v) {
+              const D y = log_of_double<true>(v + square_root<double>((v - 1.0) * (v + 1.0)));
+              return v < 1.0 ? broadcast<double>(std::numeric_limits<double>::quiet_NaN()) : y;
+            },
+            [](D v) { return acosh_of_double(v); });
       });
     case Unary::atanh:
       return slow([](V x) {
-        return by_double<T>(x, std::atanh, [](D v) {
-          const D a = simd::abs<double>(v), z = v * v;
-          const D large = simd::copysign<double>(0.5 * log_of_double<true>((1.0 + a) / (1.0 - a)), v);
-          return a < 1e-2 ? v + v * z * (1.0 / 3 + z * (1.0 / 5)) : large;
-        });
+        return by_double<T>(
+            x,
+            [](D v) {
+              const D a = simd::abs<double>(v), z = v * v;
+              const D large = simd::copysign<double>(0.5 * log_of_double<true>((1.0 + a) / (1.0 - a)), v);
+              return a < 1e-2 ? v + v * z * (1.0 / 3 + z * (1.0 / 5)) : large;
+            },
+            [](D v) { return atanh_of_double(v); });
       });
     case Unary::erf:
       return full([](V x) { return simd::erf<T>(x); });
@@ -229,7 +249,7 @@ void unary_backward(Unary op, const StridedLoop<3>& loop) {
                          },
                          x);
         else
-          return g * per_lane_call<T>(static_cast<C<T>>(std::sinh), x);
+          return g * sinh_of_double(x);
       });
     case Unary::asinh:
       return fast([](V g, V x) { return g / square_root<T>(x * x + T(1)); });

@@ -10,6 +10,7 @@
 // Masks are in cpu/mask.cpp.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 
 #include "cpu/layout.h"
@@ -97,6 +98,7 @@ void for_each_part(int64_t outer, int64_t extent, int64_t work, F&& f) {
 
 void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item,
                           int64_t step) {
+  if (p.inner == 1 && item == 2) return select_elements<uint16_t>(y, x, index, p, step / item);
   if (p.inner == 1 && item == 4) return select_elements<uint32_t>(y, x, index, p, step / item);
   if (p.inner == 1 && item == 8) return select_elements<uint64_t>(y, x, index, p, step / item);
   const int64_t bytes = p.inner * item, rows = p.outer * p.count;
@@ -135,6 +137,8 @@ void for_each_row(const int64_t* index, const IndexProblem& p, Begin&& begin_par
 }  // namespace
 
 void index_copy(char* y, const char* source, const int64_t* index, const IndexProblem& p, int64_t item) {
+  if (p.outer == 1 && p.inner == 1 && std::has_single_bit(uint64_t(item)) && item <= 8)
+    return scatter(y, source, false, index, p, item);
   const int64_t bytes = p.inner * item;
   for_each_row(
       index, p, [](int64_t, int64_t, int64_t) {},

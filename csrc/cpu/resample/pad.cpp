@@ -64,9 +64,9 @@ class Row {
  public:
   Row(const PadAxis& axis, int64_t item, uint64_t pattern)
       : bytes_(axis.out * item), item_(item), pattern_(pattern) {
-    for (int64_t o = 0; o < axis.copy_begin; ++o) append(o, o + 1, axis.source(o));
+    append_border(axis, 0, axis.copy_begin);
     if (axis.copy_begin < axis.copy_end) append(axis.copy_begin, axis.copy_end, axis.source(axis.copy_begin));
-    for (int64_t o = axis.copy_end; o < axis.out; ++o) append(o, o + 1, axis.source(o));
+    append_border(axis, axis.copy_end, axis.out);
     std::copy_if(stretches_.begin(), stretches_.end(), std::back_inserter(copies_),
                  [](const Stretch& s) { return s.from >= 0; });
   }
@@ -104,6 +104,14 @@ class Row {
   struct Stretch {
     int64_t first, last, from;
   };
+  // Sources go up by one at most, so the ends tell whether all outputs in between are from one stretch. (Rolling may
+  // take nearly the whole row for a border.)
+  void append_border(const PadAxis& axis, int64_t first, int64_t last) {
+    if (first >= last) return;
+    const int64_t low = axis.source(first), high = axis.source(last - 1);
+    if (high - low == last - 1 - first || (low < 0 && high < 0)) return append(first, last, low);
+    for (int64_t o = first; o < last; ++o) append(o, o + 1, axis.source(o));
+  }
   // Outputs [first, last) from inputs `from` on.
   void append(int64_t first, int64_t last, int64_t from) {
     first *= item_, last *= item_, from *= item_;

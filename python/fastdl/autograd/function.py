@@ -11,6 +11,7 @@ from fastdl.autograd.mode import mode, no_grad
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import check_writable, rebase
 from fastdl.errors import DtypeError
+from fastdl.kernels.batched import BatchedArray
 from fastdl.kernels.sparse import SparseArray, is_sparse, not_for_sparse
 from fastdl.tensor import Tensor
 
@@ -211,6 +212,11 @@ class Function:
         tensor_at = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
         recording = mode.enabled
         ctx.needs_input_grad = tuple([recording and isinstance(a, Tensor) and a._requires_grad for a in args])
+        if BatchedArray.made and any(ctx.needs_input_grad):
+            from fastdl.batched import has_slices, one_by_one
+
+            if has_slices(args):  # backward is defined on a slice
+                return one_by_one(cls.apply, args, kwargs)
         mode.enabled = False
         try:
             if cls.setup_context is Function.setup_context:

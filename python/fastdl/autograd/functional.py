@@ -183,11 +183,11 @@ def jacobian(
 ) -> Any:
     """All derivatives of all outputs: shape ``(*output.shape, *input.shape)``, nested in tuples for several tensors.
 
-    One backward for each element of the outputs. See ``torch.autograd.functional.jacobian``.
+    One backward for each element of the outputs, or one for all of them. See ``torch.autograd.functional.jacobian``.
 
     Args:
         func, inputs, create_graph, strict: as for :func:`vjp`.
-        vectorize: accepted for code written for PyTorch; rows are computed one by one.
+        vectorize: compute all rows at once, whatever memory that takes; without it only those of a small Jacobian.
         strategy: must be "reverse-mode".
 
     Example:
@@ -201,15 +201,34 @@ def jacobian(
     with enable_grad():
         xs, one = _inputs("jacobian", inputs, create_graph)
         ys, one_output = _call("jacobian", func, xs, strict)
-        blocks = [_shaped(_rows("jacobian", y, xs, create_graph, strict), one) for y in ys]
+        blocks = [_shaped(_rows("jacobian", y, xs, create_graph, strict, vectorize), one) for y in ys]
     return _shaped(blocks, one_output)
 
 
-def _rows(op: str, y: Tensor, xs: Sequence[Tensor], create_graph: bool, strict: bool) -> list[Tensor]:
+_SMALL = 1 << 20  # elements of a Jacobian whose rows are computed at once without being asked
+
+
+def _rows(
+    op: str, y: Tensor, xs: Sequence[Tensor], create_graph: bool, strict: bool, at_once: bool
+) -> list[Tensor]:
     """d y / d x for every x."""
     from fastdl.ops.join import stack
 
     size, shape = y.numel(), tuple(y.shape)
+    if (
+        (at_once or size * sum([x.numel() for x in xs]) <= _SMALL)
+        and size > 3
+        and y._requires_grad
+        and not strict
+    ):
+        seeds = zeros((size, *shape), y._data.dtype, y._data)
+        seeds._data.reshape(-1)[:: size + 1] = 1
+        rows = grad(y, xs, seeds, True, create_graph, allow_unused=True, is_grads_batched=True)
+        whole = [
+            zeros((size, *x.shape), x._data.dtype, x._data) if g is None else g
+            for g, x in zip(rows, xs, strict=True)
+        ]
+        return [g.reshape(shape + tuple(x.shape)) for g, x in zip(whole, xs, strict=True)]
     columns: list[list[Tensor]] = [[] for _ in xs]
     blocks = [select(x._data).empty((size, x.numel()), x._data.dtype) for x in xs]
     for i in range(size):
@@ -257,7 +276,7 @@ def hessian(
         one_seed = _vectors("hessian", None, [y], "the output")
         return _shaped(_gradients("hessian", [y], xs, one_seed, True, strict, "the gradient"), one)
 
-    return jacobian(gradient, inputs, create_graph, strict)
+    return jacobian(gradient, inputs, create_graph, strict, vectorize)
 
 
 def vhp(

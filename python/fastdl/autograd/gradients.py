@@ -13,6 +13,7 @@ from fastdl.autograd.mode import enable_grad
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select
+from fastdl.kernels.batched import REFUSALS
 from fastdl.tensor import Tensor
 
 
@@ -205,6 +206,27 @@ def _zeros_like(t: Tensor) -> Tensor:
     return zeros(t._data.shape, t._data.dtype, t._data)
 
 
+def _all_at_once(
+    roots: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    gradients: Sequence[Any],
+    count: int,
+    create_graph: bool,
+) -> tuple[Tensor | None, ...] | None:
+    """One walk with all rows as slices of ``vmap``; None where something on the way takes them one by one."""
+    from fastdl.batched.tensor import everywhere, made
+    from fastdl.batched.vmap import mapping
+
+    try:
+        with mapping(count) as level:
+            seeds = [None if g is None else made(level, g) for g in gradients]
+            found = _walk("grad", roots, seeds, True, True, wanted)
+            rows = [None if g is None else everywhere(level, count, g) for g in found]
+    except REFUSALS:
+        return None
+    return tuple([g if g is None or create_graph else g.detach() for g in rows])
+
+
 def _batched_grad(
     roots: Sequence[Tensor],
     wanted: Sequence[Tensor],
@@ -220,6 +242,9 @@ def _batched_grad(
     if len(counts) != 1:
         raise RuntimeError("grad: with is_grads_batched all grad_outputs need a first axis of one extent")
     (count,) = counts
+    found = _all_at_once(roots, wanted, gradients, count, create_graph)
+    if found is not None:
+        return found
     keep_last = create_graph if retain_graph is None else retain_graph
     rows = []
     for i in range(count):

@@ -3,6 +3,7 @@
 Operations do not look at devices and half precision beforehand, which would cost every call. They run, and only when
 kernels, NumPy or CuPy raise is it asked why:
 
+- Slices of ``vmap`` are computed all at once (fastdl.batched).
 - Sparse tensors have operations of their own (fastdl.sparse), or are refused.
 - Complex inputs never reach an operation that does not say that it takes them: one of :data:`complex_rules` computes
   it, or it is an error.
@@ -31,6 +32,7 @@ from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, META, float64, int64, is_half
 from fastdl.errors import not_a_tensor, not_for_complex
 from fastdl.kernels import MetaArray, is_array
+from fastdl.kernels.batched import BatchedArray
 from fastdl.kernels.meta import NoValues, zeros
 from fastdl.kernels.sparse import SparseArray, is_sparse
 from fastdl.tensor import Tensor
@@ -46,6 +48,11 @@ def apply_otherwise(
 
     ``error`` is None where nothing was tried: an input is sparse, or complex, and the operation does not take it.
     """
+    if BatchedArray.made:
+        from fastdl.batched import applied_to_slices
+
+        if (result := applied_to_slices(cls, inputs, options)) is not NotImplemented:
+            return result
     if SparseArray.made and any([t.__class__ is not Tensor and is_sparse(t) for t in inputs]):
         from fastdl.sparse import applied
 

@@ -23,6 +23,7 @@ from fastdl.dtypes import (
     floating_info,
     int64,
     is_common_integer,
+    is_half,
     real_dtype,
 )
 from fastdl.errors import ArgumentError
@@ -272,7 +273,8 @@ def joined(kernel: str, array: Any, dim: int, index: Any, source: Any, *rest: An
         return array
     if dtype is float32 or dtype is float64 or dtype is int64:
         return written(getattr(select(array), kernel), array, dim, index, source, *rest)
-    if kernel == "index_add" and dtype.kind in FLOATING and dim == 0 and not on_device(array):
+    in_rows = array.ndim > 1 and dim == 0 and array.size >= 8 * array.shape[0]
+    if kernel == "index_add" and dtype.kind in FLOATING and in_rows and not on_device(array):
         return written(select(array).index_add, array, dim, index, source)  # rounded once as well
     wide = float32 if dtype.kind in "fV" else int64
     copy = pooled_copy(array, wide)
@@ -362,7 +364,7 @@ def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
     """How many elements are not zero (True) over ``axes`` (None: all), int64."""
     if (axes is None or len(axes) == 1) and not on_device(mask):
         dtype = mask.dtype
-        if dtype is float32 or dtype is float64:
+        if dtype.kind in FLOATING:
             mask = select(mask).ne_forward(mask, 0.0)
         elif dtype is not bool_:
             mask = by_numpy("count_nonzero", np.not_equal, bool_, None, mask, 0)
@@ -382,4 +384,8 @@ def places(array: Any) -> tuple[Any, ...]:
 
 def as_bool(array: Any) -> Any:
     """True where not zero."""
-    return array if array.dtype is bool_ else cast(array, bool_)
+    if array.dtype is bool_:
+        return array
+    if is_half(array.dtype) and array.__class__ is np.ndarray:
+        return select(array).ne_forward(array, 0.0)
+    return cast(array, bool_)

@@ -10,6 +10,7 @@ import numpy as np
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_common_integer, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
+from fastdl.kernels.batched import BatchedArray
 from fastdl.kernels.sparse import is_sparse, not_for_sparse
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import as_bool, by_numpy, cast, empty, full, has_integer_kernels, operand
@@ -78,7 +79,13 @@ def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
         except TypeError:
             if is_sparse(input) or is_sparse(other):
                 raise not_for_sparse(name) from None
-            raise
+            if not BatchedArray.made:
+                raise
+            from fastdl.batched import has_slices, in_step
+
+            if not has_slices((input, other)):
+                raise
+        return in_step(function, input, other)  # type: ignore[no-any-return]
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
@@ -132,6 +139,8 @@ def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     x = input._data
     if out is None and x.dtype is bool_ and not on_device(x):
         return Tensor._wrap(select(x).bitwise_xor_forward(x, True))
+    if out is None and (x.dtype.kind in FLOATING or has_integer_kernels(x)):
+        return eq(input, 0)
     return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, x), out)
 
 
@@ -266,7 +275,9 @@ def isclose(
         return eq(input, other)  # exactly, beyond what floats can tell apart
     if has_integer_kernels(x) and not on_device(y):
         x, y = cast(x, float64), cast(y, float64)
-    if x.dtype.kind not in FLOATING or on_device(x) or is_half(x.dtype):
+    if is_half(x.dtype) and not (on_device(x) or on_device(y)):
+        x, y = cast(x, float32), cast(y, float32)
+    if x.dtype.kind not in FLOATING or on_device(x):
         return Tensor._wrap(array(np.isclose(x, y, rtol, atol, equal_nan)))
     k = select(x)
     same, far = k.eq_forward(x, y), k.abs_forward(k.sub_forward(x, y))  # infinities of one sign are equal

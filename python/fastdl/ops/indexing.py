@@ -18,6 +18,7 @@ from fastdl.dtypes import DIFFERENTIABLE, bool_, int64, is_half
 from fastdl.errors import DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import capture, on_device, select
+from fastdl.kernels.batched import BatchedArray
 from fastdl.ops.arrays import (
     SMALL,
     added_to_rows,
@@ -167,6 +168,11 @@ class Put(Op):
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for integers, slices, None and Ellipsis; a copy where tensors or lists index."""
     data = input._data
+    if BatchedArray.made:
+        from fastdl.batched import has_slices, known_rules
+
+        if has_slices(key) and not has_slices(input):
+            return known_rules()[1]["__getitem__"](input, key)  # type: ignore[no-any-return]
     if key.__class__ is Tensor and key._data.__class__ is np.ndarray is data.__class__:  # the common cases
         index = key._data
         if index.dtype is int64 and index.ndim == 1 and data.ndim:

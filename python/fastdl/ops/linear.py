@@ -30,7 +30,7 @@ from fastdl.tensor import Tensor
 
 # Activations that linear fuses, and of these the ones whose derivative follows from their output: a layer
 # that is differentiated can fuse no others, because backward would need what was never stored.
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": activations.relu,
     "sigmoid": activations.sigmoid,
     "tanh": activations.tanh,
@@ -260,10 +260,10 @@ def linear(
             return Linear.apply(input, weight, bias)  # type: ignore[no-any-return]
         y = matmul(input, weight)
         return y if bias is None else add(y, bias)
-    apart = _ACTIVATIONS.get(activation)
+    apart = ACTIVATIONS.get(activation)
     if apart is None:
         raise ArgumentError(
-            f"linear: activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
+            f"linear: activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
         )
     if len(w) == 2 and (
         activation in _FROM_OUTPUT
@@ -277,10 +277,10 @@ def linear(
 
 
 def _apart(activation: str) -> Callable[..., Any]:
-    if activation in _ACTIVATIONS:
-        return _ACTIVATIONS[activation]
+    if activation in ACTIVATIONS:
+        return ACTIVATIONS[activation]
     raise ArgumentError(
-        f"linear: activation must be None or one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
+        f"linear: activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
     )
 
 

@@ -22,6 +22,7 @@ from fastdl.dtypes import (
     floating_info,
     get_default_dtype,
     int64,
+    is_half,
 )
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
@@ -431,6 +432,8 @@ def nan_to_num(
 
 def _largest(x: Any) -> Any:
     """max |x|: NaN or infinite if any element is."""
+    if is_half(x.dtype) and not on_device(x):
+        x = cast(x, float32)
     if x.size and (x.dtype is float32 or x.dtype is float64):
         return select(x).norm_forward(x, math.inf)
     return np.max(np.abs(x), initial=0)

@@ -16,6 +16,7 @@ from fastdl.autograd.op import Op
 from fastdl.autograd.view import View
 from fastdl.dtypes import Size, as_dtype
 from fastdl.kernels import select, strided
+from fastdl.kernels.batched import BatchedArray
 from fastdl.ops.arrays import sum_to
 from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor
@@ -407,7 +408,7 @@ def _conjugate(input: Tensor) -> Tensor:
 class Expand(View):
     @staticmethod
     def of(x: Any, shape: tuple[int, ...]) -> Any:
-        return select(x).broadcast_to(x, shape)
+        return x.expand(shape) if x.__class__ is BatchedArray else select(x).broadcast_to(x, shape)
 
     def backward(self, grad: Any) -> Any:
         return sum_to(grad, self.shape)

@@ -282,7 +282,7 @@ class SparseTensor(Tensor):
         return with_notes("tensor(" + ",\n       ".join(texts), notes, 7, name == "sparse_coo")
 
 
-_graph.set_sparse(SparseArray, SparseTensor)
+_graph.add_stand_in(SparseArray, SparseTensor)
 
 
 def places_of(pattern: Pattern) -> tuple[Any, ...]:

@@ -1,0 +1,54 @@
+"""Rules for functions and methods that look at memory or indices themselves (see slices.FUNCTIONS)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastdl.batched.tensor import NONE, leaves, level_of, made, size_at, sliced_in, values_at
+from fastdl.kernels.batched import NotAtOnce
+from fastdl.sequences import arange
+from fastdl.tensor import Tensor
+
+
+def _own(op: str, x: Any) -> tuple[int, Any, int]:
+    """Level, all slices and axes of ``x``, the innermost of the call's arguments."""
+    if not sliced_in(x):
+        raise NotAtOnce(f"vmap: {op} takes slices one by one")
+    return x._data.level, x._data.values, x._data.ndim
+
+
+def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """Diagonals of every slice."""
+    level, values, ndim = _own("diagonal", input)
+    if ndim < 2:
+        raise NotAtOnce("vmap: diagonal needs two axes")
+    return made(level, values.diagonal(offset, dim1 % ndim + 1, dim2 % ndim + 1))
+
+
+def index(input: Any, key: Any) -> Any:
+    """``input[key]`` with one tensor of places, the same for all slices or each slice's own."""
+    keys = key if isinstance(key, tuple) else (key,)
+    level = level_of((input, key))
+    where = [i for i, k in enumerate(keys) if isinstance(k, (Tensor, list, tuple))]
+    plain = all(
+        [k is None or k is Ellipsis or isinstance(k, slice) for i, k in enumerate(keys) if i not in where]
+    )
+    if level == NONE or len(where) > 1 or (where and not plain):
+        raise NotAtOnce("vmap: several indices take the slices one by one")
+    values = values_at(level, input)
+    if not where or not sliced_in(keys[where[0]]):
+        if values is None:
+            raise NotAtOnce("vmap: nothing is sliced here")
+        return made(level, values[(slice(None), *keys)])
+    places = values_at(level, keys[where[0]])
+    if len(keys) > 1 or places is None or places._data.dtype.kind not in "iu":
+        raise NotAtOnce("vmap: masks take the slices one by one")
+    if values is None:
+        return made(level, input[places])
+    size = size_at(level, list(leaves(input)))
+    rows = arange(size, device=places.device).reshape(size, *(1,) * (places._data.ndim - 1))
+    return made(level, values[rows, places])
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {"diagonal": diagonal, "__getitem__": index}
