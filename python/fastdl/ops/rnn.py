@@ -94,6 +94,7 @@ class Recurrent(Op):
         self.saved: list[Any] = []
         last_h, last_c = [], []
         drawn: tuple[Any, ...] | None = None
+        before = default_generator.get_state() if recurrent_dropout and is_half(x.dtype) else None
         for layer in range(layers):
             part = slice(layer * directions, (layer + 1) * directions)
             h = None if h0 is None else h0[part]
@@ -105,7 +106,12 @@ class Recurrent(Op):
                 ones = kernels.empty((directions, int(batch_sizes[0]), own[1].shape[1]), dtype)
                 ones.fill(1)
                 mask, _ = _drop(ones, recurrent_dropout)
-            y, h_n, c_n, gates, cells = kernels.rnn_forward(cell, x, batch_sizes, h, c, own, mask, keep)
+            try:
+                y, h_n, c_n, gates, cells = kernels.rnn_forward(cell, x, batch_sizes, h, c, own, mask, keep)
+            except TypeError:  # in float32 then, with the mask that was drawn here
+                if before is not None:
+                    default_generator.set_state(before)
+                raise
             if keep:
                 self.saved.append((x, h, c, own, mask, y, gates, cells, drawn))
             last_h.append(h_n)
