@@ -243,6 +243,45 @@ def test_gradients_of_every_slice(name):
     _close(func.vmap(derivative, dims)(*args), _one_by_one(derivative, args, dims))
 
 
+def _changed(v):
+    v = v * 1
+    v[0] = 2.0
+    v[:, 1] *= 3
+    v += v.sum()
+    return v.masked_fill_(v > 4, 0.5)
+
+
+IN_PLACE = {
+    "parts and sums": _changed,
+    "rows shifted": lambda v: v.clone().index_copy_(0, fastdl.tensor([0, 2]), v[:2]),
+    "activations": lambda v: F.relu(v * 1, inplace=True) + (v * 1).relu_() + F.hardtanh(v * 1, inplace=True),
+    "clamp_, add_": lambda v: (v * 1).clamp_(-0.5, 0.5).add_(v[0]).mul_(2),
+    "out=": lambda v: fastdl.exp(v, out=fastdl.empty_like(v.detach())) if not v.requires_grad else v.exp(),
+    "median": lambda v: v.median() + v.sort(1)[0],
+    "filled from slices": lambda v: fastdl.zeros(3, 5).double().index_copy_(0, fastdl.tensor([1]), v[1:2]),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_is_changed_in_place(name):
+    f, x = IN_PLACE[name], reals(4, 3, 5)
+    _close(func.vmap(f)(x), _one_by_one(f, [x], [0]))
+    slope = func.grad(lambda v: (f(v) ** 2).sum())
+    _close(func.vmap(slope)(x), _one_by_one(slope, [x], [0]))
+
+
+def test_activations_in_place_inside_models(no_loop):
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.SiLU(True), nn.Flatten(0)
+    )
+    net = net.double()
+    parameters, x = {k: v.detach() for k, v in net.named_parameters()}, reals(6, 1, 5, 5)
+    slope = func.grad(lambda p, v: func.functional_call(net, p, (v,)).square().sum())
+    together = func.vmap(slope, (None, 0))(parameters, x)
+    for i in range(6):
+        _close(tuple([g[i] for g in together.values()]), tuple(slope(parameters, x[i]).values()))
+
+
 def test_slices_of_slices(no_loop):
     x, y = reals(3, 4, 2), reals(5, 2)
     f = func.vmap(func.vmap(lambda a, b: (a * b).sum() + fastdl.dot(a, b), (0, None)), (None, 0))

@@ -14,7 +14,7 @@ from fastdl.batched.tensor import everywhere, made, values_at
 from fastdl.batched.vmap import innermost, mapping, rebuilt, tensors_in, vmap
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.errors import not_a_tensor
-from fastdl.kernels.batched import REFUSALS, BatchedArray, NotAtOnce
+from fastdl.kernels.batched import FAILURES, BatchedArray, NotAtOnce
 from fastdl.nn.modules.module import Module
 from fastdl.ops.join import cat, stack
 from fastdl.random import default_generator
@@ -383,7 +383,7 @@ def _rows_at_once(
                 copies = [_variable(everywhere(level, len(rows), x)) for x in inputs]
                 outputs = again([made(level, c) for c in copies])
                 whole = [everywhere(level, len(rows), y) for y in outputs]
-        except REFUSALS:
+        except FAILURES:
             return None
         summed: Any = 0.0
         first = 0

@@ -13,7 +13,7 @@ from fastdl.autograd.mode import enable_grad
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
 from fastdl.kernels import is_array, select
-from fastdl.kernels.batched import REFUSALS
+from fastdl.kernels.batched import FAILURES
 from fastdl.tensor import Tensor
 
 
@@ -222,7 +222,7 @@ def _all_at_once(
             seeds = [None if g is None else made(level, g) for g in gradients]
             found = _walk("grad", roots, seeds, True, True, wanted)
             rows = [None if g is None else everywhere(level, count, g) for g in found]
-    except REFUSALS:
+    except FAILURES:
         return None
     return tuple([g if g is None or create_graph else g.detach() for g in rows])
 

@@ -26,6 +26,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, can_store
 from fastdl.kernels import is_writable
+from fastdl.kernels.batched import BatchedArray
 from fastdl.tensor import Tensor
 from fastdl.tensor_autograd import RetainGrad
 
@@ -276,6 +277,10 @@ def in_place(
     logical = name.startswith("logical_")  # PyTorch records these nowhere, and lets them change leaves
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
+        if self._data.__class__ is BatchedArray:
+            from fastdl.batched import changed
+
+            return changed(name, self, args, options)  # type: ignore[no-any-return]
         check_writable(name, self, not logical)
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
             if writes_out and self._data.size:  # as out= an empty tensor would take the result's shape

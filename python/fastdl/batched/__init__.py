@@ -23,7 +23,15 @@ from fastdl.batched.tensor import sliced_in as has_slices
 from fastdl.kernels.batched import NotAtOnce
 from fastdl.tensor import Tensor
 
-__all__ = ["applied_to_slices", "called_with_slices", "has_slices", "in_step", "known_rules", "one_by_one"]
+__all__ = [
+    "applied_to_slices",
+    "called_with_slices",
+    "changed",
+    "has_slices",
+    "in_step",
+    "known_rules",
+    "one_by_one",
+]
 
 
 @cache
@@ -52,6 +60,8 @@ def applied_to_slices(cls: Any, inputs: tuple[Tensor | None, ...], options: dict
     level = level_of((inputs, options))
     if level == NONE:
         return NotImplemented
+    if options.get("out") is not None:
+        raise NotAtOnce("vmap: every slice would be written into one tensor")
     by_class = known_rules()[0]
     for base in cls.__mro__:
         rule = by_class.get(base)
@@ -63,8 +73,18 @@ def applied_to_slices(cls: Any, inputs: tuple[Tensor | None, ...], options: dict
     return one_by_one(cls.apply, inputs, options)
 
 
+def changed(name: str, self: Tensor, args: Any, options: dict[str, Any]) -> Any:
+    """A method that changes a sliced tensor, by its rule."""
+    rule = known_rules()[1].get(name)
+    if rule is None:
+        raise NotAtOnce(f"vmap: {name} takes the slices one by one")
+    return rule(self, *args, **options)
+
+
 def called_with_slices(function: Any, args: Any, options: dict[str, Any]) -> Any:
     """A public function, which refused them."""
+    if options.get("out") is not None or options.get("inplace") or function.__name__[-1] == "_":
+        raise NotAtOnce("vmap: what is changed in place is left to the mapped function as a whole")
     rule = known_rules()[1].get(function.__name__)
     if rule is not None:
         try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastdl.batched.tensor import NONE, leaves, level_of, made, size_at, sliced_in, values_at
+from fastdl.batched.tensor import NONE, aligned, leaves, level_of, made, size_at, sliced_in, values_at
 from fastdl.kernels.batched import NotAtOnce
+from fastdl.ops import activation
 from fastdl.sequences import arange
 from fastdl.tensor import Tensor
 
@@ -51,4 +52,46 @@ def index(input: Any, key: Any) -> Any:
     return made(level, values[rows, places])
 
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {"diagonal": diagonal, "__getitem__": index}
+def _in_step(name: str) -> Callable[..., Any]:
+    """A method or activation that changes every element by itself, for all slices; operands have no more axes."""
+    function: Any = getattr(Tensor, name, None) or getattr(activation, name)
+
+    def change(input: Any, *args: Any, **options: Any) -> Any:
+        level, values, ndim = _own(name, input)
+        operands = list(leaves((args, options)))
+        if level_of(operands) > level or any([t._data.ndim > ndim for t in operands]):
+            raise NotAtOnce(f"vmap: {name} would write every slice into one tensor")
+        if any([t._data.ndim == 0 and t._data.dtype is not input._data.dtype for t in operands]):
+            raise NotAtOnce(f"vmap: {name} takes numbers of another dtype slice by slice")
+        given = [aligned(level, a, ndim) if isinstance(a, Tensor) else a for a in args]
+        named = {k: aligned(level, a, ndim) if isinstance(a, Tensor) else a for k, a in options.items()}
+        function(values, *given, **named)
+        return input
+
+    return change
+
+
+def set_part(input: Any, key: Any, value: Any) -> None:
+    """``input[key] = value`` by integers and slices."""
+    level, values, _ = _own("setitem", input)
+    keys = key if isinstance(key, tuple) else (key,)
+    if level_of((key, value)) > level or any([isinstance(k, (Tensor, list, tuple, bool)) for k in keys]):
+        raise NotAtOnce("vmap: indices write the slices one by one")
+    part = values[(slice(None), *keys)]
+    ndim = part._data.ndim - 1
+    if isinstance(value, Tensor):
+        if value._data.ndim > ndim:
+            raise NotAtOnce("vmap: extents of one in front are cut off slice by slice")
+        value = aligned(level, value, ndim)
+    values[(slice(None), *keys)] = value
+
+
+_CHANGES = """relu leaky_relu silu mish elu celu selu hardtanh hardsigmoid hardswish threshold sigmoid tanh add sub
+    mul div pow remainder clamp clamp_min clamp_max exp log log1p expm1 sqrt rsqrt square reciprocal abs neg sin cos
+    floor ceil round trunc erf addcmul addcdiv lerp masked_fill fill zero copy"""
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "diagonal": diagonal,
+    "__getitem__": index,
+    "__setitem__": set_part,
+    **{f"{name}_": _in_step(f"{name}_") for name in _CHANGES.split()},
+}

@@ -74,9 +74,10 @@ def _shifted(options: dict[str, Any], ndim: int) -> dict[str, Any]:
     if sliced_in(options):
         raise Refused
     new = dict(options)
-    for name in ("dim", "axis", "axes", "dims"):
-        if name not in new:
-            continue
+    named = [name for name in ("dim", "axis", "axes", "dims") if name in options]
+    if not named:
+        raise Refused
+    for name in named:
         d = new[name]
         if isinstance(d, int):
             new[name] = d + 1 if d >= 0 else d

@@ -8,7 +8,8 @@ from types import FunctionType
 from typing import Any
 
 from fastdl._graph import FunctionCall
-from fastdl.batched.tensor import BatchedTensor, level_of, made, size_at, values_at
+from fastdl.autograd.mode import mode
+from fastdl.batched.tensor import BatchedTensor, leaves, level_of, made, size_at, values_at
 from fastdl.kernels.batched import REFUSALS, NotAtOnce
 from fastdl.ops.join import stack
 from fastdl.ops.parts import select_dim, unbind
@@ -87,8 +88,11 @@ def _guarded(name: str, function: Any, of_slice: Callable[..., Any]) -> Callable
             return function(self, *args, **options)
         except REFUSALS:
             pass  # outside of the handler the slices' own errors have no other behind them
-        if in_place and level_of((args, options)) > self._data.level:
+        if options.get("out") is not None or (in_place and level_of((args, options)) > self._data.level):
             raise NotAtOnce(f"vmap: {name} would write every slice into one tensor")
+        if in_place and mode.enabled and any([t.requires_grad for t in leaves((self, args, options))]):
+            # Views of one tensor, changed one after the other, would each make what the others keep for backward stale.
+            raise NotAtOnce(f"vmap: {name} of slices has no gradient")
         result = one_by_one(of_slice, (self, *args), options, in_place)
         return self if in_place and result is not None else result
 

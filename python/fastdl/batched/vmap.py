@@ -9,7 +9,7 @@ from typing import Any
 
 from fastdl.batched import known_rules
 from fastdl.batched.tensor import everywhere, made
-from fastdl.kernels.batched import REFUSALS
+from fastdl.kernels.batched import FAILURES
 from fastdl.ops.join import stack
 from fastdl.ops.parts import select_dim
 from fastdl.ops.views import movedim
@@ -137,7 +137,7 @@ def at_once(
             own = [t if d is None else made(level, t) for t, d in zip(given, each, strict=True)]
             result = func(*rebuilt(args, iter(own)), **kwargs)
             found = [everywhere(level, size, t) for t in tensors_in(result)]
-    except REFUSALS:
+    except FAILURES:
         found = None
     if default_generator.get_state().tolist() != before.tolist():
         default_generator.set_state(before)

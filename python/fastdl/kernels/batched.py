@@ -18,6 +18,8 @@ class NotAtOnce(NotImplementedError, TypeError, AttributeError):
 
 REFUSALS = (TypeError, AttributeError, NotImplementedError)
 """What kernels, NumPy and CuPy say to slices, beside NotAtOnce."""
+FAILURES = (*REFUSALS, RuntimeError, ValueError, IndexError)
+"""What may come of a function of slices: the errors that it has for one slice come again when that is computed."""
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
