@@ -99,23 +99,20 @@ class LpPool(Op):
     def forward(self, x: Any, plan: Plan, p: float) -> Any:
         _size, kernel, stride, padding, _dilation, output = self.plan = plan
         self.x, self.p = x, p
-        backend = select(x)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            powers = np.power(x, p, out=backend.empty(x.shape, x.dtype), dtype=x.dtype)
-            self.mean = backend.avg_pool_forward(powers, kernel, stride, padding, output, True, None)
-            self.y = y = np.multiply(self.mean, prod(kernel), out=backend.empty(self.mean.shape, x.dtype))
-            np.power(y, 1 / p, out=y)
-        return y
+        k = select(x)
+        powers = x if p == 1 else k.pow_scalar_forward(x, p)
+        self.mean = k.avg_pool_forward(powers, kernel, stride, padding, output, True, None)
+        sums = k.mul_forward(self.mean, float(prod(kernel)))
+        self.y = sums if p == 1 else k.pow_scalar_forward(sums, 1 / p, sums)
+        return self.y
 
     def backward(self, grad_y: Any) -> Any:
         size, kernel, stride, padding, _dilation, _output = self.plan
-        backend = select(grad_y)
-        x, p = self.x, self.p
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            slope = np.where(self.mean == 0, 0, grad_y * self.y / (self.mean * p)).astype(x.dtype, copy=False)
-            grad_x = backend.avg_pool_backward(slope, size, kernel, stride, padding, True, None)
-            grad_x *= p * np.power(x, p - 1, dtype=x.dtype)
-        return grad_x
+        k, mean, p = select(grad_y), self.mean, self.p
+        slope = k.div_forward(k.mul_forward(grad_y, self.y), k.mul_forward(mean, p))
+        slope = k.where_forward(k.eq_forward(mean, 0.0), 0.0, slope)
+        grad = k.avg_pool_backward(slope, size, kernel, stride, padding, True, None)
+        return grad if p == 1 else k.pow_scalar_backward(grad, self.x, p)
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         def composed(x: Any) -> Any:
