@@ -7,6 +7,7 @@ import pytest
 
 import fastdl
 from fastdl.kernels import reference
+from fastdl.ops import gather
 
 SHAPES = [(0,), (1,), (5,), (3, 4), (7, 0), (2, 3, 5), (33, 70), (40_000,), (300, 257)]
 DTYPES = ["?", "u1", "i2", "i4", "i8", "f2", "f4", "f8"]
@@ -255,3 +256,39 @@ def test_operators_without_a_graph(operator):
         assert not getattr(kept, operator)(row).requires_grad
     with pytest.raises(ValueError, match="do not broadcast"):
         getattr(x, operator)(fastdl.ones(5, dtype=fastdl.float64))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [fastdl.float32, fastdl.float64, fastdl.int64, fastdl.float16])
+@pytest.mark.parametrize("reduce", ["sum", "mean", "prod", "amax", "amin"])
+def test_an_expanded_vector_speaks_for_rows(reduce, dtype, dim):
+    """What goes by rows is what goes element by element, gradients and NaN included."""
+    rng = np.random.default_rng(dim)
+    shape, places = [5, 6, 7], [5, 6, 7]
+    places[dim] = 9
+    x = fastdl.tensor(rng.integers(-3, 4, shape)).to(dtype)
+    source = fastdl.tensor(rng.integers(-3, 4, places)).to(dtype)
+    if dtype != fastdl.int64:
+        source.view(-1)[11] = float("nan")
+        x, source = x.requires_grad_(), source.requires_grad_()
+    vector = fastdl.tensor(rng.integers(0, shape[dim], 9)).view([9 if i == dim else 1 for i in range(3)])
+    spread = vector.expand(places)
+    assert gather.as_rows(spread._data, x._data, source._data, dim) is not None
+    assert gather.as_rows(spread.contiguous()._data, x._data, source._data, dim) is None
+    for include_self in (True, False):
+        results = []
+        for index in (spread, spread.contiguous()):
+            y = x.scatter_reduce(dim, index, source, reduce, include_self=include_self)
+            grads = fastdl.autograd.grad(y.sum(), (x, source)) if y.requires_grad else ()
+            results.append([v.detach().double().numpy() for v in (y, *grads)])
+        for got, want in zip(*results, strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-3 if dtype == fastdl.float16 else 1e-6)
+    added = [
+        x.detach().scatter_add(dim, index, source.detach()).double()
+        for index in (spread, spread.contiguous())
+    ]
+    np.testing.assert_allclose(*[a.numpy() for a in added], rtol=2e-3 if dtype == fastdl.float16 else 1e-6)
+    with pytest.raises(RuntimeError, match="scatter_add"):
+        x.detach().scatter_add(dim, spread + 100, source.detach())
+    with pytest.raises(RuntimeError, match="scatter_add"):
+        x.detach().scatter_add(dim, (vector + 100).expand(places), source.detach())

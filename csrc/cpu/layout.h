@@ -61,6 +61,9 @@ enum class Join { product, largest, smallest };
 template <class T>
 void scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, const IndexProblem& p,
                     Join join);
+// The same where an index speaks for a row: y[o, index[j], i] = join(y[o, index[j], i], source[o, j, i])
+template <class T>
+void index_reduce(T* y, const T* source, const int64_t* index, const IndexProblem& p, Join join);
 
 // The position of the first index outside [0, extent), or -1.
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent);

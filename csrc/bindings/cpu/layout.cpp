@@ -225,7 +225,7 @@ void check_source(const char* op, const py::array& out, const py::array& source)
     throw py::type_error(std::string(op) + ": source must have the dtype of out");
 }
 
-// kernel(y, source, index, problem) for rows along an axis: index_copy and index_add.
+// kernel(y, source, index, problem) for rows along an axis: index_copy, index_add and scatter_reduce by a vector.
 template <class F>
 void on_rows(const char* op, py::array& out, int64_t dim, const py::array& index, const py::array& source,
              F&& kernel) {
@@ -314,6 +314,12 @@ void bind_scatter_reduce(py::array& out, int64_t dim, const py::array& index, co
   const Join join = reduce == "amax" ? Join::largest : reduce == "amin" ? Join::smallest : Join::product;
   require(reduce == "prod" || join != Join::product, op, "reduce must be prod, amax or amin");
   by_number(op, out, [&]<class T>(T) {
+    if (index.ndim() == 1 && out.ndim() > 1)
+      return on_rows(op, out, dim, index, source,
+                     [join](char* y, const char* from, const int64_t* at, const IndexProblem& p) {
+                       index_reduce<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), at, p,
+                                       join);
+                     });
     on_elements(op, out, dim, index, source,
                 [join](char* y, const char* from, bool repeated, const int64_t* at, const IndexProblem& p) {
                   scatter_reduce<T>(reinterpret_cast<T*>(y), reinterpret_cast<const T*>(from), repeated, at,

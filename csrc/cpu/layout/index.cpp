@@ -258,6 +258,25 @@ void scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, 
       });
 }
 
+template <class T>
+void index_reduce(T* y, const T* source, const int64_t* index, const IndexProblem& p, Join join) {
+  for_each_row(
+      index, p, [](int64_t, int64_t, int64_t) {},
+      [&](int64_t o, int64_t j) {
+        T* __restrict to = y + (o * p.extent + index[j]) * p.inner;
+        const T* from = source + (o * p.count + j) * p.inner;
+        if (join == Join::product) {
+          for (int64_t i = 0; i < p.inner; ++i) to[i] *= from[i];
+        } else if (join == Join::largest) {  // a NaN stays, and replaces all else
+          for (int64_t i = 0; i < p.inner; ++i)
+            to[i] = (to[i] > from[i]) | (to[i] != to[i]) ? to[i] : from[i];
+        } else {
+          for (int64_t i = 0; i < p.inner; ++i)
+            to[i] = (to[i] < from[i]) | (to[i] != to[i]) ? to[i] : from[i];
+        }
+      });
+}
+
 int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
   int64_t found[1024];  // the first of every chunk
   const int64_t grain = std::max<int64_t>(1 << 15, count / 512);
@@ -279,10 +298,11 @@ int64_t find_outside(const int64_t* index, int64_t count, int64_t extent) {
   return -1;
 }
 
-#define FASTDL_INSTANTIATE(T)                                                                  \
-  template void index_add<T>(T*, const T*, const int64_t*, const IndexProblem&, bool);         \
-  template void scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool); \
-  template void scatter_reduce<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, Join);
+#define FASTDL_INSTANTIATE(T)                                                                     \
+  template void index_add<T>(T*, const T*, const int64_t*, const IndexProblem&, bool);            \
+  template void scatter_add<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, bool);    \
+  template void scatter_reduce<T>(T*, const T*, bool, const int64_t*, const IndexProblem&, Join); \
+  template void index_reduce<T>(T*, const T*, const int64_t*, const IndexProblem&, Join);
 FASTDL_INSTANTIATE(float)
 FASTDL_INSTANTIATE(double)
 FASTDL_INSTANTIATE(int64_t)

@@ -430,6 +430,17 @@ class Scatter(Op):
     aliases_grad = True
 
 
+def as_rows(index: Any, x: Any, source: Any, dim: int) -> Any:
+    """The vector of which an index was expanded to the shape of the source (``v.unsqueeze(1).expand(n, c)``), as
+    graphs' programs do for want of ``index_add``; None where it was not."""
+    if index.ndim < 2 or index.__class__ is not np.ndarray or index.shape != source.shape or not index.size:
+        return None
+    for i in range(index.ndim):
+        if i != dim and (index.shape[i] != x.shape[i] or (index.strides[i] and x.shape[i] > 1)):
+            return None
+    return index[tuple([slice(None) if i == dim else 0 for i in range(index.ndim)])]
+
+
 def _scatter(
     op: str, input: Tensor, dim: int, index: Tensor, src: Any, add: bool, out: Tensor | None
 ) -> Tensor:
@@ -440,6 +451,9 @@ def _scatter(
         if indices.size == 0:
             return input.clone() if out is None else out.copy_(input)
         d = check_gather(op, input._data, dim, indices, src._data)
+        if add and (rows := as_rows(indices, input._data, src._data, d)) is not None:
+            check_range(op, rows, input.shape[d])
+            return apply_into(out, IndexAdd, input, src, keeps=index, dim=d, index=rows, alpha=1)
         return apply_into(out, Scatter, input, src, keeps=index, dim=d, index=indices, add=add)
     d = check_gather(op, input._data, dim, indices)
     value = filler(op, src, input._data.dtype)

@@ -11,7 +11,7 @@ from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, needing
 from fastdl.autograd.view import CopySlices, alias, check_writable, write
-from fastdl.dtypes import FLOATING, bool_, float32, float64, int64
+from fastdl.dtypes import FLOATING, bool_, float32, int64
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, full, joined, zeros
@@ -19,6 +19,7 @@ from fastdl.ops.common import axis, check_tensors
 from fastdl.ops.gather import (
     IndexAdd,
     Scatter,
+    as_rows,
     check_gather,
     check_range,
     from_front,
@@ -144,9 +145,6 @@ class ScatterReduce(Op):
         )
 
 
-_UFUNCS = {"prod": np.multiply, "amax": np.maximum, "amin": np.minimum}
-
-
 class IndexReduce(ScatterReduce):
     """:class:`ScatterReduce` where an entry of the index speaks for a whole slice: counted and joined by slices."""
 
@@ -161,17 +159,12 @@ class IndexReduce(ScatterReduce):
         return np.bincount(self.rows, minlength=x.shape[self.dim]).reshape(shape)
 
     def join(self, into: Any, part: Any, reduce: str) -> None:
-        rows, dim, dtype = self.rows, self.dim, into.dtype
         if reduce in ("sum", "mean"):
-            joined("index_add", into, dim, rows, part)
-        elif part.size < 256 * rows.size or on_device(into) or not (dtype is float32 or dtype is float64):
-            # Short slices cost more to call for than they hold; half precision is joined in float32.
+            joined("index_add", into, self.dim, self.rows, part)
+        elif on_device(into):
             super().join(into, part, reduce)
         else:
-            before, ufunc = (slice(None),) * dim, _UFUNCS[reduce]
-            for i, row in enumerate(rows.tolist()):
-                to = into[(*before, row)]
-                ufunc(to, part[(*before, i)], out=to)
+            joined("scatter_reduce", into, self.dim, self.rows, part, reduce)
 
     def taken(self, x: Any) -> Any:
         return select(x).index_select_forward(x, self.dim, self.rows)
@@ -216,9 +209,11 @@ def scatter_reduce(
     if indices.size == 0:
         return input.clone()
     d = check_gather("scatter_reduce", input._data, dim, indices, src._data)
-    if reduce == "mean" or not include_self:  # what counts the sources would speak of scatter_add
-        check_range("scatter_reduce", indices, input.shape[d])
-    result = ScatterReduce.apply(input, src, dim=d, index=indices, reduce=reduce, include_self=include_self)
+    rows = as_rows(indices, input._data, src._data, d)
+    if reduce == "mean" or not include_self or rows is not None:  # the kernels would speak of others
+        check_range("scatter_reduce", indices if rows is None else rows, input.shape[d])
+    kind = ScatterReduce if rows is None else IndexReduce
+    result = kind.apply(input, src, dim=d, index=indices, reduce=reduce, include_self=include_self)
     return needing(result, index)
 
 

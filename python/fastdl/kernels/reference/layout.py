@@ -137,8 +137,10 @@ def scatter_add(out: Array, dim: int, index: Array, source: Array) -> None:
 def scatter_reduce(out: Array, dim: int, index: Array, source: Array, reduce: str) -> None:
     """out[.., index[.., j, ..], ..] joined with source[.., j, ..]: their product (prod), the larger one (amax)
 
-    or the smaller one (amin); a NaN stays.
+    or the smaller one (amin); a NaN stays. An index of one axis speaks for whole entries along ``dim``.
     """
+    if index.ndim == 1 < out.ndim:
+        index = np.broadcast_to(index.reshape(-1, *[1] * (out.ndim - 1 - dim)), source.shape)
     _check("scatter_reduce", index, out.shape[dim])
     join: Any = {"prod": np.multiply, "amax": np.maximum, "amin": np.minimum}[reduce]
     with np.errstate(invalid="ignore"):
