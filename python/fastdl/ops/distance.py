@@ -174,24 +174,24 @@ class TripletMarginLoss(Op):
         return reduce_losses(np.maximum(losses, 0), reduction)
 
     def backward(self, grad_loss: Any) -> Any:
-        gradient = select(grad_loss).pairwise_distance_backward
+        k = select(grad_loss)
+        gradient = k.pairwise_distance_backward
         a, p, n = self.arrays
         g = upstream(grad_loss, self.active.shape, self.reduction)
         g = array(np.where(self.active, g, 0), None, grad_loss.dtype)
         grad_a = gradient(g, a, p, self.near, *self.norm)
-        grad_p, grad_n = -grad_a, np.zeros_like(grad_a)
+        grad_p = k.neg_forward(grad_a)
         g_far, g_other = g, None
         if self.other is not None:  # equal distances share the gradient
             half = grad_loss.dtype.type(0.5)
             g_far = np.where(self.far < self.other, g, np.where(self.far == self.other, g * half, 0))
             g_other = array(g - g_far, None, g.dtype)
         away = gradient(array(-g_far, None, g.dtype), a, n, self.far, *self.norm)
-        grad_a += away
-        grad_n -= away
+        grad_n = k.neg_forward(away)
+        grad_a = k.add_forward(grad_a, away, grad_a)
         if g_other is not None:
-            away = gradient(-g_other, p, n, self.other, *self.norm)
-            grad_p += away
-            grad_n -= away
+            away = gradient(k.neg_forward(g_other), p, n, self.other, *self.norm)
+            grad_p, grad_n = k.add_forward(grad_p, away, grad_p), k.sub_forward(grad_n, away, grad_n)
         grads = zip((grad_a, grad_p, grad_n), self.shapes_in, self.needs, strict=True)
         return tuple([sum_to(grad, shape) if need else None for grad, shape, need in grads])
 
