@@ -1,11 +1,11 @@
-"""Rules for functions and methods that look at memory or indices themselves (see slices.FUNCTIONS)."""
+"""Rules for functions and methods that look at memory or indices themselves (see ``known_rules``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from fastdl.batched.tensor import NONE, aligned, leaves, level_of, made, size_at, sliced_in, values_at
+from fastdl.batched.tensor import NONE, aligned, leaves, level_of, made, sliced_in, values_at
 from fastdl.kernels.batched import NotAtOnce
 from fastdl.ops import activation
 from fastdl.sequences import arange
@@ -47,7 +47,7 @@ def index(input: Any, key: Any) -> Any:
         raise NotAtOnce("vmap: masks take the slices one by one")
     if values is None:
         return made(level, input[places])
-    size = size_at(level, list(leaves(input)))
+    size = places._data.shape[0]
     rows = arange(size, device=places.device).reshape(size, *(1,) * (places._data.ndim - 1))
     return made(level, values[rows, places])
 

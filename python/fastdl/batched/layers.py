@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from fastdl.batched.rules import Refused, Rule
@@ -89,12 +90,12 @@ def convolution(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) -
     return made(level, y.reshape(out[0], size, out[1] // size, *out[2:]).transpose(0, 1))
 
 
-def _scaled(level: int, y: Any, weight: Any, bias: Any, axes: int) -> Any:
+def _scaled(y: Any, weight: Any, bias: Any, axes: int) -> Any:
     """y * weight + bias, of which there is one for each entry along the first of the last ``axes`` axes."""
-    for t, multiplied in ((weight, True), (bias, False)):
-        if t is not None:
-            t = t.reshape(*t._data.shape, *(1,) * (axes - t._data.ndim))
-            y = y * t if multiplied else y + t
+    if weight is not None:
+        y = y * weight.reshape(*weight._data.shape, *(1,) * (axes - weight._data.ndim))
+    if bias is not None:
+        y = y + bias.reshape(*bias._data.shape, *(1,) * (axes - bias._data.ndim))
     return y
 
 
@@ -109,7 +110,7 @@ def layer_norm(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) ->
         return made(level, cls.apply(here, *parameters, **options))
     y = made(level, cls.apply(here, *[None] * len(parameters), **options))
     weight, bias = (*parameters, None)[:2]
-    return _scaled(level, y, weight, bias, 0)
+    return _scaled(y, weight, bias, 0)
 
 
 def group_norm(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) -> Any:
@@ -122,7 +123,7 @@ def group_norm(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) ->
     shared = all([p is None or values_at(level, p) is None for p in (weight, bias)])
     parameters = (weight, bias) if shared else (None, None)
     y = made(level, _unfolded(cls.apply(_folded(here), *parameters, **options), here._data.shape[0]))
-    return y if shared else _scaled(level, y, weight, bias, x._data.ndim - 1)
+    return y if shared else _scaled(y, weight, bias, x._data.ndim - 1)
 
 
 def batch_norm(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) -> Any:
@@ -164,19 +165,13 @@ def attention(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) -> 
 
 def _reduced(losses: Any, reduction: str, totals: Any = None) -> Any:
     """All losses, their sums, or means over the slices' own weights (None: all 1)."""
-    if reduction == "none" or losses._data.ndim == 1:
-        if reduction == "mean" and totals is not None:
-            return losses / totals
+    if reduction == "none":
         return losses
-    sums = losses.reshape(losses._data.shape[0], -1).sum(1)
-    if reduction == "sum":
-        return sums
-    if totals is not None:
-        return sums / totals
-    count = 1
-    for extent in losses._data.shape[1:]:
-        count *= extent
-    return sums / count
+    size, *shape = losses._data.shape
+    rows = losses.reshape(size, prod(shape))
+    if reduction == "mean" and totals is None:
+        return rows.mean(1)
+    return rows.sum(1) if reduction == "sum" else rows.sum(1) / totals
 
 
 def pointwise_loss(level: int, cls: Any, inputs: Inputs, options: dict[str, Any]) -> Any:

@@ -43,6 +43,7 @@ from fastdl.ops import embedding as tables
 from fastdl.ops.einsum import Einsum
 from fastdl.ops.linear import ACTIVATIONS, AddMatMul, Linear, MatMul, Outer, matmul
 from fastdl.ops.views import reshape, transpose
+from fastdl.sequences import arange
 from fastdl.tensor import Tensor
 
 Rule = Callable[[int, Any, tuple[Tensor | None, ...], dict[str, Any]], Any]
@@ -150,8 +151,6 @@ def index_select(level: int, cls: Any, inputs: tuple[Tensor | None, ...], option
 
 def _first_of_each(size: int, n: int, like: Tensor) -> Tensor:
     """Where each of ``size`` slices of ``n`` entries begins among all."""
-    from fastdl.sequences import arange
-
     return arange(0, size * n, n, device=like.device) if n else like.new_zeros((size,))
 
 
@@ -183,18 +182,11 @@ def matrix_product(level: int, cls: Any, inputs: tuple[Tensor | None, ...], opti
     if x is None and rows == 2 and columns == 1:
         return made(level, matmul(y, transpose(a, 0, 1)))
     ndim = max(rows, columns, 2)
-    left = (
-        a.unsqueeze(0) if rows == 1 and x is None else x.unsqueeze(1) if rows == 1 else a if x is None else x
-    )
-    right = (
-        b.unsqueeze(1)
-        if columns == 1 and y is None
-        else y.unsqueeze(2)
-        if columns == 1
-        else b
-        if y is None
-        else y
-    )
+    left, right = a if x is None else x, b if y is None else y
+    if rows == 1:
+        left = left.unsqueeze(-2)
+    if columns == 1:
+        right = right.unsqueeze(-1)
     if x is not None:
         left = aligned(level, made(level, left), ndim)
     if y is not None:

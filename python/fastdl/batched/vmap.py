@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastdl.batched import known_rules
-from fastdl.batched.tensor import everywhere, made
+from fastdl.batched.tensor import everywhere, leaves, made
 from fastdl.kernels.batched import FAILURES
 from fastdl.ops.join import stack
 from fastdl.ops.parts import select_dim
@@ -189,13 +189,7 @@ def _count(result: Any) -> str:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in nested dictionaries, lists and tuples, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return []
-    return [t for part in value for t in tensors_in(part)]
+    return list(leaves(value))
 
 
 def rebuilt(value: Any, tensors: Iterator[Any]) -> Any:

@@ -79,12 +79,9 @@ class BatchedArray:
     def expand(self, shape: tuple[int, ...]) -> BatchedArray:
         """The slices broadcast to a shape."""
         more = len(shape) - self.ndim
-        values = (
-            self.values.reshape(-1, *(1,) * more, *self.shape)
-            if more and self.values._data.shape[0]
-            else self.values
-        )
-        return BatchedArray(values.expand(values._data.shape[0], *shape), self.level)
+        size = self.values._data.shape[0]
+        values = self.values.reshape(size, *(1,) * more, *self.shape) if more else self.values
+        return BatchedArray(values.expand(size, *shape), self.level)
 
     def __getitem__(self, key: Any) -> BatchedArray:
         """A part of every slice, by integers and slices."""
