@@ -13,6 +13,7 @@ from fastdl.batched.tensor import BatchedTensor, leaves, level_of, made, size_at
 from fastdl.kernels.batched import REFUSALS, NotAtOnce
 from fastdl.ops.join import stack
 from fastdl.ops.parts import select_dim, unbind
+from fastdl.stand_in import StandInTensor
 from fastdl.tensor import Tensor
 
 
@@ -102,9 +103,10 @@ def _guarded(name: str, function: Any, of_slice: Callable[..., Any]) -> Callable
 def attach(rules: Mapping[str, Any]) -> None:
     """Give sliced tensors all methods and properties of tensors, those that have a rule by that; called once."""
     names = [n for n in dir(Tensor) if n[0] != "_" and n not in _OWN.split()]
+    own = {*vars(StandInTensor), *vars(BatchedTensor)}
     for name in (*names, *[f"__{n}__" for n in _OPERATORS.split()], *_IN_PLACE_OPERATORS):
         found: Any = getattr(Tensor, name, None)
-        if name in vars(BatchedTensor) or found is None:
+        if name in own or found is None:
             continue
         if isinstance(found, property):
             get = _guarded(name, found.fget, attrgetter(name))

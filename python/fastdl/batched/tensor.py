@@ -6,53 +6,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastdl import _graph
-from fastdl.dtypes import Size, device
 from fastdl.kernels.batched import BatchedArray, NotAtOnce
 from fastdl.ops.views import expand, reshape
+from fastdl.stand_in import StandInTensor
 from fastdl.tensor import Tensor
 
 NONE = -1  # the level of what is not sliced
 
 
-class BatchedTensor(Tensor):
+class BatchedTensor(StandInTensor):
     """One slice as the mapped function sees it. Its history is that of the tensor with all slices."""
 
     _data: BatchedArray
 
     def __init__(self, *data: Any) -> None:
         raise TypeError("BatchedTensor: is made by vmap")
-
-    @property
-    def _requires_grad(self) -> bool:
-        return bool(self._data.values._requires_grad)
-
-    @_requires_grad.setter
-    def _requires_grad(self, value: bool) -> None:
-        self._data.values._requires_grad = value
-
-    @property
-    def _node(self) -> Any:
-        return self._data.values._node
-
-    @property
-    def shape(self) -> Size:
-        """The extents of a slice."""
-        return Size(self._data.shape)
-
-    @property
-    def device(self) -> device:
-        """Where the slices are."""
-        return self._data.values.device  # type: ignore[no-any-return]
-
-    @property
-    def is_cuda(self) -> bool:
-        """Are the slices on a GPU?"""
-        return bool(self._data.values.is_cuda)
-
-    @property
-    def is_cpu(self) -> bool:
-        """Are the slices in the CPU's memory?"""
-        return bool(self._data.values.is_cpu)
 
     def detach(self) -> Any:
         """The slices outside the graph."""

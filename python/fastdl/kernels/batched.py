@@ -7,9 +7,10 @@ array otherwise gets an error, and the slices are then computed one by one (fast
 
 from __future__ import annotations
 
-from math import prod
 from types import SimpleNamespace
 from typing import Any, NoReturn
+
+from fastdl.kernels.stand_in import StandIn
 
 
 class NotAtOnce(NotImplementedError, TypeError, AttributeError):
@@ -26,7 +27,7 @@ def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise NotAtOnce("vmap: this takes the slices one by one")
 
 
-class BatchedArray:
+class BatchedArray(StandIn):
     """Slices along axis 0 of the tensor ``values``. ``level``: how many calls of vmap are around theirs."""
 
     __slots__ = ("level", "values")
@@ -44,24 +45,9 @@ class BatchedArray:
         return self.values._data.shape[1:]  # type: ignore[no-any-return]
 
     @property
-    def dtype(self) -> Any:
-        """The slices' dtype."""
-        return self.values._data.dtype
-
-    @property
     def ndim(self) -> int:
         """The number of a slice's axes."""
         return self.values._data.ndim - 1  # type: ignore[no-any-return]
-
-    @property
-    def size(self) -> int:
-        """How many elements a slice has."""
-        return prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element."""
-        return self.values._data.itemsize  # type: ignore[no-any-return]
 
     def reshape(self, *shape: Any) -> BatchedArray:
         """The slices in another shape."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from fastdl.kernels import select
+from fastdl.kernels.stand_in import StandIn
 
 
 class SparseOperand(NotImplementedError, TypeError, AttributeError):
@@ -226,7 +227,7 @@ class _Flags:
         raise not_for_sparse()
 
 
-class SparseArray:
+class SparseArray(StandIn):
     """A pattern and the tensor of its values, (entries, *dense axes).
 
     ``fixed``: no operation in place may give it others.
@@ -247,24 +248,9 @@ class SparseArray:
         return self.pattern.shape + self.values._data.shape[1:]  # type: ignore[no-any-return]
 
     @property
-    def dtype(self) -> Any:
-        """The values' dtype."""
-        return self.values._data.dtype
-
-    @property
     def ndim(self) -> int:
         """The number of axes."""
         return len(self.pattern.shape) + self.values._data.ndim - 1  # type: ignore[no-any-return]
-
-    @property
-    def size(self) -> int:
-        """How many elements the dense tensor would have."""
-        return prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one value."""
-        return self.values._data.itemsize  # type: ignore[no-any-return]
 
     def become(self, pattern: Pattern, values: Any) -> None:
         """Take over other entries, for operations in place."""

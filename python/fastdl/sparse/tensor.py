@@ -13,15 +13,14 @@ from fastdl import _graph
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Link, Op
 from fastdl.compat import layout, sparse_coo, sparse_csc, sparse_csr
-from fastdl.devices import device_of
-from fastdl.dtypes import Size, device
-from fastdl.kernels import on_device, select
+from fastdl.kernels import select
 from fastdl.kernels.sparse import Pattern, SparseArray, not_for_sparse
 from fastdl.ops.arrays import zeros
 from fastdl.ops.cast import parse_to
 from fastdl.ops.gather import IndexAdd
 from fastdl.ops.indexing import IndexSelect
 from fastdl.printing import dtype_note, tensor_repr, with_notes
+from fastdl.stand_in import StandInTensor
 from fastdl.tensor import Tensor
 
 _LAYOUTS = {"sparse_coo": sparse_coo, "sparse_csr": sparse_csr, "sparse_csc": sparse_csc}
@@ -70,7 +69,7 @@ def summed(values: Tensor, goes_to: Any, count: int) -> Tensor:
     return Summed.apply(values, goes_to=goes_to, count=count)  # type: ignore[no-any-return]
 
 
-class SparseTensor(Tensor):
+class SparseTensor(StandInTensor):
     """A tensor of which only some elements are stored; see ``torch.sparse``.
 
     Made by :func:`fastdl.sparse_coo_tensor`, :func:`fastdl.sparse_csr_tensor`, ``x.to_sparse()`` and operations.
@@ -89,14 +88,6 @@ class SparseTensor(Tensor):
         raise TypeError("SparseTensor: is made by sparse_coo_tensor(indices, values, size)")
 
     # ---------------------------------------------------------------------- what the values know of autograd
-
-    @property
-    def _requires_grad(self) -> bool:
-        return bool(self._data.values._requires_grad)
-
-    @_requires_grad.setter
-    def _requires_grad(self, value: bool) -> None:
-        self._data.values._requires_grad = value
 
     @property
     def _node(self) -> Any:
@@ -147,11 +138,6 @@ class SparseTensor(Tensor):
     # -------------------------------------------------------------------------------------- shape and storage
 
     @property
-    def shape(self) -> Size:
-        """The extents of all axes."""
-        return Size(self._data.shape)
-
-    @property
     def layout(self) -> layout:
         """``sparse_coo``, ``sparse_csr`` or ``sparse_csc``."""
         return _LAYOUTS[self._data.pattern.layout]
@@ -165,21 +151,6 @@ class SparseTensor(Tensor):
     def is_sparse_csr(self) -> bool:  # type: ignore[override]
         """Is the layout ``sparse_csr``?"""
         return self._data.pattern.layout == "sparse_csr"
-
-    @property
-    def device(self) -> device:
-        """Where the values are."""
-        return device_of(self._data.values._data)
-
-    @property
-    def is_cuda(self) -> bool:
-        """Are the values on a GPU?"""
-        return on_device(self._data.values._data)
-
-    @property
-    def is_cpu(self) -> bool:
-        """Are the values in the CPU's memory?"""
-        return bool(self._data.values.is_cpu)
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
         """False: there is no memory with all elements."""
@@ -303,7 +274,7 @@ _PROTOCOLS = """eq ne lt le gt ge and or xor invert lshift rshift mod pos rand r
 
 def refuse_others(cls: Any, inherited: Any) -> None:
     """Make an error of every method and property that ``cls`` inherits and that is not meant for it."""
-    kept = {*vars(cls), *_KEPT.split(), *inherited}
+    kept = {*vars(StandInTensor), *vars(cls), *_KEPT.split(), *inherited}
     names = [name for name in dir(Tensor) if not name.startswith("_")]
     for name in (*names, *[f"__{name}__" for name in _PROTOCOLS.split()]):
         if name not in kept:
