@@ -206,18 +206,19 @@ def test_torch_unpool() -> None:
 @settings(deadline=None, max_examples=150)
 @given(
     rank=st.integers(1, 3),
+    planes=st.sampled_from([2, 20]),  # by rows, and several planes side by side
     data=st.data(),
     ceil=st.booleans(),
     include=st.booleans(),
     level=st.sampled_from(backends()),
 )
-def test_random_geometry(rank: int, data: Any, ceil: bool, include: bool, level: str) -> None:
+def test_random_geometry(rank: int, planes: int, data: Any, ceil: bool, include: bool, level: str) -> None:
     def axes(low: int, high: int) -> tuple[int, ...]:
         return tuple(data.draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank)))
 
     size, kernel, stride, dilation = axes(1, (70, 24, 10)[rank - 1]), axes(1, 5), axes(1, 4), axes(1, 3)
     padding = tuple(data.draw(st.integers(0, k // 2)) for k in kernel)
-    shape = (2, *size)
+    shape = (planes, *size)
     x = np.random.default_rng(13).integers(-3, 4, shape).astype(np.float32)
     backend = kernels.load(level)
     try:
@@ -239,7 +240,7 @@ def test_random_geometry(rank: int, data: Any, ceil: bool, include: bool, level:
         assert_close(
             backend.avg_pool_forward(x, *options), reference.avg_pool_forward(x, *options), reduction=125
         )
-        grad = np.random.default_rng(14).standard_normal((2, *plan.output)).astype(np.float32)
+        grad = np.random.default_rng(14).standard_normal((planes, *plan.output)).astype(np.float32)
         assert_close(
             backend.avg_pool_backward(grad, *plan[:4], include, None),
             reference.avg_pool_backward(grad, *plan[:4], include, None),

@@ -30,8 +30,15 @@ if [ $# -eq 0 ]; then
   mapfile -t tests < <(grep -l 'backends()' tests/test_*.py)
   set -- -n 2 -k "not guard and not accuracy and not import_time and not cuda" "${tests[@]}" tests/test_runtime.py tests/test_binding_safety.py
 fi
-# Reports go straight to the terminal: pytest must leave the file descriptors alone.
+# Reports go to files, shown at the end: between the dots of two workers, thousands of lines up, nobody finds them.
+rm -rf "$build/reports"
+mkdir "$build/reports"
+log=log_path=$build/reports/report
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so) $(g++ -print-file-name=libstdc++.so)"
 export PYTHONPATH=$build/package PYTHONMALLOC=malloc FASTDL_TESTS_WITHOUT_TORCH=1
-export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-exec python -m pytest -q -p no:cacheprovider --capture=sys "$@"
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:$log UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:$log
+python -m pytest -q -p no:cacheprovider "$@" || {
+  result=$?
+  find "$build/reports" -type f -exec head -n 30 {} + | cut -c -400
+  exit $result
+}

@@ -105,11 +105,11 @@ void whole_windows(T* from, const Geometry& g, int64_t slice, int64_t row, int64
   }
 }
 
-// Any window: op.begin(...) as above, op.clip(its taps), op.row(first tap of a row) before each row's taps,
-// op.end(output).
+// Any window, with tap (0, 0, 0) at block[from], which may lie outside: op.begin(...) as above, op.clip(its taps),
+// op.row(first tap of a row) before each row's taps, op.end(output).
 template <class T, class Op>
-void any_window(T* from, const Geometry& g, int64_t slice, int64_t row, int64_t out, int64_t od, int64_t oh,
-                int64_t ow, const Range& d, const Range& h, Op op) {
+void any_window(T* block, int64_t from, const Geometry& g, int64_t slice, int64_t row, int64_t out,
+                int64_t od, int64_t oh, int64_t ow, const Range& d, const Range& h, Op op) {
   const int64_t column = g.w.dilation * kWidth<std::remove_const_t<T>>;
   const Range w = g.w.taps[size_t(ow)];
   op.begin(out, od, oh, ow);
@@ -117,7 +117,7 @@ void any_window(T* from, const Geometry& g, int64_t slice, int64_t row, int64_t 
   for (int64_t i = d.first; i < d.end; ++i)
     for (int64_t j = h.first; j < h.end; ++j) {
       op.row(i, j, w.first);
-      for (int64_t k = w.first; k < w.end; ++k) op.tap(from + i * slice + j * row + k * column);
+      for (int64_t k = w.first; k < w.end; ++k) op.tap(block + (from + i * slice + j * row + k * column));
     }
   op.end(out);
 }
@@ -133,19 +133,19 @@ void for_windows(T* block, const Geometry& g, const Box& box, Op op) {
     const Range d = g.d.taps_in(od, box.in_d);
     for (int64_t oh = box.out_h.first; oh < box.out_h.end; ++oh, out += g.w.out) {
       const Range h = g.h.taps_in(oh, box.in_h);
-      T* line = block + (g.d.start[size_t(od)] - box.in_d.first) * height +
-                (g.h.start[size_t(oh)] - box.in_h.first) * g.w.in * w;
+      const int64_t line = (g.d.start[size_t(od)] - box.in_d.first) * height +
+                           (g.h.start[size_t(oh)] - box.in_h.first) * g.w.in * w;
       const auto windows = [&](int64_t first, int64_t end) {
         for (int64_t ow = first; ow < end; ++ow)
-          any_window(line + g.w.start[size_t(ow)] * w, g, slice, row, out + ow, od, oh, ow, d, h, op);
+          any_window(block, line + g.w.start[size_t(ow)] * w, g, slice, row, out + ow, od, oh, ow, d, h, op);
       };
       const Range whole = g.d.is_whole(d) && g.h.is_whole(h) ? g.w.whole : Range{0, 0};
       windows(0, whole.first);
       if (whole.size() > 0)
         (g.w.kernel == 2   ? whole_windows<2, T, Op>
          : g.w.kernel == 3 ? whole_windows<3, T, Op>
-                           : whole_windows<0, T, Op>)(line + g.w.start[size_t(whole.first)] * w, g, slice,
-                                                      row, whole.size(), out + whole.first, od, oh,
+                           : whole_windows<0, T, Op>)(block + line + g.w.start[size_t(whole.first)] * w, g,
+                                                      slice, row, whole.size(), out + whole.first, od, oh,
                                                       whole.first, op);
       windows(whole.end, g.w.out);
     }
