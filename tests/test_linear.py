@@ -142,6 +142,16 @@ def test_matmul_follows_numpy_and_differentiates(a, b):
     check_gradient(ops.matmul, x, y, needs=[1])
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 1, 4), (3, 2, 4), (2, 3, 2, 4)])
+def test_matmul_of_repeated_matrices(shape):
+    """Axes of stride 0 anywhere: only a batch whose rows follow each other is multiplied as one matrix."""
+    other = normal(4, 5)
+    for repeated in itertools.product([False, True], repeat=len(shape)):
+        x = normal(*(1 if r else n for n, r in zip(shape, repeated, strict=True)))
+        want = np.matmul(np.broadcast_to(x, shape), other)
+        assert_close(ops.matmul(tensor(x).expand(shape), tensor(other)), want, reduction=4)
+
+
 def test_matmul_of_integers_is_exact():
     a = np.array([[2**40, 3], [5, 7]])
     got = ops.matmul(tensor(a), tensor(a))

@@ -59,6 +59,7 @@ class Matrices {
     int64_t row = rows > 1 ? view.row : 0, next = rows * row;
     for (int axis = batch_dims(); axis-- > 0;) {
       if (dim(axis) == 1) continue;
+      if (stride(axis) == 0) return 0;  // repeated
       if (row == 0) row = next = stride(axis);
       if (stride(axis) != next) return 0;
       next *= dim(axis);
