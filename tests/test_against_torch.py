@@ -248,6 +248,8 @@ TABLES = {
     "statistics": """
         L.nansum(gap), gap.nansum(0), gap.nanmean(1, keepdim=True), gap.nanmedian(), tuple(gap.nanmedian(1))
         [L.quantile(reals(3, 5), 0.3, interpolation=i) for i in ("linear", "lower", "higher", "midpoint", "nearest")]
+        [L.quantile(reals(6).float(), q, interpolation="nearest") for q in (0.1, 0.3, 0.7, 0.9)]
+        L.quantile(reals(6).float(), L.tensor([0.1, 0.3, 0.7, 0.9]), interpolation="nearest")
         L.quantile(reals(3, 5), L.tensor([0.1, 0.5, 1.0], dtype=L.float64), dim=1, keepdim=True), gap.nanquantile(0.4, 1)
         gap.quantile(0.5, 0)
         x = leaf(3, 4); grads(x.quantile(0.3, 1), x)

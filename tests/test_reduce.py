@@ -306,3 +306,14 @@ def test_sums_of_expanded_tensors(dim):
         np.testing.assert_allclose(x.var(dim).numpy(), x.numpy().var(dim, ddof=1), rtol=1e-5, atol=1e-6)
     x = fastdl.tensor([[2.0, -3.0], [0.5, 1.0]])
     np.testing.assert_allclose(x.norm(3, dim=1).numpy(), np.cbrt([35, 1.125]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["max", "min", "amax", "amin", "argmax", "argmin", "median", "mode", "kthvalue"]
+)
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 0), (0,)])
+def test_choices_from_an_empty_dim(name, shape):
+    """Even where there is nothing to choose for, as in PyTorch."""
+    ask = (1, 0) if name == "kthvalue" else (0,)
+    with pytest.raises(IndexError):
+        getattr(fastdl.zeros(shape), name)(*ask)

@@ -34,7 +34,8 @@ void repeat_as(char* to, const char* from, int64_t n, int64_t rows = 1, int64_t 
     T value;
     std::memcpy(&value, from, sizeof value);
     const Vec<T> all = broadcast(value);
-    for (int64_t i = 0; i < n; i += kWidth<T>) store(reinterpret_cast<T*>(to) + i, all);
+    // (Pairs of two bytes may lie at any even address, which store() must not be given.)
+    for (int64_t i = 0; i < n; i += kWidth<T>) std::memcpy(to + i * int64_t(sizeof(T)), &all, sizeof all);
   }
 }
 void repeat(char* to, const char* from, int64_t n, int size, int64_t rows = 1, int64_t next = 0) {

@@ -212,9 +212,7 @@ def _search_place(op: str, x: Any, axis: int | None, keepdim: bool) -> Any:
 
 
 def _check_some(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> None:
-    if reduced_count(shape, axes) == 0 and (
-        axes is None or 0 not in [n for i, n in enumerate(shape) if i not in axes]
-    ):
+    if reduced_count(shape, axes) == 0:
         error = IndexError if axes is not None or op.startswith("arg") else RuntimeError
         raise error(
             f"{op}: there is no element to choose from in a tensor of shape {shape}; dim must not be empty"

@@ -118,6 +118,8 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
     x = input._data
     axis = normal_axis("kthvalue", dim, x.ndim)
     n = x.shape[axis] if x.ndim else 1
+    if n == 0:
+        raise IndexError(f"kthvalue: dim {dim} of a tensor of shape {x.shape} is empty")
     if not 1 <= k <= n:
         raise RuntimeError(f"kthvalue: k must be in [1, {n}], the extent of dim {dim}, got {k}")
     if x.ndim == 0:

@@ -135,7 +135,8 @@ def _quantile(
         )
     if isinstance(q, Tensor) and q._data.dtype != dtype:
         raise RuntimeError(f"{op}: q must have input's dtype {dtype}, got {q.dtype}")
-    shares = np.asarray(q._data if isinstance(q, Tensor) else q, np.float64)
+    # Places are counted in the input's precision, as PyTorch does: 0.1 of 5 steps is one half, not a bit more.
+    shares = np.asarray(q._data if isinstance(q, Tensor) else q, np.promote_types(dtype, np.float32))
     learned = isinstance(q, Tensor) and q.requires_grad and interpolation == "linear"
     if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
         raise RuntimeError(f"{op}: q must be a number or a one-dimensional tensor, in [0, 1], got {q}")
@@ -153,13 +154,13 @@ def _quantile(
             shape = (*shape[:axis], 1, *shape[axis:])
     ordered = sort(rows, 1).values
     if not (skip or learned or shares.ndim or np.isnan(ordered._data[:, -1]).any()):  # NaN comes last
-        place = float(shares) * (rows.shape[1] - 1)
+        place = float(shares * shares.dtype.type(rows.shape[1] - 1))
         return reshape(_between(ordered, place, interpolation), shape)
     missing = np.isnan(rows._data)
     last = rows.shape[1] - 1 - (np.count_nonzero(missing, 1) if skip else np.zeros(rows.shape[0], np.int64))
     last = np.maximum(last, 0)
     # Places along the sorted rows, one column for each share; a row with a NaN (sorted last) has only that.
-    places = shares.reshape(1, -1) * last.reshape(-1, 1)
+    places = (shares.reshape(1, -1) * last.reshape(-1, 1).astype(shares.dtype)).astype(np.float64)
     if not skip:
         places = np.where(missing.any(1).reshape(-1, 1), last.reshape(-1, 1).astype(np.float64), places)
     if interpolation == "nearest":
@@ -206,7 +207,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     axis = normal_axis("mode", dim, x.ndim)
     if x.ndim == 0:
         return pick(input, x.copy(), np.zeros((), int64), 0)
-    if x.shape[axis] == 0 and 0 not in (*x.shape[:axis], *x.shape[axis + 1 :]):
+    if x.shape[axis] == 0:
         raise IndexError(f"mode: dim {dim} of a tensor of shape {x.shape} is empty")
     keys = sortable(x)
     if keys is not None and x.shape[axis] < 2**31:
