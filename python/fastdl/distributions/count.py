@@ -8,6 +8,7 @@ import numpy as np
 
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import no_grad
+from fastdl.creation import zeros_like
 from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.binary import Binary
@@ -107,7 +108,7 @@ class Geometric(Binary):
 
     @property
     def mode(self) -> Tensor:
-        return self.probs * 0
+        return zeros_like(self.probs)
 
     @property
     def variance(self) -> Tensor:

@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.op import Op
+from fastdl.creation import zeros_like
 from fastdl.devices import to_host
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.kernels import array as as_array
 from fastdl.kernels import select
+from fastdl.ops.elementwise import where
 from fastdl.ops.gamma import digamma, igamma, lgamma
 from fastdl.ops.join import stack
 from fastdl.ops.reduce import sum
@@ -157,12 +159,11 @@ class Dirichlet(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        a = self.concentration._data
-        with np.errstate(all="ignore"):
-            inner = np.maximum(a - 1, 0)
-            inner = inner / inner.sum(axis=-1, keepdims=True)
-        corner = (np.arange(a.shape[-1], like=a) == a.argmax(axis=-1)[..., None]).astype(a.dtype)
-        return Tensor._wrap(np.where((a < 1).all(axis=-1, keepdims=True), corner, inner))
+        above = (self.concentration - 1).clamp(min=0)
+        corner = zeros_like(above)
+        corner._data[..., 0] = 1
+        # Below 1 everywhere the density is infinite in every corner: PyTorch names the first.
+        return where((self.concentration < 1).all(-1, True), corner, above / sum(above, -1, True))  # type: ignore[no-any-return]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         x = _standard_gamma(self.concentration, self._extended_shape(sample_shape))
@@ -212,15 +213,7 @@ class Beta(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        a, b = self.concentration1._data, self.concentration0._data
-        with np.errstate(all="ignore"):
-            above, below = (
-                np.maximum(a - 1, 0),
-                np.maximum(b - 1, 0),
-            )  # below 1 the density is highest at the end
-            inner = above / (above + below)
-            ends = np.where((a < 1) & (b < 1), np.where(a == b, 0.5, a > b), inner)
-            return Tensor._wrap(np.clip(ends, 0, 1).astype(a.dtype))
+        return Dirichlet(stack([self.concentration1, self.concentration0], -1)).mode[..., 0]
 
     @property
     def variance(self) -> Tensor:
@@ -268,10 +261,10 @@ class StudentT(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        df, s = self.df._data, self.scale._data
-        with np.errstate(all="ignore"):
-            wide = np.where(df > 2, s * s * df / (df - 2), np.inf)
-            return Tensor._wrap(np.where(df <= 1, np.nan, wide).astype(df.dtype))
+        finite = self.df > 2
+        df = where(finite, self.df, 3)  # elsewhere any number that divides by nothing
+        wide = where(finite, square(self.scale) * df / (df - 2), math.inf)
+        return where(self.df <= 1, math.nan, wide)  # type: ignore[no-any-return]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)

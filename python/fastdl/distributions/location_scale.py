@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.creation import full_like, zeros_like
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.ops.elementwise import where
@@ -102,7 +103,7 @@ class Exponential(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        return self.rate * 0
+        return zeros_like(self.rate)
 
     @property
     def stddev(self) -> Tensor:
@@ -196,11 +197,11 @@ class Cauchy(LocationScale):
 
     @property
     def mean(self) -> Tensor:
-        return self.loc * math.nan
+        return full_like(self.loc, math.nan)
 
     @property
     def variance(self) -> Tensor:
-        return self.loc * 0 + math.inf
+        return full_like(self.loc, math.inf)
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._validate_sample(value)

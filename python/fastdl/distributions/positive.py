@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.creation import full_like, zeros_like
 from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.gamma import _standard_gamma
@@ -147,15 +148,15 @@ class HalfCauchy(_Positive):
 
     @property
     def mean(self) -> Tensor:
-        return self.scale * math.inf
+        return full_like(self.scale, math.inf)
 
     @property
     def mode(self) -> Tensor:
-        return self.scale * 0
+        return zeros_like(self.scale)
 
     @property
     def variance(self) -> Tensor:
-        return self.scale * math.inf
+        return full_like(self.scale, math.inf)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self.icdf(open_uniform(self._extended_shape(sample_shape), self.scale))

@@ -175,8 +175,9 @@ class Kumaraswamy(TransformedDistribution):
     def mode(self) -> Tensor:
         a, b = self.concentration1, self.concentration0
         # PyTorch's formula, which is ((1 - b) / (1 - a b)) ** (1 / b) in parts: nan above 1, as there.
-        inner = exp(log1p(-b) / b - log1p(-b * a))
-        return where((a < 1) | (b < 1), math.nan, inner)  # type: ignore[no-any-return]
+        at_ends = (a < 1) | (b < 1)
+        a, b = where(at_ends, 0.5, a), where(at_ends, 0.5, b)  # of which no gradient is nan
+        return where(at_ends, math.nan, exp(log1p(-b) / b - log1p(-b * a)))  # type: ignore[no-any-return]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         # Neither end: their logarithms are infinite.
