@@ -9,6 +9,8 @@
 //
 // Each is the other's gradient; nothing is saved. Work is split over rows of output. Passes: one read, one
 // write.
+#include <vector>
+
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 
@@ -25,32 +27,55 @@ struct Range {
   }
 };
 
+// For every tap of an axis.
+std::vector<Range> ranges(const PoolAxis& a) {
+  std::vector<Range> all;
+  for (int64_t j = 0; j < a.kernel; ++j) all.emplace_back(a, j);
+  return all;
+}
+
+// Rows are often so short that a call of memcpy or memset would take most of the time.
+template <class T>
+void zero_row(T* to, int64_t n) {
+  for (; n >= kWidth<T>; n -= kWidth<T>, to += kWidth<T>) store<T>(to, Vec<T>{});
+  if (n > 0) store_n(to, Vec<T>{}, int(n));
+}
+template <class T>
+void copy_row(T* to, const T* from, int64_t n) {
+  for (; n >= kWidth<T>; n -= kWidth<T>, to += kWidth<T>, from += kWidth<T>) store<T>(to, load<T>(from));
+  if (n > 0) store_n(to, load_n(from, int(n)), int(n));
+}
+
 }  // namespace
 
 template <class T>
 void unfold_forward(T* y, const T* x, const PoolProblem& p) {
-  const int64_t columns = p.h.kernel * p.w.kernel, rows = p.planes * columns * p.h.out;
+  const int64_t taps = p.h.kernel * p.w.kernel, rows = p.planes * taps * p.h.out;
   if (rows * p.w.out == 0) return;
+  const std::vector<Range> across = ranges(p.w);
   parallel_for(rows, rows_grain(2 * p.w.out), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t oh = row % p.h.out, tap = row / p.h.out % columns, plane = row / p.h.out / columns;
-      const int64_t i = tap / p.w.kernel, j = tap % p.w.kernel;
-      const int64_t h = p.h.start(oh) + i * p.h.dilation;
-      T* to = y + row * p.w.out;
-      if (h < 0 || h >= p.h.in) {
-        fill(to, p.w.out, T(0));
-        continue;
-      }
-      const Range inside(p.w, j);
-      fill(to, inside.begin, T(0));
-      fill(to + inside.end, p.w.out - inside.end, T(0));
-      if (inside.begin >= inside.end) continue;
-      const T* from = x + (plane * p.h.in + h) * p.w.in + p.w.start(inside.begin) + j * p.w.dilation;
+    T* to = y + begin * p.w.out;
+    int64_t oh = begin % p.h.out, tap = begin / p.h.out % taps, plane = begin / p.h.out / taps;
+    for (int64_t row = begin; row < end; oh = 0, ++tap) {  // a tap's rows
+      if (tap == taps) tap = 0, ++plane;
+      const int64_t i = tap / p.w.kernel, j = tap - i * p.w.kernel, count = std::min(p.h.out - oh, end - row);
+      const Range inside = across[size_t(j)];
       const int64_t n = inside.end - inside.begin;
-      if (p.w.stride == 1)
-        std::memcpy(to + inside.begin, from, size_t(n) * sizeof(T));
-      else
-        for (int64_t o = 0; o < n; ++o) to[inside.begin + o] = from[o * p.w.stride];
+      const int64_t left = p.w.start(inside.begin) + j * p.w.dilation;  // of the image, where n is not 0
+      int64_t h = p.h.start(oh) + i * p.h.dilation;
+      for (const int64_t last = row + count; row < last; ++row, h += p.h.stride, to += p.w.out) {
+        if (h < 0 || h >= p.h.in || n == 0) {
+          zero_row(to, p.w.out);
+          continue;
+        }
+        const T* from = x + (plane * p.h.in + h) * p.w.in + left;
+        if (inside.begin > 0) zero_row(to, inside.begin);
+        if (inside.end < p.w.out) zero_row(to + inside.end, p.w.out - inside.end);
+        if (p.w.stride == 1)
+          copy_row(to + inside.begin, from, n);
+        else
+          for (int64_t o = 0; o < n; ++o) to[inside.begin + o] = from[o * p.w.stride];
+      }
     }
   });
 }
@@ -59,6 +84,7 @@ template <class T>
 void fold_forward(T* x, const T* y, const PoolProblem& p) {
   const int64_t columns = p.h.kernel * p.w.kernel, rows = p.planes * p.h.in;
   if (rows * p.w.in == 0) return;
+  const std::vector<Range> across = ranges(p.w);
   parallel_for(rows, rows_grain(p.w.in + p.h.out * p.w.out * columns / std::max<int64_t>(1, p.h.in)),
                [&](int64_t begin, int64_t end) {
                  for (int64_t row = begin; row < end; ++row) {
@@ -67,7 +93,7 @@ void fold_forward(T* x, const T* y, const PoolProblem& p) {
                    fill(to_row, p.w.in, T(0));
                    p.h.for_each_hit(row % p.h.in, [&](int64_t oh, int64_t i) {
                      for (int64_t j = 0; j < p.w.kernel; ++j) {
-                       const Range inside(p.w, j);
+                       const Range inside = across[size_t(j)];
                        if (inside.begin >= inside.end) continue;
                        const T* from = y + ((plane * columns + i * p.w.kernel + j) * p.h.out + oh) * p.w.out +
                                        inside.begin;
