@@ -153,6 +153,22 @@ def test_pad_of_other_numbers() -> None:
         np.testing.assert_array_equal(got, np.pad(array[None], [(0, 0), (0, 0), (2, 1)], mode="reflect"))
 
 
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_pad_of_complex_numbers(dtype) -> None:
+    x = np.array([[1 + 2j, -3j, np.nan], [0, -0.0, np.inf * 1j]], dtype)
+    for value in (0, 2):
+        t = tensor(x).requires_grad_()
+        y = F.pad(t, (1, -1, 0, 3), value=value)
+        assert y.dtype == x.dtype
+        want = np.pad(x[:, :2], [(0, 3), (1, 0)], constant_values=value)
+        np.testing.assert_array_equal(y.detach().numpy(), want)
+        y.backward(tensor(want))
+        np.testing.assert_array_equal(t.grad.numpy()[:, :2], x[:, :2])
+        assert (t.grad.numpy()[:, 2] == 0).all()
+    got = F.pad(tensor(x[None]), (2, 1), mode="reflect").numpy()
+    np.testing.assert_array_equal(got, np.pad(x[None], [(0, 0), (0, 0), (2, 1)], mode="reflect"))
+
+
 def test_torch_rearrangements() -> None:
     rng = np.random.default_rng(10)
     for dtype in DTYPES:

@@ -86,7 +86,6 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
   axis.copy_end = std::max(axis.copy_begin, std::min(out, cut_end + before));
   const auto source = [&](int64_t o) {
     int64_t i = o - before;
-    if (mode == "constant") return int64_t(-1);
     if (mode == "reflect")
       i = i < 0 ? -i : 2 * (in - 1) - i;
     else if (mode == "replicate")
@@ -96,6 +95,8 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
     if (i < 0 || i >= in) raise(op, "the input is too small for padding of mode " + mode);
     return i;
   };
+  axis.constant = mode == "constant";
+  if (axis.constant) return axis;
   for (int64_t o = 0; o < axis.copy_begin && !rolled; ++o) axis.head.push_back(source(o));
   for (int64_t o = axis.copy_end; o < out; ++o) axis.tail.push_back(source(o));
   return axis;

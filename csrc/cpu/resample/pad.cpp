@@ -185,11 +185,17 @@ void pad_forward(char* y, const char* x, const std::vector<PadAxis>& axes, int64
       const int64_t outer = source_of(at, last), stop = std::min(axis.out, at[last] + end - row);
       for (int64_t h = at[last]; h < stop;) {
         const int64_t source = outer < 0 ? -1 : axis.source(h);
-        const bool copied = outer >= 0 && h >= axis.copy_begin && h < axis.copy_end;  // as those that follow
-        const int64_t count = copied ? std::min(axis.copy_end, stop) - h : 1;
+        const bool copied = outer >= 0 && h >= axis.copy_begin && h < axis.copy_end;
+        // Those that follow are made like this one as far as
+        const int64_t alike = copied                ? axis.copy_end
+                              : outer < 0           ? stop
+                              : !axis.constant      ? h + 1
+                              : h < axis.copy_begin ? axis.copy_begin
+                                                    : stop;
+        const int64_t count = std::min(alike, stop) - h;
         char* to = y + (row + h - at[last]) * bytes;
         if (source < 0)
-          fill(to, bytes, pattern);
+          fill(to, count * bytes, pattern);
         else
           row_of.write(to, x + (outer * axis.in + source) * from_bytes, count, from_bytes);
         h += count;

@@ -16,13 +16,15 @@ template <class T>
 void resample(T* y, const T* x, const ResampleProblem<T>& p);
 
 // One axis of a padding: output o is input source(o), or the constant where source(o) < 0. Outputs
-// [copy_begin, copy_end) are consecutive inputs; the others' are listed, those before them not where the axis is rolled:
-// then they are its end.
+// [copy_begin, copy_end) are consecutive inputs; the others are all the constant, or listed, those before them not where
+// the axis is rolled: then they are its end.
 struct PadAxis {
   int64_t in = 1, out = 0, before = 0;
   int64_t copy_begin = 0, copy_end = 0;
+  bool constant = false;
   std::vector<int64_t> head, tail;
   int64_t source(int64_t o) const {
+    if (constant && (o < copy_begin || o >= copy_end)) return -1;
     if (o < copy_begin) return head.empty() ? o - before + in : head[size_t(o)];
     return o < copy_end ? o - before : tail[size_t(o - copy_end)];
   }

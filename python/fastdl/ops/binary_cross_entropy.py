@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastdl.autograd.graph import replay
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
-from fastdl.kernels import array, select
+from fastdl.kernels import select
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.cast import to
 from fastdl.ops.reduction import (
@@ -25,8 +23,18 @@ from fastdl.ops.reduction import (
 from fastdl.tensor import Tensor
 
 
-class BinaryCrossEntropy(Op):
+class _BinaryCrossEntropy(Op):
     floats_only = True
+    reduction: str
+
+    def of_target(self, slope: Tensor, weight: Any, grad_loss: Any) -> Any:
+        """The target's gradient, from how the losses change with it."""
+        if weight is not None:
+            slope = slope * Tensor._wrap(weight)
+        return (slope * Tensor._wrap(upstream(grad_loss, slope.shape, self.reduction)))._data
+
+
+class BinaryCrossEntropy(_BinaryCrossEntropy):
     saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, reduction: str) -> Any:
@@ -39,10 +47,8 @@ class BinaryCrossEntropy(Op):
         if self.needs[0]:
             grad_x = select(grad_loss).binary_cross_entropy_backward(grad_loss, x, target, weight, reduction)
         if self.needs[1]:
-            g = upstream(grad_loss, x.shape, reduction)
-            with np.errstate(divide="ignore"):
-                slope = np.log1p(-x) - np.log(x)
-            grad_target = array(g * (slope if weight is None else slope * weight), None, x.dtype)
+            p = Tensor._wrap(x)
+            grad_target = self.of_target((-p).log1p() - p.log(), weight, grad_loss)
         return grad_x, grad_target, None
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
@@ -57,8 +63,7 @@ class BinaryCrossEntropy(Op):
         )
 
 
-class BinaryCrossEntropyWithLogits(Op):
-    floats_only = True
+class BinaryCrossEntropyWithLogits(_BinaryCrossEntropy):
     saves = (0, 1, 2, 3)
 
     def forward(self, x: Any, target: Any, weight: Any, pos_weight: Any, *, reduction: str) -> Any:
@@ -73,12 +78,11 @@ class BinaryCrossEntropyWithLogits(Op):
                 grad_loss, *self.arrays, self.reduction
             )
         if self.needs[1]:  # -x + (p - 1) softplus(-x)
-            slope = -x
+            logits = Tensor._wrap(x)
+            slope = -logits
             if pos_weight is not None:
-                slope = slope + (pos_weight - 1) * np.logaddexp(0, -x)
-            if weight is not None:
-                slope = slope * weight
-            grad_target = array(upstream(grad_loss, x.shape, self.reduction) * slope, None, x.dtype)
+                slope = slope + (1 - Tensor._wrap(pos_weight)) * logsigmoid(logits)
+            grad_target = self.of_target(slope, weight, grad_loss)
         return grad_x, grad_target, None, None
 
     def backward_graph(self, grad_loss: Tensor) -> Any:

@@ -13,11 +13,11 @@ import numpy as np
 from fastdl.arrays import assign
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, int32, int64, uint8
+from fastdl.dtypes import FLOATING, complex64, complex128, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
-from fastdl.ops.arrays import cast, filler, full, memory_order
+from fastdl.ops.arrays import cast, contiguous, filler, full, memory_order
 from fastdl.tensor import Tensor
 
 Ints = int | Sequence[int]
@@ -79,7 +79,7 @@ class Repeat(Op):
         return linear_backward(self, grad_y)
 
 
-_BITS = {int64: float64, int32: float32}
+_BITS = {int64: float64, int32: float32, complex64: float64}
 
 
 class Pad(Op):
@@ -92,34 +92,42 @@ class Pad(Op):
             y = self.forward(x.transpose(order), [padding[axis] for axis in order], mode, value)
             self.size, self.padding = x.shape, padding
             return y.transpose(np.argsort(order))
-        # Numbers that are not floating-point are only copied: as floats of their width, or by NumPy.
-        if x.dtype.kind not in FLOATING:
-            bits: Any = _BITS.get(x.dtype)
-            if bits is not None and (bits is float64 or not value):
-                fill = np.asarray(value).astype(x.dtype).view(bits).item()
-                return select(x).pad_forward(x.view(bits), padding, mode, fill).view(x.dtype)
-            if mode == "constant":
-                value = filler("pad", value, x.dtype)
-            if mode == "constant" and not on_device(x):
-                return _bordered(x, padding, value)
-            if on_device(x):
-                return cast(self.forward(cast(x, int64), padding, mode, value), x.dtype)
-            from fastdl.kernels import reference  # not at import time: it costs as much as all the rest
-
-            return reference.pad_forward(x, padding, mode, value)
-        return select(x).pad_forward(x, padding, mode, value)
+        return _padded(x, padding, mode, value)
 
     def backward(self, grad_y: Any) -> Any:
         if self.mode == "constant":
             opposite = [(-before, -after) for before, after in self.padding]
-            return select(grad_y).pad_forward(grad_y, opposite, "constant", 0.0)
+            return _padded(grad_y, opposite, "constant", 0.0)
         return select(grad_y).pad_backward(grad_y, self.size, self.padding, self.mode)
 
     def linear(self, x: Any) -> Any:
-        return select(x).pad_forward(x, self.padding, self.mode, 0.0)
+        return _padded(x, self.padding, self.mode, 0.0)
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         return linear_backward(self, grad_y)
+
+
+def _padded(x: Any, padding: Pairs, mode: str, value: float) -> Any:
+    """By the kernel. Numbers that are not floating-point are only copied: as floats of their width, or by NumPy."""
+    if x.dtype.kind in FLOATING:
+        return select(x).pad_forward(x, padding, mode, value)
+    bits: Any = _BITS.get(x.dtype)
+    if bits is not None and (bits is float64 or not value):
+        fill = np.asarray(value).astype(x.dtype).view(bits).item()
+        return select(x).pad_forward(x.view(bits), padding, mode, fill).view(x.dtype)
+    if x.dtype == complex128 and x.size and not value:
+        parts = contiguous(x).view(float64).reshape(*x.shape, 2)
+        y = select(x).pad_forward(parts, [*padding, (0, 0)], mode, 0.0)
+        return y.view(complex128).reshape(y.shape[:-1])
+    if mode == "constant":
+        value = filler("pad", value, x.dtype)
+    if mode == "constant" and not on_device(x):
+        return _bordered(x, padding, value)
+    if on_device(x):
+        return cast(_padded(cast(x, int64), padding, mode, value), x.dtype)
+    from fastdl.kernels import reference  # not at import time: it costs as much as all the rest
+
+    return reference.pad_forward(x, padding, mode, value)
 
 
 def _bordered(x: Any, padding: Pairs, value: float) -> Any:
