@@ -186,6 +186,19 @@ def test_named_products():
     )
 
 
+@pytest.mark.parametrize("dtype", [fastdl.float16, fastdl.bfloat16])
+def test_addmm_of_a_row_rounds_once(dtype):
+    """In half precision the row is a bias of the product, as in a linear layer; a matrix is added to floats, too."""
+    row, a, b = (tensor(normal(*shape)).to(dtype) for shape in ((24,), (30, 40), (40, 24)))
+    got = ops.addmm(row, a, b, beta=0.5, alpha=-2)
+    want = (0.5 * row.float() - 2 * (a.float() @ b.float())).to(dtype)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got.float().numpy(), want.float().numpy(), rtol=2**-8, atol=2**-8)
+    for c in (row.expand(30, 24).contiguous(), row[None]):
+        again = ops.addmm(c, a, b, beta=0.5, alpha=-2)
+        np.testing.assert_allclose(again.float().numpy(), want.float().numpy(), rtol=2**-8, atol=2**-8)
+
+
 def test_addmm_with_beta_zero_ignores_nan():
     c = np.full((2, 2), np.nan)
     got = ops.addmm(tensor(c), tensor(normal(2, 3)), tensor(normal(3, 2)), beta=0)

@@ -136,6 +136,11 @@ void fill_broadcast(T* out, const Shape& shape, const py::array& c) {
                step.data(), int(shape.size()), sizeof(T));
 }
 
+// Is c one row of n numbers, for all rows of a result with `dims` axes?
+bool is_row(const py::array& c, int64_t n, py::ssize_t dims) {
+  return n > 0 && c.ndim() > 0 && c.ndim() <= dims && c.size() == n && c.shape(c.ndim() - 1) == n;
+}
+
 py::array bind_matmul(const py::array& a, const py::array& b, const std::optional<py::array>& c, double alpha,
                       double beta) {
   const Half half = half_of(a);
@@ -161,22 +166,25 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
     if (!left.is_vector) shape.push_back(left.rows);
     if (!right.is_vector) shape.push_back(n);
     py::array y = empty_array(stored_dtype<T>(half), shape);
+    // A row for all rows is a bias; anything else is where the sums begin.
+    const bool row = c && is_row(*c, n, y.ndim());
+    GemmEpilogue<Computed<T>> epilogue;
+    const memory::Buffer<Computed<T>> bias(row ? size_t(n) : 0);
+    if (row && beta != 0) {
+      const In<T> stored(*c, "matmul", "c", half);
+      if constexpr (std::is_same_v<T, uint16_t>)
+        widen(bias.get(), stored, n, half);
+      else
+        std::copy_n(stored.get(), n, bias.get());
+      for (int64_t i = 0; i < n; ++i) bias[i] *= Computed<T>(beta);
+      epilogue.bias_col = bias.get();
+    }
     if constexpr (std::is_same_v<T, uint16_t>) {
       const int64_t first = 0;
       KernelScope scope(batch * (m * n + n * k + m * k));
       gemm_half(half, batch, m, n, k, float(alpha), a_view, batch > 1 ? offsets_a.data() : &first, right.view,
-                batch > 1 ? offsets_b.data() : &first, data<T>(y));
+                batch > 1 ? offsets_b.data() : &first, data<T>(y), epilogue);
     } else {
-      // A row for all rows is a bias; anything else is where the sums begin.
-      const bool row = c && n > 0 && c->ndim() > 0 && c->ndim() <= y.ndim() && c->size() == n &&
-                       c->shape(c->ndim() - 1) == n;
-      GemmEpilogue<T> epilogue;
-      const memory::Buffer<T> bias(row ? size_t(n) : 0);
-      if (row && beta != 0) {
-        fill_broadcast<T>(bias.get(), {1, n}, py::array(*c).reshape({n}));
-        for (int64_t i = 0; i < n; ++i) bias[i] *= T(beta);
-        epilogue.bias_col = bias.get();
-      }
       const bool filled = c && !row && beta != 0;
       if (filled) fill_broadcast<T>(data<T>(y), shape, *c);
       KernelScope scope(batch * (m * n + n * k + m * k));
@@ -189,8 +197,9 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
     }
     return y;
   };
-  if (half != Half::none && !c)
-    return multiply(uint16_t{});  // the sum with c would be rounded once too often
+  // (The sum with a matrix would be rounded once too often.)
+  if (half != Half::none && (!c || (b.ndim() > 1 && is_row(*c, b.shape(b.ndim() - 1), a.ndim()))))
+    return multiply(uint16_t{});
   return by_dtype("matmul", a, multiply);
 }
 
