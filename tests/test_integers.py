@@ -37,6 +37,7 @@ CALLS = {
     "avg_pool1d": lambda F, t: F.avg_pool1d(t(X1), 3, 2, 1),
     "avg_pool2d": lambda F, t: F.avg_pool2d(t(X2), 2, count_include_pad=False, padding=1),
     "hardtanh": lambda F, t: F.hardtanh(t(M), -2, 3),
+    "hardtanh fractions": lambda F, t: F.hardtanh(t(M), -2.9, 3.9),
     "relu6": lambda F, t: F.relu6(t(M)),
     "threshold": lambda F, t: F.threshold(t(M), 1, 7),
     "softsign": lambda F, t: F.softsign(t(M)),
@@ -221,3 +222,32 @@ def test_padding_threshold_and_steps_of_integers(dtype):
     assert np.array_equal(step.numpy(), np.where(x == 0, 9, (x > 0).astype(dtype)))
     assert np.array_equal(fastdl.fmax(t, fastdl.tensor(values)).numpy(), np.maximum(x, values))
     assert fastdl.isclose(t, t + 1, rtol=0.2).tolist() == np.isclose(x, (x + np.ones(1, dtype)), 0.2).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int16", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (4, 5), (0, 3), (3, 0), (3, 4, 5), (40, 300)])
+def test_products_and_powers(dtype, shape):
+    numbers = np.random.default_rng(1).integers(-3 if dtype[0] == "i" else 1, 4, shape)
+    x = np.asarray(numbers > 0 if dtype == "bool" else numbers, dtype)
+    ours, theirs = fastdl.tensor(x), torch.tensor(x)
+    for args in ((), *[(axis, kept) for axis in range(-x.ndim, x.ndim) for kept in (False, True)]):
+        assert_same(ours.prod(*args), theirs.prod(*args))
+    for exponent in (0, 1, 2, 3, 6, 7, 63, 64, 65) if dtype != "bool" else ():
+        assert_same(ours**exponent, theirs**exponent)  # which wraps around
+    for bounds in ((-1, 2), (None, 1), (1, None), (3, -3), (-100, 99)) if dtype[0] == "i" else ():
+        assert_same(ours.clamp(*bounds), theirs.clamp(*bounds))
+
+
+def assert_same(ours, theirs):
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), strict=True)
+
+
+def test_matrix_products_of_integers():
+    for dtype in ("int64", "int32", "uint8"):
+        a, b, v = [np.random.default_rng(2).integers(0, 99, s).astype(dtype) for s in ((7, 9), (9, 4), 9)]
+        for x, y in ((a, b), (a, v), (v, b), (v, v), (a[None], b), (a[:, ::2], b[::2]), (a[:0], b)):
+            assert_same(fastdl.tensor(x) @ fastdl.tensor(y), torch.tensor(x) @ torch.tensor(y))
+    with pytest.raises(RuntimeError, match="matmul: the last dimension"):
+        fastdl.tensor(a) @ fastdl.tensor(a)
+    with pytest.raises(RuntimeError, match="one dtype"):
+        fastdl.tensor(a) @ fastdl.ones(9, 4)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.op import ComplexOperand, Op
-from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
+from fastdl.dtypes import FLOATING, float32, float64, is_common_integer
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arrays import (
     by_numpy,
@@ -306,6 +306,18 @@ class Minimum(Maximum):
     kernel, ufunc = "minimum_forward", np.minimum
 
 
+def _power(x: Any, exponent: int) -> Any:
+    """Integers to a power of at least 2, by squares."""
+    product = select(x).mul_forward
+    power = None
+    while exponent > 1:
+        if exponent & 1:
+            power = x if power is None else product(power, x)
+        x = product(x, x)
+        exponent >>= 1
+    return x if power is None else product(power, x)
+
+
 class Pow(Binary):
     kernel, ufunc = "pow_forward", np.power
 
@@ -316,6 +328,14 @@ class Pow(Binary):
             )
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        if (
+            value.__class__ is int
+            and 1 < value < 64
+            and out is None
+            and x is not None
+            and has_integer_kernels(x)
+        ):
+            return _power(x, value)
         x, y, dtype = self.prepare(x, y, value)
         need_x, need_y = self.needs
         if need_x or need_y:
@@ -324,8 +344,6 @@ class Pow(Binary):
         kernel = dtype.kind in FLOATING
         if kernel and not is_array(y) and (out is None or out.dtype is dtype):
             return select(x).pow_scalar_forward(x, y, out)
-        if dtype is int64 and not is_array(y) and y == 2 and out is None and not on_device(x):
-            return select(x).mul_forward(x, x)
         if dtype.kind == "i" and (np.any(np.less(y, 0)) if is_array(y) else y < 0):
             return self.integer(x, y, out)
         z = self.compute(x, y, dtype, out)

@@ -128,9 +128,20 @@ class Prod(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         if x.dtype.kind not in FLOATING:
-            return numpy_reduce(np.prod, x, axes, keepdim, int64)
+            return self.of_integers(x, axes, keepdim)
         self.x, self.y = x, select(x).prod_forward(x, axes, keepdim)
         return self.y
+
+    def of_integers(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        dtype = x.dtype
+        if on_device(x) or not (dtype is int64 or dtype is int32 or dtype is bool_):
+            return numpy_reduce(np.prod, x, axes, keepdim, int64)
+        if dtype is bool_:  # 1 where all are
+            all_of = reduced_count(x.shape, axes)
+            return cast(np.equal(count_true(x, axes, keepdim), all_of), int64)
+        if axes is None or len(axes) == 1:
+            return select(x).sum_integers(x, None if axes is None else axes[0], keepdim, True)
+        return numpy_reduce(np.prod, x, axes, keepdim, int64)
 
     def backward(self, grad: Any) -> Any:
         x, kernels = self.x, select(grad)
@@ -166,6 +177,9 @@ class Prod(Reduction):
     def backward_graph(self, grad: Tensor) -> Any:
         if not self.x.size:
             return Tensor._wrap(zeros(self.x.shape, self.x.dtype, self.x))
+        if not _has_zero(self.x):
+            whole = self.with_axes(grad) * self.with_axes(self.saved_output(self.y))
+            return whole / self.saved_input(0, self.x)
         axes = tuple(range(self.x.ndim)) if self.axes is None else self.axes
 
         def composed(x: Any) -> Any:
