@@ -251,3 +251,25 @@ def test_matrix_products_of_integers():
         fastdl.tensor(a) @ fastdl.tensor(a)
     with pytest.raises(RuntimeError, match="one dtype"):
         fastdl.tensor(a) @ fastdl.ones(9, 4)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 4), (100, 300)])
+def test_masks_and_operands_on_either_side(dtype, shape):
+    rng = np.random.default_rng(3)
+    x, y = [np.asarray(rng.integers(0, 2 if dtype == "bool" else 9, shape), dtype) for _ in range(2)]
+    mask = np.asarray(rng.random(shape) < 0.4)
+    for lib, results in ((fastdl, ours := []), (torch, theirs := [])):
+        a, b, m = [lib.tensor(v) for v in (x, y, mask)]
+        results += [a + b, a * b, a * m, m * a, m + m, lib.maximum(a, b), lib.minimum(a, b)]
+        results += [a.masked_fill(m, 1), a.clone().masked_fill_(m, 1), a.count_nonzero(), a == 1]
+        results += [a.masked_fill(lib.tensor(True), 0), a.masked_fill(m, lib.tensor(1))]
+        if dtype != "bool":
+            results += [2 - a, 300 * a, 7 + a, a - b, -1 - a]
+        c = a.clone()
+        c[m] = 1
+        results.append(c)
+        if shape:
+            results += [a.any(0), a.all(-1), a.count_nonzero(-1), a * b[:1]]
+    for got, want in zip(ours, theirs, strict=True):
+        assert_same(got, want)

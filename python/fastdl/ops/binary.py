@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.op import ComplexOperand, Op
-from fastdl.dtypes import FLOATING, float32, float64, is_common_integer
+from fastdl.dtypes import FLOATING, bool_, float32, float64, is_common_integer
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arrays import (
     by_numpy,
@@ -50,6 +50,7 @@ class Binary(Op):
     ufunc: ClassVar[Any]
     floating: ClassVar[bool] = False  # integers are converted to the default dtype
     integers: ClassVar[bool] = False  # the CPU's kernel takes integers, too
+    logic: ClassVar[str] = ""  # the kernel for bools
     likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
 
     def __init_subclass__(cls) -> None:
@@ -112,6 +113,9 @@ class Binary(Op):
                     if y is None:
                         other = wrapped(value, dtype)
                     return getattr(select(x), self.kernel)(x, other, out)
+            elif dtype is bool_:
+                if self.logic and y is not None and y.dtype is bool_ and out is None and not on_device(x):
+                    return getattr(select(x), self.logic)(x, y)
             elif (dtype is float32 or dtype is float64) and (out is None or out.dtype is dtype):
                 if y is None:
                     self.likes = (x.shape, dtype), None
@@ -120,6 +124,9 @@ class Binary(Op):
                     if True in self.needs:
                         self.likes = (x.shape, dtype), (y.shape, dtype)
                     return getattr(select(x), self.kernel)(x, y, out)
+        elif self.integers and value.__class__ is int and out is None and has_integer_kernels(y):
+            self.check(value, y, y.dtype)
+            return getattr(select(y), self.kernel)(wrapped(value, y.dtype), y)
         return self.compute(*self.prepare(x, y, value), out)
 
     def give(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:
@@ -148,7 +155,7 @@ class Binary(Op):
 
 class Add(Binary):
     release = Op.stay
-    kernel, ufunc = "add_forward", np.add
+    kernel, ufunc, logic = "add_forward", np.add, "bitwise_or_forward"
     integers = True
     aliases_grad = hands_on = True
 
@@ -216,7 +223,7 @@ class Saving(Binary):
 
 
 class Mul(Saving):
-    kernel, ufunc = "mul_forward", np.multiply
+    kernel, ufunc, logic = "mul_forward", np.multiply, "bitwise_and_forward"
     integers = True
 
     def backward(self, grad: Any) -> Any:
