@@ -70,8 +70,8 @@ def test_contiguous_of_large_arrays(backend):
         np.testing.assert_array_equal(backend.contiguous(x), x)
 
 
-@pytest.mark.parametrize("source", ["?", "u1", "i8", "f4", "f8"])
-@pytest.mark.parametrize("target", ["?", "i8", "f4", "f8"])
+@pytest.mark.parametrize("source", ["?", "u1", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("target", ["?", "i4", "i8", "f4", "f8"])
 def test_convert(backend, source, target):
     draw = np.random.default_rng(4)
     for shape in ((), (0,), (1,), (3, 21), (64,), (100_003,)):

@@ -83,7 +83,12 @@ class Sum(Reduction):
             return select(x).sum_forward(x, axes, keepdim)
         if dtype.kind == "b":
             return count_true(x, axes, keepdim)
-        if (dtype is int64 or dtype is int32) and (axes is None or len(axes) == 1) and not on_device(x):
+        if (
+            (dtype is int64 or dtype is int32 or dtype is uint8)
+            and (axes is None or len(axes) == 1)
+            and not on_device(x)
+        ):
+            x = cast(x, int32) if dtype is uint8 else x
             return select(x).sum_integers(x, None if axes is None else axes[0], keepdim)
         if dtype.kind == "c":
             if on_device(x) or not x.size:
@@ -134,6 +139,8 @@ class Prod(Reduction):
 
     def of_integers(self, x: Any, axes: Any, keepdim: bool) -> Any:
         dtype = x.dtype
+        if dtype is uint8:
+            x, dtype = cast(x, int32), int32
         if on_device(x) or not (dtype is int64 or dtype is int32 or dtype is bool_):
             return numpy_reduce(np.prod, x, axes, keepdim, int64)
         if dtype is bool_:  # 1 where all are
