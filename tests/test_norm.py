@@ -329,7 +329,8 @@ def test_subclasses_check_the_input_themselves(base):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("shape", "groups"), [((8, 32), 4), ((3, 6, 1), 2), ((5, 12, 1, 1), 3), ((300, 640), 5)]
+    ("shape", "groups"),
+    [((8, 33), 3), ((30, 12, 1), 2), ((2, 8, 1), 4), ((25, 12, 1, 1), 3), ((300, 640), 5)],
 )
 @pytest.mark.parametrize("affine", ["both", "weight", "bias"])
 def test_group_norm_of_single_numbers(shape, groups, affine, dtype):

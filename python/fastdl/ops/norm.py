@@ -246,9 +246,9 @@ class GroupNorm(Op):
         return y
 
     def rows(self) -> bool:
-        """Is there one number of each channel, so that groups are rows to normalise?"""
+        """Is there one number of each channel, so that groups are rows to normalise, and enough to be worth it?"""
         x = self.x
-        return x.size == x.shape[0] * x.shape[1] > 0 and x.shape[1] > self.groups and not on_device(x)
+        return x.size == x.shape[0] * x.shape[1] > 256 and x.shape[1] > self.groups and not on_device(x)
 
     def rows_backward(self, grad_y: Any) -> Any:
         k, x, length = select(grad_y), self.x, self.x.shape[1] // self.groups

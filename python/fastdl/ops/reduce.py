@@ -84,7 +84,7 @@ class Sum(Reduction):
         if dtype.kind == "b":
             return count_true(x, axes, keepdim)
         if (
-            (dtype is int64 or dtype is int32 or dtype is uint8)
+            (dtype is int64 or dtype is int32 or (dtype is uint8 and x.flags.c_contiguous))
             and (axes is None or len(axes) == 1)
             and not on_device(x)
         ):
@@ -139,7 +139,7 @@ class Prod(Reduction):
 
     def of_integers(self, x: Any, axes: Any, keepdim: bool) -> Any:
         dtype = x.dtype
-        if dtype is uint8:
+        if dtype is uint8 and x.flags.c_contiguous:
             x, dtype = cast(x, int32), int32
         if on_device(x) or not (dtype is int64 or dtype is int32 or dtype is bool_):
             return numpy_reduce(np.prod, x, axes, keepdim, int64)
