@@ -233,6 +233,8 @@ def test_products_and_powers(dtype, shape):
     for args in ((), *[(axis, kept) for axis in range(-x.ndim, x.ndim) for kept in (False, True)]):
         assert_same(ours.prod(*args), theirs.prod(*args))
         assert_same(ours.sum(*args), theirs.sum(*args))
+        if x.ndim == 2:
+            assert_same(ours.t().sum(*args), theirs.t().sum(*args))
     for exponent in (0, 1, 2, 3, 6, 7, 63, 64, 65) if dtype != "bool" else ():
         assert_same(ours**exponent, theirs**exponent)  # which wraps around
     for bounds in ((-1, 2), (None, 1), (1, None), (3, -3), (-100, 99)) if dtype[0] == "i" else ():

@@ -306,3 +306,16 @@ def test_sums_of_expanded_tensors(dim):
         np.testing.assert_allclose(x.var(dim).numpy(), x.numpy().var(dim, ddof=1), rtol=1e-5, atol=1e-6)
     x = fastdl.tensor([[2.0, -3.0], [0.5, 1.0]])
     np.testing.assert_allclose(x.norm(3, dim=1).numpy(), np.cbrt([35, 1.125]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64", "bool"])
+def test_sums_of_transposed_matrices(dtype):
+    values = np.random.default_rng(0).integers(-4, 5, (30, 41)).astype(np.float32)  # whose sums are exact
+    x = fastdl.tensor(values).to(getattr(fastdl, dtype)).t()
+    x = x * (1 + 1j) if dtype == "complex64" else x
+    for dim in (0, 1, -1):
+        for keepdim in (False, True):
+            got, want = x.sum(dim, keepdim), x.contiguous().sum(dim, keepdim)
+            assert got.shape == want.shape
+            assert got.dtype is want.dtype
+            assert (got == want).all()

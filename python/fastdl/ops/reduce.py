@@ -79,7 +79,19 @@ class Sum(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         dtype = x.dtype
-        if dtype is float32 or dtype is float64 or dtype.kind in FLOATING:
+        if dtype is float32 or dtype is float64:
+            return select(x).sum_forward(x, axes, keepdim)
+        if x.__class__ is np.ndarray and x.ndim == 2 and axes is not None and len(axes) == 1:
+            flags = x.flags
+            if flags.f_contiguous and not flags.c_contiguous:  # as it lies, without a copy
+                total = self.sums(x.T, (1 - axes[0],), False)
+                return total.reshape(kept_shape(x.shape, axes)) if keepdim else total
+        return self.sums(x, axes, keepdim)
+
+    def sums(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        """Of half precision, integers, bools and complex numbers."""
+        dtype = x.dtype
+        if dtype.kind in FLOATING:
             return select(x).sum_forward(x, axes, keepdim)
         if dtype.kind == "b":
             return count_true(x, axes, keepdim)
