@@ -223,6 +223,8 @@ CASES = {
     "sums": lambda L, a, b, r: a.sum(0) + b.mean(0) + a.mean(),
     "prod": lambda L, a, b, r: a.prod() + b.prod(1),
     "running": lambda L, a, b, r: a.cumsum(1) + b.cumprod(0),
+    "running exponentials": lambda L, a, b, r: a.logcumsumexp(1).exp() + b.logcumsumexp(0).real,
+    "differences": lambda L, a, b, r: a.diff(n=2).sum() + b.diff(dim=0).sum(),
     "norms": lambda L, a, b, r: a.norm() + L.linalg.vector_norm(b, 3, 1) + a.norm(dim=1, p=2),
     "spread": lambda L, a, b, r: a.var(0) + b.std(),
     "logsumexp": lambda L, a, b, r: a.logsumexp(1),
@@ -344,6 +346,7 @@ def test_single_precision_stays_single():
         lambda a, b: fastdl.einsum("ij,kj->ik", a, b),
         lambda a, b: (a.real * b.imag, fastdl.view_as_real(a)),
         lambda a, b: a.prod(0) + b.cumprod(1)[0],
+        lambda a, b: a.logcumsumexp(0).exp() + b.diff(dim=0)[:1],
         lambda a, b: (fastdl.linalg.inv(a[:, :2]), fastdl.linalg.det(b[:, :2])),
     ],
 )
@@ -484,3 +487,26 @@ def test_windows_by_strides_have_gradients(dtype):
     for i in range(2):
         expected[2 * i : 2 * i + 4] += weights.numpy()[i].conj()
     np.testing.assert_allclose(z.grad.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_running_exponentials_do_not_overflow(dtype):
+    rng = np.random.default_rng(0)
+    for shape, dim in (((), 0), ((0,), 0), ((5, 9), 1), ((40, 3), 0)):
+        x = np.asarray(rng.standard_normal(shape) * 300 + 1j * rng.standard_normal(shape) * 5).astype(dtype)
+        y = fastdl.tensor(x).logcumsumexp(dim).numpy()
+        rows, got = (np.moveaxis(v.reshape(v.shape or (1,)), dim, -1) for v in (x.astype(complex), y))
+        for k in range(rows.shape[-1]):
+            largest = rows[..., : k + 1].real.max(-1, keepdims=True)
+            total = np.exp(rows[..., : k + 1] - largest).sum(-1)
+            want = np.log(total) + largest[..., 0]
+            tolerance = 1e-5 if dtype == "complex64" else 1e-12
+            np.testing.assert_allclose(got[..., k].real, want.real, tolerance, tolerance)
+            turned = np.exp(1j * (got[..., k].imag - want.imag))
+            np.testing.assert_allclose(turned, np.ones_like(turned), tolerance, tolerance)
+        assert y.dtype == dtype
+    for value in (complex(np.nan, 1), complex(np.inf, -np.inf)):
+        x = fastdl.tensor(np.array([1 + 1j, value, 2]).astype(dtype))
+        for parts in (x.nan_to_num(), x.nan_to_num(7.0, 8.0, 9.0)):
+            assert parts.isfinite().all()
+            assert parts[0] == 1 + 1j

@@ -37,6 +37,7 @@ CALLS = {
     "avg_pool1d": lambda F, t: F.avg_pool1d(t(X1), 3, 2, 1),
     "avg_pool2d": lambda F, t: F.avg_pool2d(t(X2), 2, count_include_pad=False, padding=1),
     "hardtanh": lambda F, t: F.hardtanh(t(M), -2, 3),
+    "hardtanh fractions": lambda F, t: F.hardtanh(t(M), -2.9, 3.9),
     "relu6": lambda F, t: F.relu6(t(M)),
     "threshold": lambda F, t: F.threshold(t(M), 1, 7),
     "softsign": lambda F, t: F.softsign(t(M)),
@@ -221,3 +222,57 @@ def test_padding_threshold_and_steps_of_integers(dtype):
     assert np.array_equal(step.numpy(), np.where(x == 0, 9, (x > 0).astype(dtype)))
     assert np.array_equal(fastdl.fmax(t, fastdl.tensor(values)).numpy(), np.maximum(x, values))
     assert fastdl.isclose(t, t + 1, rtol=0.2).tolist() == np.isclose(x, (x + np.ones(1, dtype)), 0.2).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "int16", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (4, 5), (0, 3), (3, 0), (3, 4, 5), (40, 300)])
+def test_products_and_powers(dtype, shape):
+    numbers = np.random.default_rng(1).integers(-3 if dtype[0] == "i" else 1, 4, shape)
+    x = np.asarray(numbers > 0 if dtype == "bool" else numbers, dtype)
+    ours, theirs = fastdl.tensor(x), torch.tensor(x)
+    for args in ((), *[(axis, kept) for axis in range(-x.ndim, x.ndim) for kept in (False, True)]):
+        assert_same(ours.prod(*args), theirs.prod(*args))
+        assert_same(ours.sum(*args), theirs.sum(*args))
+        if x.ndim == 2:
+            assert_same(ours.t().sum(*args), theirs.t().sum(*args))
+    for exponent in (0, 1, 2, 3, 6, 7, 63, 64, 65) if dtype != "bool" else ():
+        assert_same(ours**exponent, theirs**exponent)  # which wraps around
+    for bounds in ((-1, 2), (None, 1), (1, None), (3, -3), (-100, 99)) if dtype[0] == "i" else ():
+        assert_same(ours.clamp(*bounds), theirs.clamp(*bounds))
+
+
+def assert_same(ours, theirs):
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), strict=True)
+
+
+def test_matrix_products_of_integers():
+    for dtype in ("int64", "int32", "uint8"):
+        a, b, v = [np.random.default_rng(2).integers(0, 99, s).astype(dtype) for s in ((7, 9), (9, 4), 9)]
+        for x, y in ((a, b), (a, v), (v, b), (v, v), (a[None], b), (a[:, ::2], b[::2]), (a[:0], b)):
+            assert_same(fastdl.tensor(x) @ fastdl.tensor(y), torch.tensor(x) @ torch.tensor(y))
+    with pytest.raises(RuntimeError, match="matmul: the last dimension"):
+        fastdl.tensor(a) @ fastdl.tensor(a)
+    with pytest.raises(RuntimeError, match="one dtype"):
+        fastdl.tensor(a) @ fastdl.ones(9, 4)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 4), (100, 300)])
+def test_masks_and_operands_on_either_side(dtype, shape):
+    rng = np.random.default_rng(3)
+    x, y = [np.asarray(rng.integers(0, 2 if dtype == "bool" else 9, shape), dtype) for _ in range(2)]
+    mask = np.asarray(rng.random(shape) < 0.4)
+    for lib, results in ((fastdl, ours := []), (torch, theirs := [])):
+        a, b, m = [lib.tensor(v) for v in (x, y, mask)]
+        results += [a + b, a * b, a * m, m * a, m + m, lib.maximum(a, b), lib.minimum(a, b)]
+        results += [a.masked_fill(m, 1), a.clone().masked_fill_(m, 1), a.count_nonzero(), a == 1]
+        results += [a.masked_fill(lib.tensor(True), 0), a.masked_fill(m, lib.tensor(1))]
+        if dtype != "bool":
+            results += [2 - a, 300 * a, 7 + a, a - b, -1 - a]
+        c = a.clone()
+        c[m] = 1
+        results.append(c)
+        if shape:
+            results += [a.any(0), a.all(-1), a.count_nonzero(-1), a * b[:1]]
+    for got, want in zip(ours, theirs, strict=True):
+        assert_same(got, want)

@@ -70,8 +70,8 @@ def test_contiguous_of_large_arrays(backend):
         np.testing.assert_array_equal(backend.contiguous(x), x)
 
 
-@pytest.mark.parametrize("source", ["?", "u1", "i8", "f4", "f8"])
-@pytest.mark.parametrize("target", ["?", "i8", "f4", "f8"])
+@pytest.mark.parametrize("source", ["?", "u1", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("target", ["?", "i4", "i8", "f4", "f8"])
 def test_convert(backend, source, target):
     draw = np.random.default_rng(4)
     for shape in ((), (0,), (1,), (3, 21), (64,), (100_003,)):
@@ -310,6 +310,28 @@ def test_strided_parts_are_joined_where_they_belong():
         views = fastdl.cat([fastdl.Tensor._wrap(a) for a in arrays], dim)
         np.testing.assert_array_equal(views.numpy(), joined)
         np.testing.assert_array_equal(joined, np.concatenate(arrays, dim))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "i8"])
+def test_entries_of_strided_arrays_are_selected_where_they_lie(backend, dtype):
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 100, (6, 9, 40, 5)).astype(dtype)
+    views = [x[0, 0], x[1, :, :, 0], x[1, :, :, 0].T, x[:, 1:7], x[:, ::2, 1:3], x[::-1, :, ::-1], x.T]
+    views += [
+        x[2, 3, ::-7, 1],
+        x[:, :1, :, :4],
+        np.broadcast_to(x[:1], (3, 9, 40, 5)),
+        x[0].transpose(1, 0, 2),
+    ]
+    for view in views:
+        for dim in range(view.ndim):
+            index = rng.integers(0, view.shape[dim], 7)
+            got = backend.index_select_forward(view, dim, index)
+            np.testing.assert_array_equal(got, np.take(view, index, dim), strict=True)
+    # Numbers that are not aligned, as those of a field of a record.
+    packed = np.zeros(10, np.dtype([("a", "u1"), ("b", dtype)]))
+    packed["b"] = np.arange(10)
+    np.testing.assert_array_equal(backend.index_select_forward(packed["b"], 0, np.array([3, 1])), [3, 1])
 
 
 def test_refusals(backend):

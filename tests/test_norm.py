@@ -325,3 +325,26 @@ def test_subclasses_check_the_input_themselves(base):
         np.testing.assert_allclose(y.mean((0, 2)).tolist(), [0, 0], atol=1e-6)
         with pytest.raises(ValueError, match="points are"):
             Points(2)(x[None])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "groups"),
+    [((8, 33), 3), ((30, 12, 1), 2), ((2, 8, 1), 4), ((25, 12, 1, 1), 3), ((300, 640), 5)],
+)
+@pytest.mark.parametrize("affine", ["both", "weight", "bias"])
+def test_group_norm_of_single_numbers(shape, groups, affine, dtype):
+    torch = pytest.importorskip("torch")
+    x, g, weight, bias = arrays(shape, dtype, shape[1], 2.0, 1.0)
+    weight, bias = {"both": (weight, bias), "weight": (weight, None), "bias": (np.ones_like(weight), bias)}[
+        affine
+    ]
+    theirs, ours = both(torch, x, weight, bias)
+    if affine == "bias":
+        ours[1] = None
+    want = torch.nn.functional.group_norm(theirs[0], groups, *theirs[1:])
+    got = F.group_norm(ours[0], groups, *ours[1:])
+    assert_close(got, want.detach().numpy(), reduction=shape[1])
+    want.backward(torch.from_numpy(g))
+    got.backward(fastdl.tensor(g))
+    compare([t if o is not None else None for t, o in zip(theirs, ours, strict=True)], ours, x.size)

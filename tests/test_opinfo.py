@@ -57,7 +57,7 @@ DIFFERENT = {
     "linalg.eig": "eigenvectors' phases",
     "linalg.eigh": "eigenvectors' signs, with UPLO='U'",
     "linalg.householder_product": "an empty tau has no graph here",
-    "logcumsumexp complex64": "not for complex numbers",
+    "logcumsumexp complex64": "imaginary parts are in (-pi, pi] here",
     "max_pool2d_with_indices_backward": "calls PyTorch's dispatcher",
     "mode int64 bool": "which of equal elements",
     "nn.functional.batch_norm float32": "an input of 0 elements without channels",

@@ -23,6 +23,11 @@ def rows_of(shape, dtype, kind, seed=0):
     rng = np.random.default_rng(seed)
     if kind == "equal":
         return np.full(shape, 7, dtype)
+    if kind == "ends":  # of the order
+        ends = (
+            (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype in (np.int32, np.int64) else (-np.inf, np.nan)
+        )
+        return np.where(rng.random(shape) < 0.1, *ends).astype(dtype)
     if dtype in (np.int32, np.int64):
         info = np.iinfo(dtype)
         wide = rng.integers(info.min, info.max, shape, dtype)
@@ -37,7 +42,7 @@ def rows_of(shape, dtype, kind, seed=0):
     return x if kind != "wide" else x * dtype(10) ** rng.integers(-30, 30, shape).astype(dtype)
 
 
-KINDS = ["ties", "narrow", "wide", "equal"]
+KINDS = ["ties", "narrow", "wide", "equal", "ends"]
 
 
 @pytest.mark.parametrize("level", backends())

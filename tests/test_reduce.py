@@ -317,3 +317,16 @@ def test_choices_from_an_empty_dim(name, shape):
     ask = (1, 0) if name == "kthvalue" else (0,)
     with pytest.raises(IndexError):
         getattr(fastdl.zeros(shape), name)(*ask)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64", "bool"])
+def test_sums_of_transposed_matrices(dtype):
+    values = np.random.default_rng(0).integers(-4, 5, (30, 41)).astype(np.float32)  # whose sums are exact
+    x = fastdl.tensor(values).to(getattr(fastdl, dtype)).t()
+    x = x * (1 + 1j) if dtype == "complex64" else x
+    for dim in (0, 1, -1):
+        for keepdim in (False, True):
+            got, want = x.sum(dim, keepdim), x.contiguous().sum(dim, keepdim)
+            assert got.shape == want.shape
+            assert got.dtype is want.dtype
+            assert (got == want).all()

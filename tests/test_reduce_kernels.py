@@ -309,9 +309,10 @@ def test_sums_of_integers(level, dtype):
         x = rng.integers(info.min, info.max, shape, dtype, endpoint=True)
         for view in (x, x.T):
             for axis, keepdim in itertools.product((None, *range(view.ndim)), (False, True)):
-                got = kernel.sum_integers(view, axis, keepdim)
-                np.testing.assert_array_equal(got, reference.sum_integers(view, axis, keepdim))
-                assert got.dtype == np.int64
+                for product in (False, True):
+                    got = kernel.sum_integers(view, axis, keepdim, product)
+                    np.testing.assert_array_equal(got, reference.sum_integers(view, axis, keepdim, product))
+                    assert got.dtype == np.int64
     with pytest.raises(TypeError, match="sum_integers: x must be int64"):
         kernel.sum_integers(np.ones(3))
 

@@ -77,6 +77,8 @@ bool from_number(void* y, Number to, const void* x, int64_t n) {
   switch (to) {
     case Number::boolean:
       return run<Truth, From>(y, x, n);
+    case Number::int32:
+      return run<int32_t, From>(y, x, n);
     case Number::int64:
       return run<int64_t, From>(y, x, n);
     case Number::float32:
@@ -173,6 +175,8 @@ bool from_half(void* y, Number to, const uint16_t* x, int64_t n, Half half) {
   switch (to) {
     case Number::boolean:
       return from_half<Truth>(y, x, n, half);
+    case Number::int32:
+      return from_half<int32_t>(y, x, n, half);
     case Number::int64:
       return from_half<int64_t>(y, x, n, half);
     case Number::float32:
@@ -197,7 +201,7 @@ bool convert(void* y, Number to, const void* x, Number from, int64_t n) {
     case Number::int32:
       return from_number<int32_t>(y, to, x, n);
     case Number::int64:
-      return to == Number::int32 ? run<int32_t, int64_t>(y, x, n) : from_number<int64_t>(y, to, x, n);
+      return from_number<int64_t>(y, to, x, n);
     case Number::float32:
       return from_number<float>(y, to, x, n);
     case Number::float64:

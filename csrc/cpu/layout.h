@@ -37,9 +37,14 @@ struct IndexProblem {
   int64_t outer, extent, inner, count;
 };
 
-// y[o, j, i] = x[o, index[j], i], where entries of x are `step` bytes apart
+// Bytes from one slice o of x to the next, and from one entry of a slice to the next.
+struct EntrySteps {
+  int64_t slice, entry;
+};
+
+// y[o, j, i] = x[o, index[j], i]
 void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item,
-                          int64_t step);
+                          const EntrySteps& steps);
 // y[o, index[j], i] = source[o, j, i]; of equal indices the last one counts
 void index_copy(char* y, const char* source, const int64_t* index, const IndexProblem& p, int64_t item);
 // y[o, index[j], i] += source[o, j, i]

@@ -45,7 +45,9 @@ void put_elements(char* to, const char* from, bool repeated, const uint8_t* mask
     const auto* source = reinterpret_cast<const T*>(from);
     if (repeated) {
       const T value = *source;
-      for (int64_t i = begin; i < end; ++i) y[i] = mask[i] != 0 ? value : y[i];
+      T* __restrict out = y;  // bytes could be anything's, and the loop were one of branches
+      const uint8_t* __restrict chosen = mask;
+      for (int64_t i = begin; i < end; ++i) out[i] = chosen[i] != 0 ? value : out[i];
       return;
     }
     source += blocks.start[b];

@@ -6,7 +6,7 @@
 // int64, key less smallest key and place are one 64-bit word; others are pairs. Long rows are sorted by
 // radix, a byte of the key at a time and no more bytes than the keys' range has; shorter ones are compared. A
 // row of a few vectors is ranked: how many keys come before a key is where it goes, and counting them takes
-// no branch. Few of many (topk): one pass compares vectors of keys with the k-th best so far; what passes is
+// no branch; the first few of it are taken one after the other. Few of many (topk): one pass compares vectors of keys with the k-th best so far; what passes is
 // collected, and 2 k or more are cut back to k.
 //
 // Work: rows over threads; where there are fewer long rows than threads, parts of a row: each part counts its
@@ -125,6 +125,34 @@ void rank_short_rows(Signed<T>* ranks, const T* x, int count, int64_t n, Order<T
     for (int64_t j = i + 1; j < n; ++j) rank -= keys[j] < keys[i];
     store(ranks + i * w, rank);
   }
+}
+
+// The places of the first k of a short row, one after the other; false where keys do not tell who was taken.
+template <class T>
+[[gnu::noinline]] bool first_few(int64_t* places, const T* x, int64_t n, int64_t k, Order<T> order) {
+  constexpr int w = kWidth<T>;
+  constexpr Signed<T> most = std::numeric_limits<Signed<T>>::max();
+  alignas(64) Signed<T> keys[kFewRankedUpTo<T>], lanes[w];
+  int64_t i = 0;
+  for (; i < n; i += w)
+    store(keys + i, keys_of<T>(load_some(x + i, int(std::min<int64_t>(w, n - i))), order));
+  std::fill(keys + n, keys + i, most);
+  for (int64_t rank = 0; rank < k; ++rank) {
+    Vec<Signed<T>> best = load(keys);
+    for (i = w; i < n; i += w) {
+      const Vec<Signed<T>> own = load(keys + i);
+      best = own < best ? own : best;
+    }
+    store(lanes, best);
+    const Signed<T> least = *std::min_element(lanes, lanes + w);
+    if (least == most) return false;
+    i = 0;
+    while (!any(load(keys + i) == least)) i += w;
+    while (keys[i] != least) ++i;
+    keys[i] = most;
+    places[rank] = i;
+  }
+  return true;
 }
 
 template <class T>
@@ -359,8 +387,14 @@ void sort_in(T* values, int64_t* indices, const T* x, int64_t rows, int64_t n, i
   if (n <= (few ? kFewRankedUpTo<T> : kRankedUpTo<T>))
     return parallel_for(rows, ranked_grain<T>(n), [&](int64_t begin, int64_t end) {
       alignas(64) Signed<T> ranks[kRankedUpTo<T>];
+      const bool one_by_one = few && 80 * k < n * (n / w + 4);  // by what both cost
       for (int64_t row = begin; row < end; ++row) {
-        rank_row(ranks, x + row * n, n, order);
+        const T* from = x + row * n;
+        if (one_by_one && first_few(indices + row * k, from, n, k, order)) {
+          for (int64_t j = 0; j < k; ++j) put(row, indices[row * k + j], j);
+          continue;
+        }
+        rank_row(ranks, from, n, order);
         for (int64_t i = 0; i < n; ++i) put(row, i, ranks[i]);
       }
     });

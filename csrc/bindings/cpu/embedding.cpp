@@ -20,7 +20,7 @@ py::array bind_embedding_forward(const py::array& weight, const py::array& index
     KernelScope scope(size_of(shape));
     if (size_of(shape) > 0)
       index_select_forward(out, reinterpret_cast<const char*>(table.get()), at, p, sizeof(T),
-                           p.inner * int64_t(sizeof(T)));
+                           {0, p.inner * int64_t(sizeof(T))});
     return y;
   });
 }

@@ -39,10 +39,14 @@ IndexProblem problem(const Shape& shape, int dim, int64_t extent, int64_t count)
   return {size_of(all.first(size_t(dim))), extent, size_of(all.subspan(size_t(dim) + 1)), count};
 }
 
-py::array in_c_order(const py::array& x, const char* op) {
+void check_item(const py::array& x, const char* op) {
   const int64_t item = x.itemsize();
   if (x.dtype().kind() == 'O' || !(item == 1 || item == 2 || item == 4 || item == 8))
     throw py::type_error(std::string(op) + ": elements must be numbers of 1, 2, 4 or 8 bytes");
+}
+
+py::array in_c_order(const py::array& x, const char* op) {
+  check_item(x, op);
   return is_plain(x) ? x : contiguous_copy(x);
 }
 
@@ -83,6 +87,21 @@ py::array bind_concat(const std::vector<py::array>& arrays, int64_t dim) {
   return y;
 }
 
+// x, or its copy in C order where its entries along `axis` are not in one piece each, or slices not evenly apart.
+py::array with_steps(EntrySteps& steps, const py::array& x, int axis, const IndexProblem& p, const char* op) {
+  const int64_t item = x.itemsize();
+  check_item(x, op);
+  int64_t expected = item;
+  bool whole = is_aligned(x);
+  for (int d = int(x.ndim()) - 1; d > axis; expected *= x.shape(d--))
+    whole = whole && (x.shape(d) == 1 || x.strides(d) == expected);
+  for (int d = axis - 1; d > 0; --d) whole = whole && x.strides(d - 1) == x.strides(d) * x.shape(d);
+  steps = {axis > 0 ? x.strides(axis - 1) : 0, x.strides(axis)};
+  if (whole && steps.slice % item == 0 && steps.entry % item == 0) return x;
+  steps = {p.extent * p.inner * item, p.inner * item};
+  return in_c_order(x, op);
+}
+
 py::array bind_index_select_forward(const py::array& x, int64_t dim, const py::array& index) {
   const char* op = "index_select";
   Shape shape = shape_of(x);
@@ -90,17 +109,15 @@ py::array bind_index_select_forward(const py::array& x, int64_t dim, const py::a
   const In<int64_t> at(index, op, "index");
   if (at.ndim() != 1) throw py::value_error("index_select: index must have one dimension");
   check_index(op, at, shape[size_t(axis)]);
-  const int64_t item = x.itemsize();
-  // Entries of a strided vector are read where they are.
-  const bool apart = shape.size() == 1 && x.strides(0) > 0 && x.strides(0) % item == 0;
-  const py::array in = apart ? x : in_c_order(x, op);
   const IndexProblem p = problem(shape, axis, shape[size_t(axis)], at.size());
+  EntrySteps steps;
+  const py::array in = with_steps(steps, x, axis, p, op);
   shape[size_t(axis)] = at.size();
   py::array y = empty_array(x.dtype(), shape);
   char* out = static_cast<char*>(y.mutable_data());
-  const int64_t size = size_of(shape), step = apart ? x.strides(0) : p.inner * item;
+  const int64_t size = size_of(shape);
   KernelScope scope(size);
-  if (size > 0) index_select_forward(out, bytes(in), at, p, item, step);
+  if (size > 0) index_select_forward(out, bytes(in), at, p, x.itemsize(), steps);
   return y;
 }
 

@@ -73,13 +73,13 @@ py::array bind_count_true(const py::array& x, std::optional<int64_t> axis, bool 
   return counts;
 }
 
-py::array bind_sum_integers(const py::array& x, std::optional<int64_t> axis, bool keepdim) {
+py::array bind_sum_integers(const py::array& x, std::optional<int64_t> axis, bool keepdim, bool product) {
   const auto run = [&]<class T>(T) {
     const In<T> in(x, "sum_integers", "x");
     const Along a("sum_integers", in, axis, keepdim);
     py::array sums = empty<int64_t>(a.shape);
     KernelScope scope(in.size());
-    sum_integers<T>(data<int64_t>(sums), in, a.outer, a.n, a.inner);
+    sum_integers<T>(product, data<int64_t>(sums), in, a.outer, a.n, a.inner);
     return sums;
   };
   return is_dtype<int32_t>(x) ? run(int32_t{}) : run(int64_t{});
@@ -145,7 +145,7 @@ void register_reduce_along(py::module_& m) {
   m.def("max_forward", &bind_extreme<true>, py::arg("x"), axis, keepdim);
   m.def("min_forward", &bind_extreme<false>, py::arg("x"), axis, keepdim);
   m.def("count_true", &bind_count_true, py::arg("x"), axis, keepdim);
-  m.def("sum_integers", &bind_sum_integers, py::arg("x"), axis, keepdim);
+  m.def("sum_integers", &bind_sum_integers, py::arg("x"), axis, keepdim, py::arg("product") = false);
   m.def("running_sum", &bind_running_sum, py::arg("x"), py::arg("axis"), py::arg("from_end") = false);
   m.def("running_product", &bind_running_product, py::arg("x"), py::arg("axis"));
   m.def("running_max", &bind_running_extreme<true>, py::arg("x"), py::arg("axis"));

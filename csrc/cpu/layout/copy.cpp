@@ -378,12 +378,19 @@ void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t colum
   const int64_t bytes = columns * item;
   parallel_for(outer * rows, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(bytes, 1)),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t n = begin; n < end; ++n) {
+                 for (int64_t n = begin, count; n < end; n += count) {
                    // The lower triangle ends behind the diagonal, the upper one begins at it.
+                   const int64_t i = n % rows;
                    const int64_t edge =
-                       item * std::clamp<int64_t>(n % rows + diagonal + (lower ? 1 : 0), 0, columns);
+                       item * std::clamp<int64_t>(i + diagonal + (lower ? 1 : 0), 0, columns);
                    const int64_t from = lower ? 0 : edge, to = lower ? edge : bytes;
                    char* row = y + n * bytes;
+                   count = edge == bytes ? std::min(end - n, rows - i) : 1;
+                   if (count > 1) {  // the diagonal has left the matrix: the rest is all alike
+                     if (!lower) std::memset(row, 0, size_t(count * bytes));
+                     if (lower && x != y) std::memcpy(row, x + n * bytes, size_t(count * bytes));
+                     continue;
+                   }
                    if (x != y) std::memcpy(row + from, x + n * bytes + from, size_t(to - from));
                    std::memset(lower ? row + to : row, 0, size_t(bytes - (to - from)));
                  }

@@ -21,13 +21,14 @@ namespace fastdl {
 namespace {
 
 template <class T>
-void select_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t step) {
+void select_elements(char* y, const char* x, const int64_t* index, const IndexProblem& p,
+                     const EntrySteps& steps) {
   auto* out = reinterpret_cast<T*>(y);
-  const auto* in = reinterpret_cast<const T*>(x);
+  const int64_t step = steps.entry / int64_t(sizeof(T));
   parallel_for(p.outer * p.count, 16384, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end;) {
       const int64_t o = n / p.count, stop = std::min(end, (o + 1) * p.count);
-      const T* row = in + o * p.extent * step;
+      const T* row = reinterpret_cast<const T*>(x + o * steps.slice);
       const int64_t* place = index - o * p.count;
       for (; n < stop; ++n) out[n] = row[place[n] * step];
     }
@@ -97,15 +98,15 @@ void for_each_part(int64_t outer, int64_t extent, int64_t work, F&& f) {
 }  // namespace
 
 void index_select_forward(char* y, const char* x, const int64_t* index, const IndexProblem& p, int64_t item,
-                          int64_t step) {
-  if (p.inner == 1 && item == 2) return select_elements<uint16_t>(y, x, index, p, step / item);
-  if (p.inner == 1 && item == 4) return select_elements<uint32_t>(y, x, index, p, step / item);
-  if (p.inner == 1 && item == 8) return select_elements<uint64_t>(y, x, index, p, step / item);
+                          const EntrySteps& steps) {
+  if (p.inner == 1 && item == 2) return select_elements<uint16_t>(y, x, index, p, steps);
+  if (p.inner == 1 && item == 4) return select_elements<uint32_t>(y, x, index, p, steps);
+  if (p.inner == 1 && item == 8) return select_elements<uint64_t>(y, x, index, p, steps);
   const int64_t bytes = p.inner * item, rows = p.outer * p.count;
   const bool past = past_caches(rows * bytes);
   const auto row = [=](int64_t n) {
     const int64_t o = n / p.count;
-    return x + (o * p.extent + index[n - o * p.count]) * step;
+    return x + o * steps.slice + index[n - o * p.count] * steps.entry;
   };
   parallel_for(rows, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(bytes, 1)),
                [&](int64_t begin, int64_t end) {

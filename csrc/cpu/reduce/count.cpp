@@ -1,4 +1,4 @@
-// Sums of integers along the middle axis of (outer, n, inner), in int64; their extremes; and how many bytes
+// Sums and products of integers along the middle axis of (outer, n, inner), in int64; their extremes; and how many bytes
 // there are not zero: sums of bools, any and all.
 //
 //   inner = 1   lanes of bytes count up to 255 vectors, then the lanes are added up; ends and short rows are
@@ -95,19 +95,24 @@ void count_columns(int64_t* out, const uint8_t* x, int64_t n, int64_t pitch, int
   }
 }
 
-template <class T>
-int64_t sum_row(const T* x, int64_t n) {
-  uint64_t total = 0;
-  for (int64_t i = 0; i < n; ++i) total += uint64_t(int64_t(x[i]));
-  return int64_t(total);
+// Sums, or products; both wrap.
+template <bool product>
+int64_t joined(int64_t a, int64_t b) {
+  return int64_t(product ? uint64_t(a) * uint64_t(b) : uint64_t(a) + uint64_t(b));
 }
 
-template <class T>
-void sum_columns(int64_t* __restrict out, const T* x, int64_t n, int64_t pitch, int64_t columns) {
-  std::fill_n(out, columns, 0);
+template <bool product, class T>
+int64_t joined_row(const T* x, int64_t n) {
+  int64_t total = product;
+  for (int64_t i = 0; i < n; ++i) total = joined<product>(total, x[i]);
+  return total;
+}
+
+template <bool product, class T>
+void joined_columns(int64_t* __restrict out, const T* x, int64_t n, int64_t pitch, int64_t columns) {
+  std::fill_n(out, columns, int64_t(product));
   for (int64_t r = 0; r < n; ++r)
-    for (int64_t c = 0; c < columns; ++c)
-      out[c] = int64_t(uint64_t(out[c]) + uint64_t(int64_t(x[r * pitch + c])));
+    for (int64_t c = 0; c < columns; ++c) out[c] = joined<product>(out[c], x[r * pitch + c]);
 }
 
 template <bool largest, class V>
@@ -180,10 +185,6 @@ void fold_up(Out* out, const T* x, int64_t outer, int64_t n, int64_t inner, Out 
     for (int64_t k = 0; k < size; ++k) out[k] = join(out[k], partial[s * size + k]);
 }
 
-int64_t sum_of_two(int64_t a, int64_t b) {
-  return int64_t(uint64_t(a) + uint64_t(b));
-}
-
 }  // namespace
 
 void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner) {
@@ -193,12 +194,15 @@ void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_
     });
   fold_up<int64_t, uint8_t>(
       out, x, outer, n, inner, [](const uint8_t* row, int64_t count) { return count_row(row, row, count); },
-      count_columns, sum_of_two);
+      count_columns, joined<false>);
 }
 
 template <class T>
-void sum_integers(int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner) {
-  fold_up(out, x, outer, n, inner, sum_row<T>, sum_columns<T>, sum_of_two);
+void sum_integers(bool product, int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner) {
+  if (product)
+    fold_up(out, x, outer, n, inner, joined_row<true, T>, joined_columns<true, T>, joined<true>);
+  else
+    fold_up(out, x, outer, n, inner, joined_row<false, T>, joined_columns<false, T>, joined<false>);
 }
 
 template <class T>
@@ -215,7 +219,7 @@ FASTDL_INSTANTIATE(int32_t)
 FASTDL_INSTANTIATE(int64_t)
 #undef FASTDL_INSTANTIATE
 
-template void sum_integers<int32_t>(int64_t*, const int32_t*, int64_t, int64_t, int64_t);
-template void sum_integers<int64_t>(int64_t*, const int64_t*, int64_t, int64_t, int64_t);
+template void sum_integers<int32_t>(bool, int64_t*, const int32_t*, int64_t, int64_t, int64_t);
+template void sum_integers<int64_t>(bool, int64_t*, const int64_t*, int64_t, int64_t, int64_t);
 
 }  // namespace fastdl

@@ -13,13 +13,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from fastdl._graph import next_order, set_in_float32
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast
 from fastdl.dtypes import FLOATING, float32, is_half
 from fastdl.errors import ArgumentError
-from fastdl.kernels import is_array
+from fastdl.kernels import is_array, select
 from fastdl.tensor import Tensor
 
 
@@ -32,12 +34,14 @@ class InFloat32(Op):
 
     def forward(self, *arrays: Any, half: Any, out: Any = None, **options: Any) -> Any:
         self.half = half
-        wide = [pooled_copy(x, float32) if x is not None and x.dtype is half else x for x in arrays]
-        self.converted = tuple([x is not y for x, y in zip(arrays, wide, strict=True)])
+        wide = [_converted(x, float32) if x is not None and x.dtype is half else x for x in arrays]
         for name, value in options.items():
-            if value.__class__ is tuple or is_array(value):
+            if value.__class__ not in _NO_ARRAYS and (value.__class__ is tuple or is_array(value)):
                 options[name] = _widened(value)
         result = super().forward(*wide, **options)
+        if out is None and True not in self.needs and result.__class__ is not tuple:  # nothing is kept
+            return _converted(result, half) if result.dtype is float32 else result
+        self.converted = tuple([x is not y for x, y in zip(arrays, wide, strict=True)])
         # What is kept are conversions, which nobody can change in place.
         if self.saves:
             self.saves = tuple([i for i in self.saves if not self.converted[i]])
@@ -110,6 +114,18 @@ class InFloat32(Op):
             link.needs, link.order, link.edges, link.dtype = (True,), next_order(), (edge,), self.half
             tensor._requires_grad, tensor._node = True, link
         return tensor
+
+
+_NO_ARRAYS = frozenset((int, float, bool, str, type(None)))
+
+
+def _converted(array: Any, dtype: Any) -> Any:
+    """``pooled_copy`` from or to half precision, without a look into tables."""
+    if array.__class__ is np.ndarray:
+        copy = select(array).convert(array, dtype)
+        if copy is not None:
+            return copy
+    return pooled_copy(array, dtype)
 
 
 def _to(grad: Tensor, have: Any, dtype: Any) -> Tensor:

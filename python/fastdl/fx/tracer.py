@@ -12,6 +12,7 @@ import builtins
 import inspect
 import math
 import operator
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -99,6 +100,17 @@ def _doors() -> dict[int, tuple[Any, Any]]:
     return {id(f): (f, _asking(f, "call_function", f)) for f in functions}
 
 
+_methods: dict[str, tuple[Any, Any]] = {}  # name -> method, and what stands in its place
+
+
+def _method_door(name: str, method: Any) -> Any:
+    known, door = _methods.get(name, (None, None))
+    if known is not method:
+        door = _asking(method, "call_method", name)
+        _methods[name] = method, door
+    return door
+
+
 @contextmanager
 def _asked_first(root: Any) -> Iterator[None]:
     """A block in which functions, methods of tensors and what :func:`wrap` names look for proxies first."""
@@ -108,33 +120,54 @@ def _asked_first(root: Any) -> Iterator[None]:
     with _lock, ExitStack() as undo:
         undo.callback(setattr, _here, "tracers", _here.tracers)
         doors = _doors()
+        changed: list[tuple[dict[str, Any], str, Any]] = []
         if not _here.tracers:  # else it is done already
             undo.callback(_restore_late)
             spaces += _outside()
-            for name, value in list(vars(Tensor).items()):
-                if isinstance(value, (FunctionType, FunctionCall)) and (
-                    name[0] != "_" or name == "__getitem__"
-                ):
-                    undo.callback(setattr, Tensor, name, value)
-                    setattr(Tensor, name, _asking(value, "call_method", name))
+            methods = [
+                (name, value)
+                for name, value in vars(Tensor).items()
+                if isinstance(value, (FunctionType, FunctionCall))
+                and (name[0] != "_" or name == "__getitem__")
+            ]
+            undo.callback(_put_methods, methods)
+            _put_methods([(name, _method_door(name, value)) for name, value in methods])
+        undo.callback(_put_back, changed)
+        if not _here.tracers:
             for space, name in _wrapped:
                 value = _named(space, name)
-                undo.callback(space.__setitem__, name, value)
+                changed.append((space, name, value))
                 space[name] = door = _asking(value, "call_function", value)
                 doors = {**doors, id(value): (value, door)} if made else doors
         for space in spaces:
-            _exchange(space, _doors(), undo)
+            _exchange(space, _doors(), changed)
         for space in made:  # of graph modules: each has what it calls in a namespace of its own
-            _exchange(space, doors, undo)
+            _exchange(space, doors, changed)
         yield
 
 
-def _exchange(space: dict[str, Any], doors: dict[int, tuple[Any, Any]], undo: ExitStack) -> None:
-    """Put the door in the place of every public function of a namespace."""
+def _put_methods(methods: list[tuple[str, Any]]) -> None:
+    for name, method in methods:
+        setattr(Tensor, name, method)
+
+
+def _put_back(changed: list[tuple[dict[str, Any], str, Any]]) -> None:
+    for space, name, value in reversed(changed):
+        space[name] = value
+
+
+def _exchange(
+    space: dict[str, Any],
+    doors: dict[int, tuple[Any, Any]],
+    changed: list[tuple[dict[str, Any], str, Any]],
+) -> None:
+    """Put the door in the place of every public function of a namespace; ``changed``: what to put back."""
+    if doors.keys().isdisjoint(map(id, space.values())):
+        return
     for name, value in list(space.items()):
         function, door = doors.get(id(value), (None, None))
         if door is not None and function is value:
-            undo.callback(space.__setitem__, name, value)
+            changed.append((space, name, value))
             space[name] = door
 
 
@@ -142,7 +175,7 @@ def _restore_late() -> None:
     """Functions in the place of the doors that modules took while a program was traced."""
     behind = {id(door): (door, function) for function, door in _doors().values()}
     for space in _outside():
-        _exchange(space, behind, ExitStack())
+        _exchange(space, behind, [])
 
 
 def _named(space: dict[str, Any], name: str) -> Any:
@@ -150,7 +183,10 @@ def _named(space: dict[str, Any], name: str) -> Any:
 
 
 def _outside() -> list[dict[str, Any]]:
-    """The namespaces of the public modules of functions, and of all that are none of fastdl's."""
+    """The namespaces of the public modules of functions, and of all that may have taken some by name.
+
+    Those are none of fastdl's, of the standard library's and NumPy's, which are most of the modules.
+    """
     public_ones = (
         "fastdl.linalg",
         "fastdl.seldom",
@@ -162,8 +198,22 @@ def _outside() -> list[dict[str, Any]]:
     return [
         vars(module)
         for name, module in list(sys.modules.items())
-        if module is not None and (name in public_ones or not name.startswith(("fastdl.", "math")))
+        if module is not None
+        and (
+            name in public_ones
+            or not (name.startswith(("fastdl.", "math", "numpy.")) or _is_standard(name, module))
+        )
     ]
+
+
+_STANDARD = os.path.dirname(os.__file__) + os.sep
+
+
+def _is_standard(name: str, module: Any) -> bool:
+    if name.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    file = getattr(module, "__file__", None)  # a program may have a module of such a name
+    return file is None or file.startswith(_STANDARD)
 
 
 class Tracer:

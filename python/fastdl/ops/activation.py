@@ -18,9 +18,9 @@ from fastdl.autograd.view import Cast, in_place
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
-from fastdl.ops.arrays import has_integer_kernels
+from fastdl.ops.arrays import WORD, has_integer_kernels
 from fastdl.ops.common import axis
-from fastdl.ops.elementwise import clamp_min, gt, where
+from fastdl.ops.elementwise import clamp, clamp_min, gt, where
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 
@@ -394,6 +394,9 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
         raise ArgumentError(
             f"hardtanh: min_val must not exceed max_val, got min_val={min_val}, max_val={max_val}"
         )
+    x = input._data
+    if x.dtype.kind in "iu" and has_integer_kernels(x) and -WORD <= min_val <= max_val < WORD:
+        return clamp(input, int(min_val), int(max_val))
     return Hardtanh.apply(input, parameters=(min_val, max_val))  # type: ignore[no-any-return]
 
 

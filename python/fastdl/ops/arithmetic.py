@@ -10,7 +10,7 @@ import numpy as np
 from fastdl._graph import plain
 from fastdl.autograd.mode import mode
 from fastdl.autograd.refused import apply_otherwise
-from fastdl.dtypes import DIFFERENTIABLE, FLOATING, float32, float64, is_half
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, float32, float64, int32, int64, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arrays import wrapped
@@ -41,6 +41,9 @@ def number(op: str, value: Any, name: str = "other") -> Any:
     raise not_a_tensor(op, name, value, "a Tensor or a number")
 
 
+_UNCHECKED = frozenset((Add, Sub, Mul, Maximum, Minimum))  # any integers of one dtype will do
+
+
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     """``op`` on tensors and numbers; ``out`` is an array to write into, or a tensor (then returned)."""
     if out is not None and isinstance(out, Tensor):
@@ -60,7 +63,12 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
             dtype = x.dtype
             if (
                 dtype is y.dtype
-                and (dtype is float32 or dtype is float64)
+                and (
+                    dtype is float32
+                    or dtype is float64
+                    or ((dtype is int64 or dtype is int32) and op in _UNCHECKED)
+                )
+                and x.__class__ is y.__class__
                 and (out is None or out.dtype is dtype)
                 and plain(input, other)
             ):  # no node where nothing is recorded

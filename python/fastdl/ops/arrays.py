@@ -364,8 +364,8 @@ def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
     """How many elements are not zero (True) over ``axes`` (None: all), int64."""
     if (axes is None or len(axes) == 1) and not on_device(mask):
         dtype = mask.dtype
-        if dtype.kind in FLOATING:
-            mask = select(mask).ne_forward(mask, 0.0)
+        if dtype.kind in FLOATING or is_common_integer(dtype):
+            mask = select(mask).ne_forward(mask, 0)
         elif dtype is not bool_:
             mask = by_numpy("count_nonzero", np.not_equal, bool_, None, mask, 0)
         return select(mask).count_true(mask, None if axes is None else axes[0], keepdim)

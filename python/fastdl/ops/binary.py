@@ -14,7 +14,7 @@ import numpy as np
 
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.op import ComplexOperand, Op
-from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
+from fastdl.dtypes import FLOATING, bool_, float32, float64, is_common_integer
 from fastdl.kernels import array, is_array, on_device, select, select_either
 from fastdl.ops.arrays import (
     by_numpy,
@@ -50,6 +50,7 @@ class Binary(Op):
     ufunc: ClassVar[Any]
     floating: ClassVar[bool] = False  # integers are converted to the default dtype
     integers: ClassVar[bool] = False  # the CPU's kernel takes integers, too
+    logic: ClassVar[str] = ""  # the kernel for bools
     likes: tuple[Any, Any]  # shape and dtype of each input; None for numbers
 
     def __init_subclass__(cls) -> None:
@@ -112,6 +113,9 @@ class Binary(Op):
                     if y is None:
                         other = wrapped(value, dtype)
                     return getattr(select(x), self.kernel)(x, other, out)
+            elif dtype is bool_:
+                if self.logic and y is not None and y.dtype is bool_ and out is None and not on_device(x):
+                    return getattr(select(x), self.logic)(x, y)
             elif (dtype is float32 or dtype is float64) and (out is None or out.dtype is dtype):
                 if y is None:
                     self.likes = (x.shape, dtype), None
@@ -120,6 +124,9 @@ class Binary(Op):
                     if True in self.needs:
                         self.likes = (x.shape, dtype), (y.shape, dtype)
                     return getattr(select(x), self.kernel)(x, y, out)
+        elif self.integers and value.__class__ is int and out is None and has_integer_kernels(y):
+            self.check(value, y, y.dtype)
+            return getattr(select(y), self.kernel)(wrapped(value, y.dtype), y)
         return self.compute(*self.prepare(x, y, value), out)
 
     def give(self, grad_x: Any, grad_y: Any) -> tuple[Any, Any]:
@@ -148,7 +155,7 @@ class Binary(Op):
 
 class Add(Binary):
     release = Op.stay
-    kernel, ufunc = "add_forward", np.add
+    kernel, ufunc, logic = "add_forward", np.add, "bitwise_or_forward"
     integers = True
     aliases_grad = hands_on = True
 
@@ -216,7 +223,7 @@ class Saving(Binary):
 
 
 class Mul(Saving):
-    kernel, ufunc = "mul_forward", np.multiply
+    kernel, ufunc, logic = "mul_forward", np.multiply, "bitwise_and_forward"
     integers = True
 
     def backward(self, grad: Any) -> Any:
@@ -306,6 +313,18 @@ class Minimum(Maximum):
     kernel, ufunc = "minimum_forward", np.minimum
 
 
+def _power(x: Any, exponent: int) -> Any:
+    """Integers to a power of at least 2, by squares."""
+    product = select(x).mul_forward
+    power = None
+    while exponent > 1:
+        if exponent & 1:
+            power = x if power is None else product(power, x)
+        x = product(x, x)
+        exponent >>= 1
+    return x if power is None else product(power, x)
+
+
 class Pow(Binary):
     kernel, ufunc = "pow_forward", np.power
 
@@ -316,6 +335,14 @@ class Pow(Binary):
             )
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        if (
+            value.__class__ is int
+            and 1 < value < 64
+            and out is None
+            and x is not None
+            and has_integer_kernels(x)
+        ):
+            return _power(x, value)
         x, y, dtype = self.prepare(x, y, value)
         need_x, need_y = self.needs
         if need_x or need_y:
@@ -324,8 +351,6 @@ class Pow(Binary):
         kernel = dtype.kind in FLOATING
         if kernel and not is_array(y) and (out is None or out.dtype is dtype):
             return select(x).pow_scalar_forward(x, y, out)
-        if dtype is int64 and not is_array(y) and y == 2 and out is None and not on_device(x):
-            return select(x).mul_forward(x, x)
         if dtype.kind == "i" and (np.any(np.less(y, 0)) if is_array(y) else y < 0):
             return self.integer(x, y, out)
         z = self.compute(x, y, dtype, out)

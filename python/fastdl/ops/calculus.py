@@ -46,6 +46,8 @@ def diff(
 class Diff(Op):
     """Differences of neighbours, ``n`` times over; of bools whether they differ."""
 
+    takes_complex = True
+
     def forward(self, x: Any, n: int, axis: int) -> Any:
         self.shape, self.n, self.axis = x.shape, n, axis
         before = (slice(None),) * axis

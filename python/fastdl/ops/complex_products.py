@@ -9,8 +9,8 @@ import numpy as np
 from fastdl.autograd.mode import enable_grad
 from fastdl.dtypes import complex64
 from fastdl.errors import DtypeError
-from fastdl.kernels import cpu
-from fastdl.ops.arrays import empty
+from fastdl.kernels import cpu, select
+from fastdl.ops.arrays import cast, empty
 from fastdl.ops.axes import reduced_shape
 from fastdl.ops.bilinear import Bilinear
 from fastdl.ops.complex import ComplexFormula, Join, conj, imag, real, view_as_complex, view_as_real
@@ -19,6 +19,7 @@ from fastdl.ops.einsum import Einsum
 from fastdl.ops.linear import AddMatMul, MatMul, Outer
 from fastdl.ops.order import Cumprod
 from fastdl.ops.reduce import Mean, Norm, Prod, Sum, numpy_reduce
+from fastdl.ops.statistics import LogCumSumExp
 from fastdl.ops.variance import Spread, Std, Var
 from fastdl.tensor import Tensor
 
@@ -122,6 +123,38 @@ class ComplexCumprod(Replayed, Cumprod):
         if grad.ndim and self.x.all():
             return conj(Cumprod.backward_graph(self, conj(grad)))
         return Cumprod.backward_graph(self, grad)
+
+
+class ComplexLogCumSumExp(Conjugated, LogCumSumExp):
+    """From real running sums of the positive and the negative parts, each with its own logarithm."""
+
+    def forward(self, x: Any, axis: int) -> Any:
+        self.x, self.axis = x, axis
+        self.y = _running_logsumexp(x, axis, False) if x.ndim else x.copy()
+        return self.y
+
+    def backward(self, grad: Any) -> Any:
+        if grad.ndim == 0:
+            return grad.copy()
+        with np.errstate(all="ignore"):
+            shares = _running_logsumexp(np.log(grad.conj()) - self.y, self.axis, True)
+            return np.conj(np.exp(shares + self.x)).astype(grad.dtype, copy=False)
+
+
+def _running_logsumexp(z: Any, axis: int, from_end: bool) -> Any:
+    x = z.astype(np.complex128)  # angles come from logarithms, which may be large
+    with np.errstate(all="ignore"):
+        factors = [np.cos(x.imag), np.sin(x.imag)]
+        signed = [x.real + np.log(np.maximum(sign * f, 0)) for f in factors for sign in (1, -1)]
+        runs = select(x).running_logsumexp(np.stack(signed), axis + 1, from_end)
+        largest = runs.max(0)
+        largest[np.isinf(largest)] = 0
+        plus, minus, plus_i, minus_i = np.exp(runs - largest)
+        y: Any = empty(x.shape, x.dtype, x)
+        y.real, y.imag = plus - minus, plus_i - minus_i
+        np.log(y, out=y)
+        y += largest
+        return cast(y, z.dtype)
 
 
 # -------------------------------------------------------------------------------------- by other operations

@@ -21,7 +21,6 @@ from fastdl.ops import (
     adaptive_pool,
     bilinear,
     binary,
-    calculus,
     conv,
     einsum,
     elementwise,
@@ -37,6 +36,7 @@ from fastdl.ops import (
     reduce,
     resample,
     special,
+    statistics,
     unary,
     unfold,
 )
@@ -58,6 +58,7 @@ from fastdl.ops.complex_products import (
     ComplexBilinear,
     ComplexCumprod,
     ComplexEinsum,
+    ComplexLogCumSumExp,
     ComplexMatMul,
     ComplexOuter,
     ComplexProd,
@@ -224,7 +225,6 @@ def _activation(name: str) -> Rule:
 
 _PARTS = (
     adaptive_pool.AdaptiveAvgPool,
-    calculus.Diff,
     embedding.Embedding,
     gather.Scatter,
     gather.TakeAlong,
@@ -254,6 +254,7 @@ _FORMS: dict[Any, Any] = {
     bilinear.Bilinear: ComplexBilinear,
     reduce.Prod: ComplexProd,
     order.Cumprod: ComplexCumprod,
+    statistics.LogCumSumExp: ComplexLogCumSumExp,
 }
 
 complex_rules.update(dict.fromkeys(_PARTS, by_parts))

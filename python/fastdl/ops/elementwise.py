@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import builtins
-from functools import cache
+from functools import cache, lru_cache
 from math import inf
 from typing import Any, ClassVar
 
@@ -145,7 +145,11 @@ def where_method(input: Tensor, condition: Tensor, other: Any) -> Tensor:
     return where(condition, input, other)  # type: ignore[no-any-return]
 
 
-_limits = cache(np.iinfo)
+@lru_cache(256)
+def _within(dtype: Any, lower: Any, upper: Any) -> tuple[Any, Any]:
+    """Bounds as integers of ``dtype``, which limit them as those given."""
+    limits = np.iinfo(dtype)
+    return tuple([builtins.min(builtins.max(bound, limits.min), limits.max) for bound in (lower, upper)])
 
 
 _WHOLE = frozenset((int, type(None)))  # bounds that make integers nothing else
@@ -175,11 +179,7 @@ class Clamp(Op):
         if dtype.kind in FLOATING:
             return select(x).clamp_forward(x, lower, upper, out)
         if has_integer_kernels(x):
-            limits = _limits(dtype)
-            lower, upper = builtins.max(lower, limits.min), builtins.min(upper, limits.max)
-            return select(x).clamp_forward(
-                x, builtins.min(lower, limits.max), builtins.max(upper, limits.min), out
-            )
+            return select(x).clamp_forward(x, *_within(dtype, lower, upper), out)
         result = empty(x.shape, dtype, x) if out is None else out
         np.copyto(result, x)
         info = np.iinfo(dtype) if dtype.kind != "b" else None
@@ -239,19 +239,25 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
         input = mul(input, min)
     x = input._data
     dtype = x.dtype
-    if (
-        (dtype is float32 or dtype is float64)
-        and (out is None or (out is input and x.size))
-        and min.__class__ in _REAL
-        and max.__class__ in _REAL
-        and plain(input)
-    ):  # no node where nothing is recorded
+    if (out is None or (out is input and x.size)) and plain(input):  # no node where nothing is recorded
         lower, upper = -inf if min is None else min, inf if max is None else max
-        result = select(x).clamp_forward(x, lower, upper, None if out is None else x)
-        if out is None:
-            return Tensor._wrap(result)
-        out._bump_version()
-        return out
+        if dtype.kind in FLOATING:
+            known = min.__class__ in _REAL and max.__class__ in _REAL
+        else:
+            known = (
+                dtype.kind == "i"
+                and min.__class__ in _WHOLE
+                and max.__class__ in _WHOLE
+                and has_integer_kernels(x)
+            )
+            if known:
+                lower, upper = _within(dtype, lower, upper)
+        if known:
+            result = select(x).clamp_forward(x, lower, upper, None if out is None else x)
+            if out is None:
+                return Tensor._wrap(result)
+            out._bump_version()
+            return out
     return apply_into(out, Clamp, input, min=min, max=max)
 
 

@@ -189,14 +189,18 @@ def kth_place(x: Any, k: int, axis: int) -> Any:
     return contiguous(places.reshape(*places.shape, 1).swapaxes(axis, -1))
 
 
+def _wide(x: Any) -> Any:
+    """Integers as int64, or as floats of twice the width, which hold narrower ones."""
+    dtype = x.dtype
+    return x if dtype is int64 else cast(x, float64 if dtype is int32 else float32)
+
+
 def _search(op: str, x: Any, axis: int | None, keepdim: bool) -> tuple[Any, Any]:
     """Extreme values of an array and their first places along ``axis``, or in the flattened array."""
     if _has_kernel(x):
         return getattr(select(x), op + "_forward")(x, axis if x.ndim else None, keepdim)  # type: ignore[no-any-return]
     if has_integer_kernels(x):
-        # Floats of twice the width hold narrower integers.
-        wide = cast(x, int64 if x.dtype is int64 else float64 if x.dtype is int32 else float32)
-        values, indices = getattr(select(x), op + "_forward")(wide, axis if x.ndim else None, keepdim)
+        values, indices = getattr(select(x), op + "_forward")(_wide(x), axis if x.ndim else None, keepdim)
         return cast(values, x.dtype), indices
     indices = _search_place(op, x, axis, keepdim)
     if axis is None or x.ndim == 0:
@@ -318,8 +322,10 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
         raise not_for_complex(op, "they have no order; use x.abs()")
     axis = None if dim is None else normal_axis(op, dim, x.ndim)
     _check_some(op, x.shape, None if axis is None else (axis,))
-    if _has_kernel(x) or has_integer_kernels(x):
-        return Tensor._wrap(_search(op[3:], x, axis, keepdim)[1])
+    integers = has_integer_kernels(x)
+    if integers or _has_kernel(x):
+        search = getattr(select(x), op[3:] + "_forward")
+        return Tensor._wrap(search(_wide(x) if integers else x, axis if x.ndim else None, keepdim)[1])
     return Tensor._wrap(_search_place(op[3:], x, axis, keepdim))
 
 

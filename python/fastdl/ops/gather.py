@@ -274,7 +274,8 @@ def within(x: Any, dim: int, index: Any) -> Any:
 
     With -1 for ``dim``, along all.
     """
-    if index.shape == x.shape:
+    have, wanted = x.shape, index.shape
+    if wanted == have or (dim >= 0 and wanted[:dim] == have[:dim] and wanted[dim + 1 :] == have[dim + 1 :]):
         return x
     return x[tuple([slice(None) if i == dim else slice(0, n) for i, n in enumerate(index.shape)])]
 
@@ -381,7 +382,7 @@ class Scatter(Op):
         dtype = result.dtype
         if not on_device(result):
             corner = within(result, self.dim, self.index)
-            part = part if is_array(part) else np.asarray(part).astype(dtype)
+            part = part if is_array(part) else np.array(part, dtype)
             if self.add:
                 joined("scatter_add", corner, self.dim, self.index, part)
             else:

@@ -315,12 +315,12 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
         >>> fastdl.matmul(fastdl.tensor([[1.0, 2.0], [3.0, 4.0]]), fastdl.tensor([1.0, 1.0]))
         tensor([3., 7.])
     """
-    if plain(input, other) and mode.autocast is None:  # no node where nothing is recorded
-        try:
-            return Tensor._wrap(select(input._data).matmul(input._data, other._data))
+    a, b = input._data, other._data
+    if a.dtype.kind in FLOATING and plain(input, other) and mode.autocast is None:
+        try:  # no node where nothing is recorded
+            return Tensor._wrap(select(a).matmul(a, b))
         except (TypeError, ValueError):
             pass  # computed in another way, or refused, below
-    a, b = input._data, other._data
     if a.ndim == 0 or b.ndim == 0:
         raise RuntimeError(
             f"matmul: both arguments need at least 1 dimension, got shapes {a.shape} and {b.shape}"

@@ -11,7 +11,7 @@ from fastdl._graph import plain
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op, needing
-from fastdl.dtypes import FLOATING, bool_, uint8
+from fastdl.dtypes import FLOATING, bool_, is_common_integer, uint8
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import cast, count_true, filler, sum_to, written, zeros
@@ -62,7 +62,7 @@ class MaskedFill(Op):
         self.mask, self.x_shape = mask, x.shape
         if value is not None:
             self.value_dtype = value.dtype
-        if out is None and x.dtype.kind in FLOATING:
+        if out is None and (x.dtype.kind in FLOATING or _is_moved(x)):
             return select(x).where_forward(mask, number if value is None else value.astype(x.dtype), x)
         if mask.shape != x.shape:
             shape = np.broadcast_shapes(x.shape, mask.shape)
@@ -96,6 +96,11 @@ class MaskedFill(Op):
         return rest, part
 
 
+def _is_moved(x: Any) -> bool:
+    """Is this an array on the CPU of integers or bools that the kernel of ``where`` knows?"""
+    return x.__class__ is np.ndarray and (x.dtype is bool_ or is_common_integer(x.dtype))
+
+
 def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None = None) -> Tensor:
     """``value`` where ``mask`` (broadcast) is True, the input elsewhere; see ``torch.masked_fill``."""
     where = _mask("masked_fill", mask)
@@ -115,7 +120,9 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any, *, out: Tensor | None =
         return apply_into(out, MaskedFill, input, value, keeps=mask, mask=where)
     x = input._data
     value = filler("masked_fill", value, x.dtype)
-    if out is None and x.dtype.kind == "f" and plain(input):  # no node where nothing is recorded
+    if (
+        out is None and (x.dtype.kind == "f" or _is_moved(x)) and plain(input)
+    ):  # no node where nothing is recorded
         return Tensor._wrap(select(x).where_forward(where, value, x))
     if out is input and 0 < x.size < _FEW and plain(input):
         np.copyto(x, value, where=where, casting="unsafe")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import inf, prod
 from typing import Any
 
+import numpy as np
+
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.errors import ArgumentError
@@ -13,6 +15,7 @@ from fastdl.ops.arithmetic import sub
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.elementwise import where
 from fastdl.ops.gather import index_select
+from fastdl.ops.masks import put
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.reduce import vector_norm
 from fastdl.ops.views import unsqueeze
@@ -151,17 +154,15 @@ class Pdist(Op):
         return self.distance
 
     def backward(self, grad: Any) -> Any:
-        kernel = select(grad).cdist_backward
         x = self.x[None]
-        return kernel(self._all(grad), x, x, self._all(self.distance), self.p)[0]
+        above = ~np.tri(len(self.x), dtype=np.bool_)
+        grad, distance = [self._all(pairs, above) for pairs in (grad, self.distance)]
+        return select(grad).cdist_backward(grad, x, x, distance, self.p)[0]
 
-    def _all(self, pairs: Any) -> Any:
+    def _all(self, pairs: Any, above: Any) -> Any:
         """What belongs to rows i < j, for every i and j: (1, n, n), 0 on the diagonal."""
-        count = len(self.x)
-        first, second = select(pairs).triangle_places(count, count, 1, False)
-        whole = zeros((1, count, count), pairs.dtype, pairs)
-        whole[0, first, second] = whole[0, second, first] = pairs
-        return whole
+        half = put(zeros(above.shape, pairs.dtype, pairs), above, pairs)
+        return select(pairs).add_forward(half, half.T)[None]
 
     def backward_graph(self, grad: Tensor) -> Any:
         first, second = triu_indices(len(self.x), len(self.x), 1)

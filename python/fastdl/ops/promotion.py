@@ -81,6 +81,14 @@ def number_dtype(value: Any) -> Any:
 
 def common_dtype(*operands: Any) -> Any:
     """The dtype of a result of arrays and Python numbers."""
+    if len(operands) == 2:  # the common cases
+        x, y = operands
+        if x.__class__ is np.ndarray:
+            if y.__class__ is np.ndarray:
+                if x.dtype is y.dtype:
+                    return x.dtype
+            elif (y.__class__ is int or y.__class__ is float) and x.dtype.kind in FLOATING:
+                return x.dtype
     with_dims = without = numbers = None
     for operand in operands:
         if is_array(operand) or operand.__class__ is SparseArray:

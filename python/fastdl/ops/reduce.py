@@ -79,11 +79,28 @@ class Sum(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         dtype = x.dtype
-        if dtype is float32 or dtype is float64 or dtype.kind in FLOATING:
+        if dtype is float32 or dtype is float64:
+            return select(x).sum_forward(x, axes, keepdim)
+        if x.__class__ is np.ndarray and x.ndim == 2 and axes is not None and len(axes) == 1:
+            flags = x.flags
+            if flags.f_contiguous and not flags.c_contiguous:  # as it lies, without a copy
+                total = self.sums(x.T, (1 - axes[0],), False)
+                return total.reshape(kept_shape(x.shape, axes)) if keepdim else total
+        return self.sums(x, axes, keepdim)
+
+    def sums(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        """Of half precision, integers, bools and complex numbers."""
+        dtype = x.dtype
+        if dtype.kind in FLOATING:
             return select(x).sum_forward(x, axes, keepdim)
         if dtype.kind == "b":
             return count_true(x, axes, keepdim)
-        if (dtype is int64 or dtype is int32) and (axes is None or len(axes) == 1) and not on_device(x):
+        if (
+            (dtype is int64 or dtype is int32 or (dtype is uint8 and x.flags.c_contiguous))
+            and (axes is None or len(axes) == 1)
+            and not on_device(x)
+        ):
+            x = cast(x, int32) if dtype is uint8 else x
             return select(x).sum_integers(x, None if axes is None else axes[0], keepdim)
         if dtype.kind == "c":
             if on_device(x) or not x.size:
@@ -128,9 +145,22 @@ class Prod(Reduction):
     def forward(self, x: Any, axes: Any, keepdim: bool) -> Any:
         self.remember(x, axes, keepdim)
         if x.dtype.kind not in FLOATING:
-            return numpy_reduce(np.prod, x, axes, keepdim, int64)
+            return self.of_integers(x, axes, keepdim)
         self.x, self.y = x, select(x).prod_forward(x, axes, keepdim)
         return self.y
+
+    def of_integers(self, x: Any, axes: Any, keepdim: bool) -> Any:
+        dtype = x.dtype
+        if dtype is uint8 and x.flags.c_contiguous:
+            x, dtype = cast(x, int32), int32
+        if on_device(x) or not (dtype is int64 or dtype is int32 or dtype is bool_):
+            return numpy_reduce(np.prod, x, axes, keepdim, int64)
+        if dtype is bool_:  # 1 where all are
+            all_of = reduced_count(x.shape, axes)
+            return cast(np.equal(count_true(x, axes, keepdim), all_of), int64)
+        if axes is None or len(axes) == 1:
+            return select(x).sum_integers(x, None if axes is None else axes[0], keepdim, True)
+        return numpy_reduce(np.prod, x, axes, keepdim, int64)
 
     def backward(self, grad: Any) -> Any:
         x, kernels = self.x, select(grad)
@@ -166,6 +196,9 @@ class Prod(Reduction):
     def backward_graph(self, grad: Tensor) -> Any:
         if not self.x.size:
             return Tensor._wrap(zeros(self.x.shape, self.x.dtype, self.x))
+        if not _has_zero(self.x):
+            whole = self.with_axes(grad) * self.with_axes(self.saved_output(self.y))
+            return whole / self.saved_input(0, self.x)
         axes = tuple(range(self.x.ndim)) if self.axes is None else self.axes
 
         def composed(x: Any) -> Any:

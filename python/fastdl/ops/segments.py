@@ -9,6 +9,7 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
+from fastdl.devices import to_host
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, on_device, select
@@ -67,7 +68,7 @@ def segment_reduce(
     if given._data.dtype.kind not in "iu":
         raise DtypeError(f"{op}: lengths and offsets must be integers, got {given.dtype}")
     axis = normal_axis(op, axis, data.ndim)
-    places = given.detach().cpu().numpy().astype(int64)
+    places = to_host(given._data).astype(int64)
     if places.ndim != axis + 1 or places.shape[:-1] != data.shape[:axis]:
         raise ArgumentError(
             f"{op}: lengths and offsets have the axes of data before axis {axis}, {tuple(data.shape[:axis])}, and one "
@@ -75,25 +76,23 @@ def segment_reduce(
         )
     count = data.shape[axis]
     if offsets is None:
-        begins = places.cumsum(-1) - places
+        edges = np.zeros((*places.shape[:-1], places.shape[-1] + 1), int64)
+        places.cumsum(-1, out=edges[..., 1:])
     else:
-        begins, places = places[..., :-1], np.diff(places)
-    if (places < 0).any():
+        edges, places = places, np.diff(places)
+        if not places.shape[-1]:
+            edges = np.zeros((*places.shape[:-1], 1), int64)
+    if places.min(initial=0) < 0:
         raise ArgumentError(f"{op}: no segment may have a negative length, got {given.tolist()}")
-    ends = begins + places
-    if ((begins < 0) | (ends > count)).any() or (
-        offsets is None and not unsafe and (places.sum(-1) != count).any()
-    ):
+    whole = offsets is None and not unsafe
+    last = edges[..., -1]
+    if ((last != count) if whole else (last > count) | (edges[..., 0] < 0)).any():
         raise ArgumentError(
             f"{op}: the segments must make up the {count} elements along axis {axis}, got {given.tolist()}"
         )
     if not on_device(data._data):
-        edges = (
-            np.concatenate([begins, ends[..., -1:]], -1)
-            if places.shape[-1]
-            else np.zeros((*places.shape[:-1], 1), int64)
-        )
         return SegmentReduce.apply(data, offsets=edges, reduce=reduce, initial=initial)  # type: ignore[no-any-return]
+    begins = edges[..., :-1]
     return _composed(data, reduce, axis, begins, places, initial)
 
 

@@ -23,6 +23,7 @@ from fastdl.dtypes import (
     get_default_dtype,
     int64,
     is_half,
+    real_dtype,
 )
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import floating
@@ -419,6 +420,8 @@ def nan_to_num(
     if x.dtype.kind == "c":
         from fastdl.ops.complex import complex, imag, real
 
+        if not on_device(x) and math.isfinite(_largest(x[..., None].view(real_dtype(x.dtype)))):
+            return input.clone()
         return complex(*[nan_to_num(part(input), nan, posinf, neginf) for part in (real, imag)])
     if x.dtype.kind not in FLOATING:
         return input.clone()

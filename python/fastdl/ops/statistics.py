@@ -308,8 +308,8 @@ class LogCumSumExp(Op):
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the running sums of exp along ``dim``, without overflow. See ``torch.logcumsumexp``."""
-    if input._data.dtype.kind not in FLOATING:
-        raise RuntimeError(f"logcumsumexp: defined for floating-point tensors, got {input.dtype}")
+    if input._data.dtype.kind not in DIFFERENTIABLE:
+        raise RuntimeError(f"logcumsumexp: defined for floating-point and complex tensors, got {input.dtype}")
     return LogCumSumExp.apply(input, axis=normal_axis("logcumsumexp", dim, input._data.ndim))  # type: ignore[no-any-return]
 
 

@@ -190,9 +190,10 @@ def count_true(x: Array, axis: int | None = None, keepdim: bool = False) -> Arra
     return np.asarray(x.sum(axis, np.int64, keepdims=keepdim))
 
 
-def sum_integers(x: Array, axis: int | None = None, keepdim: bool = False) -> Array:
-    """The sum of the int32 or int64 array x along ``axis``, or of all of it; int64, overflow wraps around."""
-    return np.asarray(x.sum(axis, np.int64, keepdims=keepdim))
+def sum_integers(x: Array, axis: int | None = None, keepdim: bool = False, product: bool = False) -> Array:
+    """The sum, or ``product``, of the int32 or int64 array x along ``axis``, or of all of it; int64, overflow
+    wraps around."""
+    return np.asarray((np.prod if product else np.sum)(x, axis, np.int64, keepdims=keepdim))
 
 
 def broadcast_to(x: Array, shape: tuple[int, ...]) -> Array:
