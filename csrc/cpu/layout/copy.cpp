@@ -269,9 +269,12 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
       return copy_elements<uint32_t>(to, from, axes, count);
     case 8:
       return copy_elements<uint64_t>(to, from, axes, count);
-    default:
-      for_each(axes, count, 0, combinations(axes, count),
-               [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(item)); });
+    default:  // complex128
+      parallel_for(combinations(axes, count), std::max<int64_t>(1, kGrainBytes / item),
+                   [&](int64_t begin, int64_t end) {
+                     for_each(axes, count, begin, end,
+                              [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(item)); });
+                   });
   }
 }
 
