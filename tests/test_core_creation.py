@@ -321,3 +321,17 @@ def test_integers_beyond_64_bits_become_floats(number, dtype):
         filled = fastdl.full((2,), 1 << 63, dtype=dtype)
         assert filled.tolist() == [2.0**63, 2.0**63]
         assert (filled == 1 << 63).all()
+
+
+def test_from_dlpack_takes_the_capsule_of_to_dlpack_once():
+    from fastdl.utils.dlpack import from_dlpack, to_dlpack
+
+    x = fastdl.arange(3)
+    capsule = to_dlpack(x)
+    y = from_dlpack(capsule)
+    y[0] = 7
+    assert x.tolist() == [7, 1, 2]
+    with pytest.raises(ValueError, match="Capsule"):
+        from_dlpack(capsule)
+    with pytest.raises(TypeError, match="from_dlpack: int has no __dlpack__"):
+        from_dlpack(3)

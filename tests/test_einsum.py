@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastdl
+from fastdl.ops.arrays import contiguous
 from fastdl.ops.einsum import einsum
 from parity import assert_close, check_gradient
 from test_linear import compare, normal, tensor
@@ -143,3 +144,21 @@ def test_the_order_of_products():
     assert made == ["boj", "bo"]
     expected = np.einsum("bi,bj,oij->bo", x.numpy(), z.numpy(), w.numpy())
     np.testing.assert_allclose(y.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [("bckhw,ock->bohw", [(3, 8, 9, 7, 9), (4, 8, 9)]), ("bohw,bckhw->ock", [(3, 4, 9, 7), (3, 8, 9, 9, 7)])],
+)
+def test_what_a_product_needs_in_another_order_is_copied_by_the_kernels(equation, shapes, monkeypatch):
+    copied = []
+
+    def watched(array):
+        copied.append(array.shape)
+        return contiguous(array)
+
+    monkeypatch.setattr("fastdl.ops.einsum.contiguous", watched)
+    arrays = [normal(*shape) for shape in shapes]
+    y = einsum(equation, *map(tensor, arrays))
+    np.testing.assert_allclose(y.numpy(), np.einsum(equation, *arrays), rtol=1e-12, atol=1e-12)
+    assert copied

@@ -135,3 +135,25 @@ def test_addcmul_of_integers_takes_its_factor_as_an_integer(value):
         except RuntimeError:
             found.append("refused")
     assert found[0] == found[1]
+
+
+def test_limits_of_dtypes_print_and_compare_as_torch():
+    torch = pytest.importorskip("torch")
+    for kind, names in ("finfo", ["float16", "bfloat16", "float32", "float64"]), ("iinfo", NAMES[1:6]):
+        ours, theirs = getattr(fastdl, kind), getattr(torch, kind)
+        for name in names:
+            mine, other = ours(getattr(fastdl, name)), theirs(getattr(torch, name))
+            assert repr(mine) == repr(other)
+            assert (mine.min, mine.max, mine.bits, mine.dtype) == (
+                other.min,
+                other.max,
+                other.bits,
+                other.dtype,
+            )
+            assert mine == ours(getattr(fastdl, name)) != ours(getattr(fastdl, names[names[0] == name]))
+        if kind == "finfo":
+            assert [ours(getattr(fastdl, n)).resolution for n in names] == [1e-3, 1e-2, 1e-6, 1e-15]
+    with pytest.raises(TypeError, match="iinfo: only integer dtypes have one, got float32; use finfo"):
+        fastdl.iinfo(fastdl.float32)
+    with pytest.raises(NotImplementedError, match="bitwise_and: defined for integer"):
+        fastdl.ones(1) & 1

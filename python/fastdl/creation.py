@@ -222,6 +222,8 @@ def from_numpy(ndarray: Any, /) -> Tensor:
 def from_dlpack(ext_tensor: Any, /) -> Tensor:
     """A tensor on the memory of another library's tensor (NumPy, CuPy, PyTorch, JAX, ..), without a copy.
 
+    A capsule (``to_dlpack``) must hold memory of the CPU, and is used up.
+
     Example:
         >>> import fastdl, numpy
         >>> a = numpy.zeros(3)
@@ -229,6 +231,8 @@ def from_dlpack(ext_tensor: Any, /) -> Tensor:
         >>> a
         array([1., 0., 0.])
     """
+    if type(ext_tensor).__name__ == "PyCapsule":
+        ext_tensor = _Exporter(ext_tensor)
     if not hasattr(ext_tensor, "__dlpack__"):
         raise TypeError(f"from_dlpack: {type(ext_tensor).__name__} has no __dlpack__ method")
     if isinstance(ext_tensor, np.ndarray):
@@ -243,7 +247,20 @@ def from_dlpack(ext_tensor: Any, /) -> Tensor:
     return Tensor._wrap(check_array("from_dlpack", array))
 
 
-_DLPACK_CUDA = 2  # kDLCUDA
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2  # kDLCPU, kDLCUDA
+
+
+class _Exporter:
+    """A capsule as an object that gives it, which is what NumPy takes."""
+
+    def __init__(self, capsule: Any) -> None:
+        self.capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _DLPACK_CPU, 0
 
 
 class _Writeable:

@@ -156,7 +156,24 @@ def known_dtype(d: Any) -> dtype | None:
 _OF_ML_DTYPES = 2  # NumPy's word for dtypes of other packages
 
 
-class finfo:
+class _Limits:
+    """What finfo and iinfo share: bits, the least and the greatest number, the name of the dtype; how they print."""
+
+    bits: int
+    min: Any
+    max: Any
+    dtype: str
+    _printed: tuple[str, ...] = "min", "max"
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{n}={getattr(self, n):g}" for n in self._printed)
+        return f"{type(self).__name__}({limits}, dtype={self.dtype})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+
+class finfo(_Limits):
     """The limits of a floating-point dtype as Python numbers, by default of the default dtype. See ``torch.finfo``.
 
     Of a complex dtype: those of its parts.
@@ -167,6 +184,8 @@ class finfo:
         65504.0
     """
 
+    _printed = "resolution", "min", "max", "eps", "smallest_normal", "tiny"
+
     def __init__(self, type: Any = None) -> None:
         d = getattr(type, "dtype", type)
         if not (isinstance(d, np.dtype) and d.isbuiltin == _OF_ML_DTYPES):  # float8, which no tensor has
@@ -175,14 +194,29 @@ class finfo:
             raise TypeError(f"finfo: only floating-point dtypes have one, got {d}; use iinfo()")
         limits = floating_info(d)
         self.bits = int(limits.bits)
-        self.eps, self.resolution = float(limits.eps), float(limits.resolution)
+        self.eps, self.resolution = float(limits.eps), float(f"1e-{limits.precision}")
         self.min, self.max = float(limits.min), float(limits.max)
         self.tiny = self.smallest_normal = float(limits.smallest_normal)
         self.dtype = d.name
 
-    def __repr__(self) -> str:
-        names = "resolution", "min", "max", "eps", "smallest_normal", "tiny"
-        return f"finfo({', '.join(f'{n}={getattr(self, n):g}' for n in names)}, dtype={self.dtype})"
+
+class iinfo(_Limits):
+    """The limits of an integer dtype. See ``torch.iinfo``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.iinfo(fastdl.int8)
+        iinfo(min=-128, max=127, dtype=int8)
+    """
+
+    def __init__(self, type: Any) -> None:
+        d = as_dtype("iinfo", type)
+        if d.kind not in "iu":
+            raise TypeError(
+                f"iinfo: only integer dtypes have one, got {d}" + "; use finfo()" * (d.kind != "b")
+            )
+        limits = np.iinfo(d)
+        self.bits, self.min, self.max, self.dtype = limits.bits, int(limits.min), int(limits.max), d.name
 
 
 @cache

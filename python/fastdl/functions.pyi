@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fastdl.dtypes import finfo as finfo
+from fastdl.dtypes import iinfo as iinfo
 from fastdl.ops.activation import celu as celu
 from fastdl.ops.activation import celu_ as celu_
 from fastdl.ops.activation import prelu as prelu
@@ -233,7 +234,6 @@ from fastdl.ops.views import unflatten as unflatten
 from fastdl.ops.views import unsqueeze as unsqueeze
 from fastdl.random import Generator
 from fastdl.tensor import Tensor
-from numpy import iinfo as iinfo
 from typing import Any
 
 __all__ = [

@@ -90,14 +90,20 @@ void copy_tile(char* to, const char* from, int64_t rows, int64_t columns, int64_
             past ? simd::stream_store(line, x[i]) : simd::store(line, x[i]);
           }
         }
-    } else {
+    } else {  // rows of small elements side by side in 32 bits: a half or a quarter of the moves
+      constexpr int64_t n = 4 / int64_t(sizeof(T));
       T block[kTile][kTile];
+      uint32_t groups[kTile / n][kTile];
       for (int64_t r = 0; r < kTile; ++r) std::memcpy(block[r], from + r * from_row, sizeof(block[r]));
-      for (int64_t c = 0; c < kTile; ++c) {
-        T line[kTile];
-        for (int64_t r = 0; r < kTile; ++r) line[r] = block[r][c];
-        std::memcpy(to + c * to_column, line, sizeof(line));
-      }
+      for (int64_t i = 0; i < kTile / n; ++i)
+        for (int64_t c = 0; c < kTile; ++c) {
+          uint32_t group = 0;
+#pragma GCC unroll 4
+          for (int64_t j = 0; j < n; ++j) group |= uint32_t(block[n * i + j][c]) << (32 / n * j);
+          groups[i][c] = group;
+        }
+      for (int64_t c = 0; c < kTile; ++c)
+        for (int64_t i = 0; i < kTile / n; ++i) std::memcpy(to + c * to_column + 4 * i, &groups[i][c], 4);
     }
     return;
   }
@@ -263,9 +269,12 @@ void copy_strided(char* to, const char* from, const int64_t* shape, const int64_
       return copy_elements<uint32_t>(to, from, axes, count);
     case 8:
       return copy_elements<uint64_t>(to, from, axes, count);
-    default:
-      for_each(axes, count, 0, combinations(axes, count),
-               [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(item)); });
+    default:  // complex128
+      parallel_for(combinations(axes, count), std::max<int64_t>(1, kGrainBytes / item),
+                   [&](int64_t begin, int64_t end) {
+                     for_each(axes, count, begin, end,
+                              [&](int64_t t, int64_t f) { std::memcpy(to + t, from + f, size_t(item)); });
+                   });
   }
 }
 

@@ -172,7 +172,7 @@ def _bitwise(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
         ):
             dtype = common_dtype(x, y)
         if dtype.kind in DIFFERENTIABLE:
-            raise RuntimeError(f"{name}: defined for integer and bool tensors, got {dtype}")
+            raise NotImplementedError(f"{name}: defined for integer and bool tensors, got {dtype}")
         x, y = operand(x, dtype), operand(y, dtype)
         if is_common_integer(dtype) and not (on_device(x) or on_device(y)):
             same = (

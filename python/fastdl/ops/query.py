@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numpy import iinfo
-
-from fastdl.dtypes import as_dtype, can_store, finfo
+from fastdl.dtypes import as_dtype, can_store, finfo, iinfo
 from fastdl.ops.cast import type_
 from fastdl.ops.common import check_tensors, ints
 from fastdl.tensor import Tensor

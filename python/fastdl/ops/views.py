@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # ---------------------------------------------------------------------------------------------------- new shape
 
 
-def _view_strides(shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> list[int] | None:
+def view_strides(shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> list[int] | None:
     """Strides that show the same elements in the same order in shape ``new``, or None if only a copy can."""
     result = [0] * len(new)
     at = len(new) - 1
@@ -76,7 +76,7 @@ class Reshape(View):
     def of(x: Any, shape: tuple[int, ...]) -> Any:
         if x.flags.c_contiguous:
             return x.reshape(shape)
-        strides = _view_strides(x.shape, x.strides, shape)
+        strides = view_strides(x.shape, x.strides, shape)
         assert strides is not None
         return strided(x, shape, strides)
 
@@ -128,7 +128,7 @@ def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
 
 
 def _is_viewable(x: Any, shape: tuple[int, ...]) -> bool:
-    return x.flags.c_contiguous or x.size == 0 or _view_strides(x.shape, x.strides, shape) is not None
+    return x.flags.c_contiguous or x.size == 0 or view_strides(x.shape, x.strides, shape) is not None
 
 
 @in_one_call("reshape", Reshape)
