@@ -59,11 +59,13 @@ template <class T>
 #else
   // As two factors: 2^128 (2^1024) does not exist, and 2^-130 is no normal number. The halves are floor(n /
   // 2) and the rest; the shift is logical (64-bit arithmetic shifts are missing on AVX2), so it works on n +
-  // 4096.
-  const VecInt<T> ni = (VecInt<T>)shifted - (kRounderBits<T> + kExponentBias<T>);
-  const VecInt<T> half = (VecInt<T>)((VecUnsigned<T>)(ni + 4096) >> 1) - 2048;
+  // 4096. (Unsigned: of NaN it is any number, which wraps around.)
+  using Unsigned = std::make_unsigned_t<Int<T>>;
+  constexpr Unsigned bias = kExponentBias<T>;
+  const VecUnsigned<T> ni = (VecUnsigned<T>)shifted - (Unsigned(kRounderBits<T>) + bias);
+  const VecUnsigned<T> half = ((ni + 4096) >> 1) - 2048;
   constexpr int shift = kMantissaBits<T>;
-  return y * (Vec<T>)((half + kExponentBias<T>) << shift) * (Vec<T>)((ni - half + kExponentBias<T>) << shift);
+  return y * (Vec<T>)((half + bias) << shift) * (Vec<T>)((ni - half + bias) << shift);
 #endif
 }
 
