@@ -186,6 +186,13 @@ def test_named_products():
     )
 
 
+def test_matmul_of_rows_in_steps():
+    """Single rows whose numbers do not lie side by side are no rows of one matrix."""
+    x, other = tensor(normal(2, 1, 5)).half()[..., :4:2], tensor(normal(2, 7)).half()
+    assert x.stride() == (5, 5, 2)
+    np.testing.assert_array_equal((x @ other).numpy(), (x.contiguous() @ other).numpy())
+
+
 @pytest.mark.parametrize("dtype", [fastdl.float16, fastdl.bfloat16])
 def test_addmm_of_a_row_rounds_once(dtype):
     """In half precision the row is a bias of the product, as in a linear layer; a matrix is added to floats, too."""

@@ -28,7 +28,7 @@ cp "$build"/*.so* "$build/package/fastdl/"
 
 if [ $# -eq 0 ]; then
   mapfile -t tests < <(grep -l 'backends()' tests/test_*.py)
-  set -- -n 2 -k "not guard and not accuracy and not import_time and not cuda" "${tests[@]}" tests/test_runtime.py tests/test_binding_safety.py
+  set -- -n 2 -k "not guard and not accuracy and not import_time and not cuda" "${tests[@]}" tests/test_{runtime,binding_safety,random_programs}.py
 fi
 # Reports go to files, shown at the end: between the dots of two workers, thousands of lines up, nobody finds them.
 rm -rf "$build/reports"

@@ -64,7 +64,8 @@ class Matrices {
       if (stride(axis) != next) return 0;
       next *= dim(axis);
     }
-    return row;
+    // One of a matrix's strides is 1; that of a single row need not be.
+    return view.col == 1 || row == 1 || cols == 1 ? row : 0;
   }
 
  private:
