@@ -23,18 +23,15 @@ from fastdl.ops.reduction import (
 from fastdl.tensor import Tensor
 
 
-class _BinaryCrossEntropy(Op):
+def _of_target(slope: Tensor, weight: Any, grad_loss: Any, reduction: str) -> Any:
+    """The target's gradient, from how the losses change with it."""
+    if weight is not None:
+        slope = slope * Tensor._wrap(weight)
+    return (slope * Tensor._wrap(upstream(grad_loss, slope.shape, reduction)))._data
+
+
+class BinaryCrossEntropy(Op):
     floats_only = True
-    reduction: str
-
-    def of_target(self, slope: Tensor, weight: Any, grad_loss: Any) -> Any:
-        """The target's gradient, from how the losses change with it."""
-        if weight is not None:
-            slope = slope * Tensor._wrap(weight)
-        return (slope * Tensor._wrap(upstream(grad_loss, slope.shape, self.reduction)))._data
-
-
-class BinaryCrossEntropy(_BinaryCrossEntropy):
     saves = (0, 1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, reduction: str) -> Any:
@@ -48,7 +45,7 @@ class BinaryCrossEntropy(_BinaryCrossEntropy):
             grad_x = select(grad_loss).binary_cross_entropy_backward(grad_loss, x, target, weight, reduction)
         if self.needs[1]:
             p = Tensor._wrap(x)
-            grad_target = self.of_target((-p).log1p() - p.log(), weight, grad_loss)
+            grad_target = _of_target((-p).log1p() - p.log(), weight, grad_loss, reduction)
         return grad_x, grad_target, None
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
@@ -63,7 +60,8 @@ class BinaryCrossEntropy(_BinaryCrossEntropy):
         )
 
 
-class BinaryCrossEntropyWithLogits(_BinaryCrossEntropy):
+class BinaryCrossEntropyWithLogits(Op):
+    floats_only = True
     saves = (0, 1, 2, 3)
 
     def forward(self, x: Any, target: Any, weight: Any, pos_weight: Any, *, reduction: str) -> Any:
@@ -82,7 +80,7 @@ class BinaryCrossEntropyWithLogits(_BinaryCrossEntropy):
             slope = -logits
             if pos_weight is not None:
                 slope = slope + (1 - Tensor._wrap(pos_weight)) * logsigmoid(logits)
-            grad_target = self.of_target(slope, weight, grad_loss)
+            grad_target = _of_target(slope, weight, grad_loss, self.reduction)
         return grad_x, grad_target, None, None
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
