@@ -115,9 +115,9 @@ py::array bind_index_select_forward(const py::array& x, int64_t dim, const py::a
   shape[size_t(axis)] = at.size();
   py::array y = empty_array(x.dtype(), shape);
   char* out = static_cast<char*>(y.mutable_data());
-  const int64_t size = size_of(shape);
+  const int64_t size = size_of(shape), item = x.itemsize();  // (asks Python, so not in the scope)
   KernelScope scope(size);
-  if (size > 0) index_select_forward(out, bytes(in), at, p, x.itemsize(), steps);
+  if (size > 0) index_select_forward(out, bytes(in), at, p, item, steps);
   return y;
 }
 
