@@ -200,6 +200,7 @@ def test_addmm_of_a_row_rounds_once(dtype):
     got = ops.addmm(row, a, b, beta=0.5, alpha=-2)
     want = (0.5 * row.float() - 2 * (a.float() @ b.float())).to(dtype)
     assert got.dtype == dtype
+    # 2^-8 is one unit of bfloat16: sums in another order may round to its neighbour.
     np.testing.assert_allclose(got.float().numpy(), want.float().numpy(), rtol=2**-8, atol=2**-8)
     for c in (row.expand(30, 24).contiguous(), row[None]):
         again = ops.addmm(c, a, b, beta=0.5, alpha=-2)

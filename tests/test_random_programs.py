@@ -25,6 +25,9 @@ except ImportError:
     torch = None
 
 PROGRAMS = 100  # of each family
+# Relative to the largest number of a result, and four times as much for gradients: programs chain two or three
+# operations with sums of up to some 70 terms, whose intermediate results the libraries round at different places. In
+# half precision that is several units of 2^-8 (bfloat16) and 2^-11 (float16).
 TOLERANCE = {"float32": 3e-4, "float64": 1e-7, "bfloat16": 6e-2, "float16": 1e-2}
 FLOATS = ["float32", "float32", "float64", "bfloat16", "float16"]
 FAMILIES: dict[str, Callable[[Draw], Any]] = {}

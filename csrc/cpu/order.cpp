@@ -6,8 +6,8 @@
 // int64, key less smallest key and place are one 64-bit word; others are pairs. Long rows are sorted by
 // radix, a byte of the key at a time and no more bytes than the keys' range has; shorter ones are compared. A
 // row of a few vectors is ranked: how many keys come before a key is where it goes, and counting them takes
-// no branch; the first few of it are taken one after the other. Few of many (topk): one pass compares vectors of keys with the k-th best so far; what passes is
-// collected, and 2 k or more are cut back to k.
+// no branch; the first few of it are taken one after the other. Few of many (topk): one pass compares vectors of keys
+// with the k-th best so far; what passes is collected, and 2 k or more are cut back to k.
 //
 // Work: rows over threads; where there are fewer long rows than threads, parts of a row: each part counts its
 // digits, and the places of part p follow those of the parts before, so the result is the same for any

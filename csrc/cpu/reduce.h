@@ -82,7 +82,7 @@ void extreme_index(bool largest, const T* x, int64_t outer, int64_t n, int64_t i
 
 // out[o, c] = how many of the bytes x[o, :, c] of a C-order array (outer, n, inner) are not zero.
 void count_true(int64_t* out, const uint8_t* x, int64_t outer, int64_t n, int64_t inner);
-// out[o, c] = the sum of x[o, :, c], of int32 or int64; overflow wraps around.
+// out[o, c] = the sum or the product of x[o, :, c], of int32 or int64; overflow wraps around.
 template <class T>
 void sum_integers(bool product, int64_t* out, const T* x, int64_t outer, int64_t n, int64_t inner);
 

@@ -84,6 +84,8 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
   const int64_t cut_end = circular ? in - std::max<int64_t>(0, -after) : in;
   axis.copy_begin = std::clamp<int64_t>(before, 0, out);
   axis.copy_end = std::max(axis.copy_begin, std::min(out, cut_end + before));
+  axis.constant = mode == "constant";
+  if (axis.constant) return axis;
   const auto source = [&](int64_t o) {
     int64_t i = o - before;
     if (mode == "reflect")
@@ -95,8 +97,6 @@ PadAxis pad_axis(const char* op, const std::string& mode, int64_t in, int64_t be
     if (i < 0 || i >= in) raise(op, "the input is too small for padding of mode " + mode);
     return i;
   };
-  axis.constant = mode == "constant";
-  if (axis.constant) return axis;
   for (int64_t o = 0; o < axis.copy_begin && !rolled; ++o) axis.head.push_back(source(o));
   for (int64_t o = axis.copy_end; o < out; ++o) axis.tail.push_back(source(o));
   return axis;

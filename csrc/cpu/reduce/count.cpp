@@ -1,5 +1,5 @@
-// Sums and products of integers along the middle axis of (outer, n, inner), in int64; their extremes; and how many bytes
-// there are not zero: sums of bools, any and all.
+// Sums and products of integers along the middle axis of (outer, n, inner), in int64; their extremes; and how many
+// bytes there are not zero: sums of bools, any and all.
 //
 //   inner = 1   lanes of bytes count up to 255 vectors, then the lanes are added up; ends and short rows are
 //               words of eight bytes

@@ -16,8 +16,8 @@ template <class T>
 void resample(T* y, const T* x, const ResampleProblem<T>& p);
 
 // One axis of a padding: output o is input source(o), or the constant where source(o) < 0. Outputs
-// [copy_begin, copy_end) are consecutive inputs; the others are all the constant, or listed, those before them not where
-// the axis is rolled: then they are its end.
+// [copy_begin, copy_end) are consecutive inputs; the others are all the constant, or listed, those before them not
+// where the axis is rolled: then they are its end.
 struct PadAxis {
   int64_t in = 1, out = 0, before = 0;
   int64_t copy_begin = 0, copy_end = 0;

@@ -13,6 +13,7 @@
 
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
+#include "cpu/simd/copy_row.h"
 
 namespace fastdl {
 namespace {
@@ -34,18 +35,6 @@ std::vector<Range> ranges(const PoolAxis& a) {
   return all;
 }
 
-// Rows are often so short that a call of memcpy or memset would take most of the time.
-template <class T>
-void zero_row(T* to, int64_t n) {
-  for (; n >= kWidth<T>; n -= kWidth<T>, to += kWidth<T>) store<T>(to, Vec<T>{});
-  if (n > 0) store_n(to, Vec<T>{}, int(n));
-}
-template <class T>
-void copy_row(T* to, const T* from, int64_t n) {
-  for (; n >= kWidth<T>; n -= kWidth<T>, to += kWidth<T>, from += kWidth<T>) store<T>(to, load<T>(from));
-  if (n > 0) store_n(to, load_n(from, int(n)), int(n));
-}
-
 }  // namespace
 
 template <class T>
@@ -65,15 +54,15 @@ void unfold_forward(T* y, const T* x, const PoolProblem& p) {
       int64_t h = p.h.start(oh) + i * p.h.dilation;
       for (const int64_t last = row + count; row < last; ++row, h += p.h.stride, to += p.w.out) {
         if (h < 0 || h >= p.h.in || n == 0) {
-          zero_row(to, p.w.out);
+          fill(to, p.w.out, T(0));
           continue;
         }
         const T* from = x + (plane * p.h.in + h) * p.w.in + left;
-        if (inside.begin > 0) zero_row(to, inside.begin);
-        if (inside.end < p.w.out) zero_row(to + inside.end, p.w.out - inside.end);
-        if (p.w.stride == 1)
-          copy_row(to + inside.begin, from, n);
-        else
+        if (inside.begin > 0) fill(to, inside.begin, T(0));
+        if (inside.end < p.w.out) fill(to + inside.end, p.w.out - inside.end, T(0));
+        if (p.w.stride == 1 || n >= kWidth<T>)
+          copy_row(to + inside.begin, from, n, p.w.stride);
+        else  // too few for shuffles of vectors
           for (int64_t o = 0; o < n; ++o) to[inside.begin + o] = from[o * p.w.stride];
       }
     }
