@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import importlib
 import importlib.util
 import os
 import platform
@@ -74,6 +75,11 @@ def extension() -> ModuleType:
 def on_gpu() -> bool:
     """Are the tests to use a real GPU (``FASTDL_TEST_GPU=1``) instead of the emulation?"""
     return os.environ.get("FASTDL_TEST_GPU") == "1"
+
+
+def used() -> ModuleType:
+    """The extension module of the kernels under test: emulated, or the GPU's own."""
+    return importlib.import_module("fastdl._cuda") if on_gpu() else extension()
 
 
 @functools.cache

@@ -158,7 +158,7 @@ def test_cuda_planes_in_16_bits_from_any_address(geometry, dtype):
 
 @emulated
 def test_cuda_planes_are_taken_for_few_channels():
-    cuda = emulation.extension()
+    cuda = emulation.used()
     forward, grad_x, grad_weight = range(3)
 
     def suits(x, w, stride, groups, part=forward, dtype=0):

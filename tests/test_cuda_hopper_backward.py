@@ -3,7 +3,6 @@ definition, and which problems are theirs."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ def inputs(shape, size, dtype, seed=0):
 @pytest.fixture
 def scratches(monkeypatch):
     """Bytes of scratch of each call: 0 where it was not one for these kernels."""
-    extension: Any = importlib.import_module("fastdl._cuda") if emulation.on_gpu() else emulation.extension()
+    extension: Any = emulation.used()
     sizes = []
     asked = extension.attention_backward_scratch
 
