@@ -14,8 +14,10 @@
 // - No deadlock: blocks take their work from a counter, and wait for work of smaller numbers only. Whoever
 //   has the smallest number among the unfinished waits for nobody.
 // - Little waiting: all pass over queries from the last to the first. So causal blocks of one head are at the
-//   same tile at the same time, and those that see few queries end early instead of beginning late. Numbers
-//   alternate between as many heads as the cache holds, which keeps the chain of waiting blocks short.
+//   same tile at the same time, and those that see few queries end early instead of beginning late. But a sum
+//   must have arrived before the next block adds its own, 2 us or a step's time: of 64 blocks of a head the last
+//   would wait for 63 of these. So numbers alternate between 16 heads, some 8 blocks of each being under way.
+//   What those share is read from memory once for all 8, not for each, so heads need not fit into the cache.
 //
 // Registers, 240 a thread: size 128 with 64 queries dK, dV 64 each, S, dP 32, P as an operand 16; size 64
 // with 128 queries 32 each, 64, 32 (64 queries at a time), 32. dS takes P's place, dQ dP's.
@@ -31,7 +33,7 @@ namespace {
 constexpr int kGroups = 2, kGroupThreads = 128, kWorkers = kGroups * kGroupThreads;
 constexpr int kThreads = kGroupThreads + kWorkers;  // the first warpgroup loads and adds
 constexpr int kLine = 128;                          // bytes of 64 elements, a row of a swizzled tile
-constexpr int64_t kCache = 24 << 20;                // bytes of it for what the blocks under way share
+constexpr int kTogether = 16;  // heads that blocks under way work on, if there are as many
 // Named barriers, one of the first and two of each other.
 enum : int { kScoresThere = 1, kSumsThere = 2, kSumsFree = 4, kGroupDone = 6 };
 
@@ -187,20 +189,21 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const O
   }
 }
 
-// One warp: what the workers leave of dQ goes to memory.
+// One warp of each stage: what the workers leave of dQ there goes to memory. Two take turns, as a sum's way to the
+// second-level cache and back takes about as long as a step.
 template <class P>
-__device__ __forceinline__ void add_sums(const Task& task, const Work& work, uint8_t* tiles) {
-  FASTDL_UNROLL
-  for (int stage = 0; stage < P::kSumStages; ++stage)
-    if (stage < work.steps) arrive_named(kSumsFree + stage, 32 + kWorkers);
-  Ring<P::kSumStages> ring;
-  int head = work.batch * task.heads + work.group * task.ratio, tile = task.query_tiles - 1;
+__device__ __forceinline__ void add_sums(const Task& task, const Work& work, uint8_t* tiles, int stage) {
+  const float* const from = reinterpret_cast<const float*>(tiles + P::kSums + stage * P::kSumBytes);
+  if (stage < work.steps) arrive_named(kSumsFree + stage, 32 + kWorkers);
+  const int steps_of_head = task.query_tiles - work.first;
+  int head = work.batch * task.heads + work.group * task.ratio, within = stage;
   FASTDL_ROLLED
-  for (int step = 0; step < work.steps; ++step) {
-    const int64_t at = int64_t(head) * task.query_tiles + tile;
+  for (int step = stage; step < work.steps; step += P::kSumStages, within += P::kSumStages) {
+    FASTDL_ROLLED
+    for (; within >= steps_of_head; within -= steps_of_head) ++head;
+    const int64_t at = int64_t(head) * task.query_tiles + task.query_tiles - 1 - within;
     float* const to = task.sums + at * (P::kSumBytes / 4);
-    const float* const from = reinterpret_cast<const float*>(tiles + P::kSums + ring.stage * P::kSumBytes);
-    sync_named(kSumsThere + ring.stage, 32 + kWorkers);
+    sync_named(kSumsThere + stage, 32 + kWorkers);
     if (lane_id() == 0) {
       if (work.key_tile == 0) {
         bulk_store(to, from, P::kSumBytes);
@@ -212,14 +215,12 @@ __device__ __forceinline__ void add_sums(const Task& task, const Work& work, uin
       bulk_wait_read<0>();
     }
     sync_warp();
-    if (step + P::kSumStages < work.steps) arrive_named(kSumsFree + ring.stage, 32 + kWorkers);
+    if (step + P::kSumStages < work.steps) arrive_named(kSumsFree + stage, 32 + kWorkers);
     if (lane_id() == 0) {
       bulk_wait<0>();
       turn_pass(task.turns[at], uint32_t(work.key_tile + 1));
     }
     sync_warp();
-    ring.next();
-    if (--tile < work.first) tile = task.query_tiles - 1, ++head;
   }
 }
 
@@ -414,7 +415,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       registers_fewer<24>();
       if (warp == 0 && lane_id() == 0 && work.steps > 0)
         load<T, kD, kMasking>(maps, task, options, work, tiles, signals);
-      if (warp == 1 && work.steps > 0) add_sums<P>(task, work, tiles);
+      if (warp > 0 && warp <= P::kSumStages) add_sums<P>(task, work, tiles, warp - 1);
       return;
     }
     registers_more<240>();
@@ -489,9 +490,7 @@ void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
   float* const sums = static_cast<float*>(scratch);
   uint32_t* const turns = reinterpret_cast<uint32_t*>(sums + tiles * (P::kSumBytes / 4));
   zero(turns, size_t(tiles + 1) * 4, stream);
-  // A pair's blocks share queries, grad_y and sums.
-  const int64_t fit = kCache / (int64_t(s.queries) * f.ratio * kD * (2 + 2 + 4));
-  const int together = int(fit < 1 ? 1 : fit < pairs ? fit : pairs);
+  const int together = kTogether < pairs ? kTogether : pairs;
   const int64_t sizes[] = {2 * int64_t(f.padded), int64_t(f.batch) * s.heads};
   const int64_t stride = int64_t(f.padded) * 8;
   const int box[] = {2 * P::kQueries, 1};
