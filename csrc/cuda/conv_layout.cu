@@ -25,13 +25,13 @@ __device__ __forceinline__ T prepared(T x, bool tf32) {
 
 // paired: neighbouring positions of x are read by one access of two 16-bit elements.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 5)
     turn_channels_last(T* to, const T* x, int64_t images, int channels, int groups, int padded, int size,
                        Divisor tiles, bool tf32, bool paired) {
   constexpr int kE = kWidest<T>, kChannels = 8 * kE, kPer = sizeof(T) == 2 ? 2 : 1;
   constexpr int kPitch = kPositions + kPer, kReads = kChannels * kPositions / kPer / kThreads;
   FASTDL_SHARED(T, tile, kChannels * kPitch);
-  using Unit = Pack<T, kPer>;
+  constexpr int kStep = kThreads * kPer / kPositions;  // rows that a block reads at once
   const uint32_t group = tiles.quotient(blockIdx.y);
   const int channel0 = int(blockIdx.y - group * tiles.divisor) * kChannels;
   const int64_t position0 = int64_t(blockIdx.x) * kPositions;
@@ -39,32 +39,43 @@ __global__ void __launch_bounds__(kThreads, 2)
             row = int(threadIdx.x) / (kPositions / kPer);
   for (int64_t n = blockIdx.z; n < images; n += gridDim.z) {
     const T* const from = x + ((n * groups + group) * channels + channel0) * size + position0;
-    Unit units[kReads];
-    FASTDL_UNROLL
-    for (int k = 0; k < kReads; ++k) {
-      const int r = row + k * (kThreads * kPer / kPositions);
-      const bool there = channel0 + r < channels;
-      const T* const at = from + int64_t(r) * size + column;
-      if (paired && there && position0 + column < size) {
-        units[k] = *reinterpret_cast<const Unit*>(at);
-      } else {
+    // As words: pairs put together of single elements would wait for the loads before.
+    using Word = std::conditional_t<sizeof(T) == 2, uint32_t, T>;
+    Word words[kReads];
+    const auto row_of = [&](int k) { return row + k * kStep; };
+    if (paired || kPer == 1) {
+      const int rows = position0 + column < size ? channels - channel0 : 0;
+      const T* at = from + int64_t(row) * size + column;
+      FASTDL_UNROLL
+      for (int k = 0; k < kReads; ++k, at += kStep * size) {
+        words[k] = 0;
+        if (row_of(k) < rows) words[k] = *reinterpret_cast<const Word*>(at);
+      }
+    } else {
+      FASTDL_UNROLL
+      for (int k = 0; k < kReads; ++k) {
+        const int r = row_of(k);
+        Pack<T, kPer> unit;
         FASTDL_UNROLL
         for (int e = 0; e < kPer; ++e)
-          units[k].v[e] = there && position0 + column + e < size ? at[e] : T(0.0f);
+          unit.v[e] = channel0 + r < channels && position0 + column + e < size
+                          ? from[int64_t(r) * size + column + e]
+                          : T(0.0f);
+        memcpy(&words[k], &unit, sizeof(Word));
       }
     }
     FASTDL_UNROLL
-    for (int k = 0; k < kReads; ++k)
-      *reinterpret_cast<Unit*>(&tile[(row + k * (kThreads * kPer / kPositions)) * kPitch + column]) =
-          units[k];
+    for (int k = 0; k < kReads; ++k) *reinterpret_cast<Word*>(&tile[row_of(k) * kPitch + column]) = words[k];
     sync_threads();
     for (int i = int(threadIdx.x); i < 8 * kPositions; i += kThreads) {
-      const int channel = channel0 + i % 8 * kE;
-      const int64_t position = position0 + i / 8;
+      // A warp: four chunks of eight positions, which lie in different banks.
+      const int place = i / 64 * 8 + i % 8, part = i / 32 % 2 * 4 + i / 8 % 4;
+      const int channel = channel0 + part * kE;
+      const int64_t position = position0 + place;
       if (position >= size || channel >= padded) continue;
       Pack<T, kE> chunk;
       FASTDL_UNROLL
-      for (int e = 0; e < kE; ++e) chunk.v[e] = prepared(tile[(i % 8 * kE + e) * kPitch + i / 8], tf32);
+      for (int e = 0; e < kE; ++e) chunk.v[e] = prepared(tile[(part * kE + e) * kPitch + place], tf32);
       T* const at = to + ((n * size + position) * groups + group) * padded + channel;
       if (padded % kE == 0) {
         *reinterpret_cast<Pack<T, kE>*>(at) = chunk;

@@ -68,13 +68,29 @@ __global__ void __launch_bounds__(kPlaneThreads, K == 3   ? 4
     copy_in(in + c * p.run, from + c * size, length, thread, threads);
   });
   cp_async_commit();
-  for (int i = int(threadIdx.x); i < units * results * p.sources * kTaps; i += int(blockDim.x)) {
+  // Four of a thread's are under way at a time: a block may have thousands for its few results.
+  constexpr int kAtOnce = 4;
+  const int weights = units * results * p.sources * kTaps;
+  const auto weight_of = [&](int i) {
     const int tap = i % kTaps, line = i / kTaps, result = int(p.by_source.quotient(uint32_t(line)));
     const int c = line - result * p.sources, unit = int(p.by_result.quotient(uint32_t(result)));
     const int r = result0 + result - unit * int(p.by_result.divisor), group = group_of(unit0 + unit, p);
     const int row =
         p.transposed ? (group * p.sources + c) * p.results + r : (group * p.results + r) * p.sources + c;
-    taps[i] = widen(weight[int64_t(row) * kTaps + (p.turned ? kTaps - 1 - tap : tap)]);
+    return weight[int64_t(row) * kTaps + (p.turned ? kTaps - 1 - tap : tap)];
+  };
+  for (int begin = int(threadIdx.x); begin < weights; begin += kAtOnce * int(blockDim.x)) {
+    T some[kAtOnce];
+    FASTDL_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = begin + k * int(blockDim.x);
+      if (i < weights) some[k] = weight_of(i);
+    }
+    FASTDL_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = begin + k * int(blockDim.x);
+      if (i < weights) taps[i] = widen(some[k]);
+    }
   }
   cp_async_wait<0>();
   sync_threads();
