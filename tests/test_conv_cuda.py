@@ -260,3 +260,35 @@ def test_cuda_transposed_output_of_padding_alone_has_gradients():
     want = reference.conv_transpose_backward(one, one, one, *options)
     for mine, right in zip(got, want, strict=True):
         np.testing.assert_array_equal(mine, right)
+
+
+@emulated
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    ("x", "w", "stride", "groups"),
+    [
+        ((3, 8, 7, 9), (12, 8, 1, 1), (2, 2), 1),
+        ((2, 8, 6), (6, 4, 1), (3,), 2),
+        ((2, 4, 5, 6, 7), (8, 4, 1, 1, 1), (1, 2, 3), 1),
+        ((2, 6, 1, 5), (6, 1, 1, 1), (2, 2), 6),
+    ],
+)
+def test_cuda_1x1_kernels_with_strides(x, w, stride, groups, dtype):
+    """A plain product with what they see of x; places that they do not see have no gradient."""
+    dtype = np.dtype(dtype if dtype != "bfloat16" else pytest.importorskip("ml_dtypes").bfloat16)
+    cuda = emulation.backend()
+    options = (stride, (0,) * len(stride), (1,) * len(stride), groups)
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(n).astype(np.float32).astype(dtype) for n in (x, w, w[0]))
+    y = reference.conv_forward(*wide(x, w, b), *options)
+    g = rng.standard_normal(y.shape).astype(np.float32).astype(dtype)
+    eps = {"float32": 1e-3, "float64": 1e-14, "bfloat16": 2.0**-7}[dtype.name]
+    got = [cuda.conv_forward(x, w, b, *options), *cuda.conv_backward(g, x, w, *options)]
+    want = [y, *reference.conv_backward(*wide(g, x, w), *options)]
+    for a, e in zip(got, want, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(wide(a)[0], e, rtol=eps, atol=eps * np.abs(e).max())
+    partly = cuda.conv_backward(g, x, w, *options, (False, True, False))
+    assert partly[0] is None
+    assert partly[2] is None
+    np.testing.assert_array_equal(partly[1], got[2])

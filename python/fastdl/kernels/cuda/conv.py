@@ -7,7 +7,8 @@ convolution, its gradient of x (which is also the transposed convolution) and th
   turned to channels last first, so x crosses memory four times in all and y once; the gradients share the copies.
   On Hopper there are two kinds of kernels for tensor cores, see :mod:`fastdl.kernels.cuda.hopper`.
 - ``pointwise``: 1x1 kernels are cuBLAS's products of the weights and each image as it is. (Their gradient of the
-  weights is the direct one, which reads the arrays as they are where an image's size is a multiple of 4.)
+  weights is the direct one, which reads the arrays as they are where an image's size is a multiple of 4.) With strides
+  what they see of x is copied first: every other row and column is a quarter of it.
 - ``depthwise``: groups of few channels, read and written as they are, without tensor cores: kernels for the usual
   shapes (square, 3 to 7 wide, stride 1 or 2, no dilation), others for groups of one input channel of any shape.
 - ``im2col``: windows as explicit columns and plain products: the readable base, and what remains for strides so large
@@ -100,6 +101,14 @@ class _Convolution:
         # Tensor cores' operands come in pieces of 8 or 16 bytes, or else slowly; and each group is a launch.
         sizes = self.size_out, self.group_in, self.group_out
         return all(n * self.dtype.itemsize % 8 == 0 for n in sizes) and self.launches <= 4
+
+    def thinned(self, rank: int) -> tuple[slice, ...] | None:
+        """The places of x that a 1x1 kernel with strides sees; as an image of its own they have a plain product. None
+        for other kernels."""
+        p = self.problem
+        if self.forced != "auto" or self.taps != 1 or set(p.stride) == {1} or any(p.padding):
+            return None
+        return (slice(None), slice(None), *(slice(None, None, step) for step in p.stride[3 - rank :]))
 
     @property
     def launches(self) -> int:
@@ -458,12 +467,18 @@ def _bias(op: str, bias: Array | None, like: Array, channels: int) -> Array | No
     return contiguous(bias)
 
 
+def _ones(stride: Ints) -> Ints:
+    return (1,) * len(stride)
+
+
 def conv_forward(
     x: Array, weight: Array, bias: Array | None, stride: Ints, padding: Ints, dilation: Ints, groups: int
 ) -> Array:
     op = "conv_forward"
     c = _find(op, "conv_problem", x, weight, stride, padding, dilation, groups)
     bias = _bias(op, bias, x, c.out_channels)
+    if (seen := c.thinned(x.ndim - 2)) is not None:
+        return conv_forward(x[seen], weight, bias, _ones(stride), padding, dilation, groups)
     x, weight = contiguous(x), contiguous(weight)
     return c.forward(c.empty(c.image(False, x.ndim - 2)), x, weight, bias, {})
 
@@ -483,6 +498,13 @@ def conv_backward(
     device.code(op, x, grad_y)
     if grad_y.shape != c.image(False, x.ndim - 2):
         raise ArgumentError(f"{op}: grad_y has the wrong shape")
+    if (seen := c.thinned(x.ndim - 2)) is not None:
+        grads = conv_backward(grad_y, x[seen], weight, _ones(stride), padding, dilation, groups, needs)
+        if grads[0] is None:
+            return grads
+        grad_x = c.runtime.zeros(x.shape, x.dtype)
+        device.copy_to(grad_x[seen], grads[0])
+        return grad_x, *grads[1:]
     grad_y, x, weight = contiguous(grad_y), contiguous(x), contiguous(weight)
     shared: Shared = {}
     return (
