@@ -113,16 +113,20 @@ class Timer:
         self.hold = None if case.mode == "step" else self._hold(lib, 5 * cache)
 
     def _hold(self, lib: Library, size: int) -> Run:
-        """Reads of an array of ``size`` bytes that last as long as the host takes to submit a call; at most eight."""
+        """Reads of an array of ``size`` bytes that outlast the host submitting them and a call; at most 64."""
         big = lib.module.zeros(max(1, size // 4), device=lib.device)
         big.sum()
-        self.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(3):
-            next(self.rotation)()
-        submitting = (time.perf_counter() - start) / 3
-        (lasting,) = by_events(self.cuda, itertools.repeat(big.sum), 1, None)
-        times = max(1, min(8, math.ceil(submitting / max(lasting, 1e-6))))
+
+        def submitting(run: Run) -> float:
+            self.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(3):
+                run()
+            return (time.perf_counter() - start) / 3
+
+        call, read = submitting(lambda: next(self.rotation)()), submitting(big.sum)
+        lasting = min(by_events(self.cuda, itertools.repeat(big.sum), 3, None))
+        times = max(1, min(64, math.ceil(1.2 * call / max(lasting - read, lasting / 4, 1e-6))))
 
         def hold() -> None:
             for _ in range(times):
