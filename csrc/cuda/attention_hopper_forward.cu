@@ -107,11 +107,15 @@ __device__ __forceinline__ uint32_t narrow_pair(float a, float b) {
   return bits;
 }
 
-// Of a thread's two rows: the running maximum of scores, times factor, the sum of weights over this thread's
-// columns, and what the result has to be multiplied by after the last tile.
+// Of a thread's two rows: what is taken off scores times factor, near their running maximum, the sum of weights
+// over this thread's columns, and what the result has to be multiplied by after the last tile.
 struct Rows {
   float base[2], total[2], shrink[2];
 };
+
+// Weights may grow to 2^this before their base follows: of a warp's sixteen rows one has a new maximum in most
+// tiles, and each would cost a multiplication of the whole result.
+constexpr float kRise = 8;
 
 // Scores, times factor in units of log 2, become weights.
 __device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const HopperForward& f, float factor,
@@ -136,7 +140,8 @@ __device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const H
     for (int i = 2 * half; i < kKeys / 2; i += 4) most = std::fmax(most, std::fmax(s[i], s[i + 1]));
     most = std::fmax(most, shuffle_xor(most, 1));
     most = std::fmax(most, shuffle_xor(most, 2));
-    most = std::fmax(rows.base[half], most * factor);
+    most *= factor;
+    if (!(most > rows.base[half] + kRise)) most = rows.base[half];
     const float base = most == -infinity<float>() ? 0.0f : most;
     rows.shrink[half] = exp2_approximate(rows.base[half] - base);
     rows.base[half] = most;
