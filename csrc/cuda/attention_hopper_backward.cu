@@ -1,5 +1,5 @@
 // Attention's backward pass on Hopper: wgmma, bulk copies, a warp that loads, two warpgroups that compute.
-// 16-bit types, sizes 64 and 128, no dropout; the rest is attention_tensor_backward.cu's.
+// 16-bit types, sizes 64 and 128; the rest is attention_tensor_backward.cu's.
 //
 // A block owns 128 keys and passes over tiles of queries, of each head of the keys' group: S^T = K Q^T and
 // dP^T = V dY^T, P = 2^(factor S - lse), dS = P (dP - delta), dV += P^T dY, dK += dS^T Q, dQ = dS K. Rows of
@@ -19,6 +19,10 @@
 //   would wait for 63 of these. So numbers alternate between 16 heads, some 8 blocks of each being under way.
 //   What those share is read from memory once for all 8, not for each, so heads need not fit into the cache.
 //
+// Dropout: which weights stay is made before, by a kernel of its own, a bit for each in the order in which
+// threads have them, and comes by the copy engine as a word of a thread for 64 queries. (Read from memory by
+// the threads themselves, or made here, it lets ptxas have each product wait for the one before.)
+//
 // Registers, 240 a thread: size 128 with 64 queries dK, dV 64 each, S, dP 32, P as an operand 16; size 64
 // with 128 queries 32 each, 64, 32 (64 queries at a time), 32. dS takes P's place, dQ dP's.
 //
@@ -33,13 +37,14 @@ namespace {
 constexpr int kGroups = 2, kGroupThreads = 128, kWorkers = kGroups * kGroupThreads;
 constexpr int kThreads = kGroupThreads + kWorkers;  // the first warpgroup loads and adds
 constexpr int kLine = 128;                          // bytes of 64 elements, a row of a swizzled tile
-constexpr int kTogether = 16;  // heads that blocks under way work on, if there are as many
+constexpr int kTogether = 16;             // heads that blocks under way work on, if there are as many
+constexpr int64_t kMostKept = 512 << 20;  // bytes of dropout's bits
 // Named barriers, one of the first and two of each other.
 enum : int { kScoresThere = 1, kSumsThere = 2, kSumsFree = 4, kGroupDone = 6 };
 
 // Tiles are blocks of lines: 64 columns each, one block after the other.
 // kMasking: there is a mask. A tile of a mask has the place of a third of Q.
-template <int kD, bool kMasking>
+template <int kD, bool kMasking, bool kDropout>
 struct Plan {
   static constexpr int kKeys = kGroups * 64, kQueries = kD == 64 ? 128 : 64;
   static constexpr int kBlocks = kD / 64, kQueryBlocks = kQueries / 64;
@@ -48,11 +53,14 @@ struct Plan {
   static constexpr int kScoreBytes = kQueryBlocks * kKeyBlock, kSumBytes = kQueries * kD * 4;
   static constexpr int kStatisticBytes = kQueries * 8;
   static constexpr int kMaskBlock = kQueries * kLine, kMaskBytes = kMasking ? 2 * kMaskBlock : 0;
-  static constexpr int kQueryStages = kMasking ? 2 : 3, kGradStages = 2, kSumStages = 2;
+  static constexpr int kKeptBytes = kDropout ? kQueryBlocks * kWorkers * 4 : 0;
+  static constexpr int kQueryStages = kMasking ? 2 : 3, kGradStages = 2;
+  // Size 64 has no room for two with a mask and dropout's bits.
+  static constexpr int kSumStages = kD == 64 && kMasking && kDropout ? 1 : 2;
 
   struct Signals {
     Barrier keys_full, query_full[kQueryStages], query_free[kQueryStages], grad_full[kGradStages],
-        grad_free[kGradStages], mask_full, mask_free;
+        grad_free[kGradStages], mask_full, mask_free, kept_full, kept_free;
     uint32_t number;
   };
   // Where they are in shared memory.
@@ -60,12 +68,16 @@ struct Plan {
                        kGrad = kQuery + kQueryStages * kQueryBytes,
                        kScores = kGrad + kGradStages * kQueryBytes, kSums = kScores + kScoreBytes,
                        kMask = kSums + kSumStages * kSumBytes, kStatistics = kMask + kMaskBytes,
-                       kSignals = kStatistics + kQueryStages * kStatisticBytes,
+                       kKept = kStatistics + kQueryStages * kStatisticBytes, kSignals = kKept + kKeptBytes,
                        kBytes = kSignals + int(sizeof(Signals));
 };
 
+template <int kD>
+constexpr int kQueriesOf = Plan<kD, false, false>::kQueries;
+
 struct Maps {
   TensorMap query, key, value, grad_y, statistics, grad_key, grad_value;
+  TensorMap kept;  // of rows of a word for each thread: (B, H, tiles, tiles of keys, 64 queries each)
 };
 
 struct Nothing {};
@@ -79,6 +91,7 @@ struct Task {
   int heads, groups, ratio, pairs, keys, query_tiles, key_tiles, together;  // pairs: B * groups
   bool causal;
   float factor, scale;
+  float kept;  // what weights that dropout keeps are multiplied by
 };
 
 // What block `number` works on: all tiles of keys of `together` pairs alternately, then the next pairs. Its
@@ -141,11 +154,11 @@ __device__ __forceinline__ void add_lines(float (&d)[kN / 2], const uint32_t (&w
 }
 
 // One thread.
-template <class T, int kD, bool kMasking>
+template <class T, int kD, bool kMasking, bool kDropout>
 __device__ __forceinline__ void load(const Maps& maps, const Task& task, const Options<T, kMasking>& options,
                                      const Work& work, uint8_t* tiles,
-                                     typename Plan<kD, kMasking>::Signals& signals) {
-  using P = Plan<kD, kMasking>;
+                                     typename Plan<kD, kMasking, kDropout>::Signals& signals) {
+  using P = Plan<kD, kMasking, kDropout>;
   const int key = work.key_tile * P::kKeys;
   barrier_expect(signals.keys_full, 2 * P::kKeyBytes);
   FASTDL_UNROLL
@@ -156,7 +169,7 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const O
   }
   Ring<P::kQueryStages> q;
   Ring<P::kGradStages> g;
-  uint32_t parity = 1;
+  [[maybe_unused]] uint32_t parity = 1;
   FASTDL_ROLLED
   for (int h = 0; h < task.ratio; ++h) {
     const int head = work.group * task.ratio + h;
@@ -175,8 +188,15 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const O
       if constexpr (kMasking) {
         barrier_wait(signals.mask_free, parity);
         options.load(tiles + P::kMask, P::kMaskBlock, work.batch, head, row, key, signals.mask_full);
-        parity ^= 1;
       }
+      if constexpr (kDropout) {
+        barrier_wait(signals.kept_free, parity);
+        const int at =
+            ((work.batch * task.heads + head) * task.query_tiles + tile) * task.key_tiles + work.key_tile;
+        barrier_expect(signals.kept_full, P::kKeptBytes);
+        bulk_load(tiles + P::kKept, maps.kept, {0, at * P::kQueryBlocks}, signals.kept_full);
+      }
+      parity ^= 1;
       Barrier& grad_full = signals.grad_full[g.stage];
       barrier_wait(signals.grad_free[g.stage], g.parity ^ 1);
       barrier_expect(grad_full, P::kQueryBytes);
@@ -225,11 +245,11 @@ __device__ __forceinline__ void add_sums(const Task& task, const Work& work, uin
 }
 
 // A warpgroup: 64 keys.
-template <class T, int kD, bool kMasking>
+template <class T, int kD, bool kMasking, bool kDropout>
 __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
                                         const Options<T, kMasking>& options, const Work& work, uint8_t* tiles,
-                                        typename Plan<kD, kMasking>::Signals& signals, int group) {
-  using P = Plan<kD, kMasking>;
+                                        typename Plan<kD, kMasking, kDropout>::Signals& signals, int group) {
+  using P = Plan<kD, kMasking, kDropout>;
   const int thread = int(threadIdx.x) % kGroupThreads, lane = lane_id();
   const int own = 64 * group, row = own + thread / 32 * 16 + lane / 4;  // of the block's keys
   const int key = work.key_tile * P::kKeys;
@@ -300,6 +320,23 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
     }
     uint32_t p[P::kQueries / 16][4], ds[P::kQueries / 16][4];
     pack_operands<T>(p, s);
+    // Bits are applied to operands and to differences: accumulators of products may only be products' here.
+    [[maybe_unused]] uint32_t kept[P::kQueryBlocks];
+    if constexpr (kDropout) {
+      barrier_wait(signals.kept_full, step % 2);
+      FASTDL_UNROLL
+      for (int part = 0; part < P::kQueryBlocks; ++part)
+        kept[part] = reinterpret_cast<const uint32_t*>(
+            tiles + P::kKept)[part * kWorkers + group * kGroupThreads + thread];
+      fence_async_shared();
+      sync_warp();
+      if (lane == 0) barrier_arrive(signals.kept_free);
+      FASTDL_UNROLL
+      for (int k = 0; k < P::kQueries / 4; ++k) {
+        const uint32_t both = kept[k / 16] >> 2 * k % 32;
+        p[k / 4][k % 4] &= (both & 1) * 0xffffu | (both >> 1 & 1) * 0xffff0000u;
+      }
+    }
     wgmma_fence();
     add_lines<T, kD>(dv, p, grad, P::kQueryBlock);
     wgmma_commit();
@@ -315,8 +352,13 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
       for (int n = 0; n < 8; ++n) {
         const auto of = of_queries(8 * part + n);
         FASTDL_UNROLL
-        for (int c = 0; c < 4; ++c)
-          dp[4 * n + c] = s[32 * part + 4 * n + c] * (dp[4 * n + c] - of.v[c % 2 * 2 + 1]);
+        for (int c = 0; c < 4; ++c) {
+          const float delta = of.v[c % 2 * 2 + 1];
+          float difference = dp[4 * n + c] - delta;
+          if constexpr (kDropout)
+            difference = kept[part] >> (4 * n + c) & 1 ? dp[4 * n + c] * task.kept - delta : -delta;
+          dp[4 * n + c] = s[32 * part + 4 * n + c] * difference;
+        }
       }
       if (part == 0) wgmma_wait<0>();  // dV: there are no registers for dS beside its operands
       pack_operands<T>(&ds[4 * part], dp);
@@ -372,7 +414,8 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
   for (int half = 0; half < 2; ++half) {
     const int i = 4 * n + 2 * half, block = n / 8 * P::kKeyBlock;
     *place(tiles + P::kKey + block, half, n % 8) = packed<T>(dk[i] * task.scale, dk[i + 1] * task.scale);
-    *place(tiles + P::kValue + block, half, n % 8) = packed<T>(dv[i], dv[i + 1]);
+    const float kept = kDropout ? task.kept : 1.0f;
+    *place(tiles + P::kValue + block, half, n % 8) = packed<T>(dv[i] * kept, dv[i + 1] * kept);
   }
   fence_async_shared();
   sync_named(kGroupDone + group, kGroupThreads);
@@ -388,12 +431,12 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
   }
 }
 
-template <class T, int kD, bool kMasking>
+template <class T, int kD, bool kMasking, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_backward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const Task task,
                            const FASTDL_GRID_CONSTANT Options<T, kMasking> options) {
   if constexpr (kHopperCode) {
-    using P = Plan<kD, kMasking>;
+    using P = Plan<kD, kMasking, kDropout>;
     FASTDL_TILES_SHARED(tiles);
     auto& signals = *reinterpret_cast<typename P::Signals*>(tiles + P::kSignals);
     if (threadIdx.x == 0) {
@@ -406,6 +449,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int i = 0; i < P::kGradStages; ++i)
         barrier_init(signals.grad_full[i], 1), barrier_init(signals.grad_free[i], kWorkers / 32);
       barrier_init(signals.mask_full, 1), barrier_init(signals.mask_free, kWorkers / 32);
+      barrier_init(signals.kept_full, 1), barrier_init(signals.kept_free, kWorkers / 32);
       barrier_init_fence();
     }
     sync_threads();
@@ -414,13 +458,25 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp < kGroupThreads / 32) {
       registers_fewer<24>();
       if (warp == 0 && lane_id() == 0 && work.steps > 0)
-        load<T, kD, kMasking>(maps, task, options, work, tiles, signals);
+        load<T, kD, kMasking, kDropout>(maps, task, options, work, tiles, signals);
       if (warp > 0 && warp <= P::kSumStages) add_sums<P>(task, work, tiles, warp - 1);
       return;
     }
     registers_more<240>();
-    compute<T, kD, kMasking>(maps, task, options, work, tiles, signals, warp / 4 - 1);
+    compute<T, kD, kMasking, kDropout>(maps, task, options, work, tiles, signals, warp / 4 - 1);
   }
+}
+
+// A block has a tile of 128 keys and 64 queries, a warp 16 of the keys: a thread's word as `compute` takes it.
+template <class T>
+__global__ void __launch_bounds__(kWorkers)
+    keep_weights(uint32_t* kept, const Scores<T> scores, int query_tiles, int key_tiles, int parts) {
+  const int64_t at = int64_t(blockIdx.x) / parts;
+  const int part = int(blockIdx.x % unsigned(parts)), key = int(at % key_tiles) * kWorkers / 2;
+  const int query = (int(at / key_tiles % query_tiles) * parts + part) * 64;
+  if (scores.causal && query + 63 < key) return;  // nobody multiplies these
+  kept[int64_t(blockIdx.x) * kWorkers + threadIdx.x] =
+      kept_weights<true, T, 8>(scores, at / key_tiles / query_tiles, key + int(threadIdx.x) / 32 * 16, query);
 }
 
 // grad_query = scale * sums. A block has the 64 x 64 of a warpgroup, a thread eight neighbours of two rows.
@@ -442,7 +498,7 @@ __global__ void __launch_bounds__(256)
       high.v[2 * pair + c] = narrow<T>(four.v[2 + c] * scale);
     }
   }
-  const int row = tile * Plan<kD, false>::kQueries + (kD == 64 ? 64 * part : 0) + r / 8 * 16 + r % 8;
+  const int row = tile * kQueriesOf<kD> + (kD == 64 ? 64 * part : 0) + r / 8 * 16 + r % 8;
   T* const at =
       head_of<T>(to, head / heads, head % heads) + row * to.row + (kD == 64 ? 0 : 64 * part) + 8 * n;
   if (row < queries) *reinterpret_cast<Pack<T, 8>*>(at) = low;
@@ -477,12 +533,12 @@ View<T> key_view(const AttentionBackward<T>& f, const Heads& x, int box_rows) {
 template <class T>
 int64_t query_tiles(const AttentionBackward<T>& f) {  // of all heads
   return int64_t(f.batch) * f.scores.heads *
-         ceil_div(f.scores.queries, f.size == 64 ? Plan<64, false>::kQueries : Plan<128, false>::kQueries);
+         ceil_div(f.scores.queries, f.size == 64 ? kQueriesOf<64> : kQueriesOf<128>);
 }
 
-template <class T, int kD, bool kMasking>
+template <class T, int kD, bool kMasking, bool kDropout>
 void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
-  using P = Plan<kD, kMasking>;
+  using P = Plan<kD, kMasking, kDropout>;
   const Scores<T>& s = f.scores;
   const int64_t tiles = query_tiles(f);
   const int pairs = f.batch * f.groups, key_tiles = ceil_div(s.keys, P::kKeys);
@@ -494,23 +550,35 @@ void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
   const int64_t sizes[] = {2 * int64_t(f.padded), int64_t(f.batch) * s.heads};
   const int64_t stride = int64_t(f.padded) * 8;
   const int box[] = {2 * P::kQueries, 1};
+  // Dropout's bits come behind the turns, at a multiple of 128 bytes.
+  uint32_t* const kept = turns + (tiles + 1 + 31) / 32 * 32;
+  const int64_t kept_rows = tiles * key_tiles * P::kQueryBlocks;
+  TensorMap kept_map{};
+  if constexpr (kDropout) {
+    launch("attention_dropout", keep_weights<T>, dim3(unsigned(kept_rows)), dim3(kWorkers), 0, stream, kept,
+           s, tiles_of_head, key_tiles, int(P::kQueryBlocks));
+    const int64_t kept_sizes[] = {kWorkers, kept_rows}, kept_stride = kWorkers * 4;
+    const int kept_box[] = {kWorkers, P::kQueryBlocks};
+    kept_map = tensor_map<float>(kept, 2, kept_sizes, &kept_stride, kept_box, Swizzle::none);
+  }
   const Maps maps{query_view(f, f.query, P::kQueries).map(),
                   key_view(f, f.key, P::kKeys).map(),
                   key_view(f, f.value, P::kKeys).map(),
                   query_view(f, f.grad_y, P::kQueries).map(),
                   tensor_map<float>(f.statistics, 2, sizes, &stride, box, Swizzle::none),
                   key_view(f, f.grad_key, 64).map(),
-                  key_view(f, f.grad_value, 64).map()};
-  const Task task{sums,   turns,         turns + tiles, s.heads,  f.groups, f.ratio,  pairs,
-                  s.keys, tiles_of_head, key_tiles,     together, s.causal, s.factor, f.scale};
+                  key_view(f, f.grad_value, 64).map(),
+                  kept_map};
+  const Task task{sums,          turns,     turns + tiles, s.heads,  f.groups, f.ratio, pairs, s.keys,
+                  tiles_of_head, key_tiles, together,      s.causal, s.factor, f.scale, s.kept};
   const auto options = [&]() -> Options<T, kMasking> {
     if constexpr (kMasking)
       return MaskBoxes<T>(s, f.batch, P::kQueries).argument(s);
     else
       return {};
   };
-  launch("attention_backward", hopper_backward_kernel<T, kD, kMasking>, dim3(unsigned(pairs * key_tiles)),
-         dim3(kThreads), P::kBytes, stream, maps, task, options());
+  launch("attention_backward", hopper_backward_kernel<T, kD, kMasking, kDropout>,
+         dim3(unsigned(pairs * key_tiles)), dim3(kThreads), P::kBytes, stream, maps, task, options());
   launch("attention_query_gradient", query_gradient<T, kD>, dim3(unsigned(2 * tiles)), dim3(256), 0, stream,
          f.grad_query, sums, s.heads, s.queries, tiles_of_head, f.scale);
 }
@@ -521,7 +589,7 @@ template <class T>
 int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
   const Scores<T>& s = f.scores;
   if (capability() / 10 != 9 || (f.size != 64 && f.size != 128) || f.value_size != f.size) return 0;
-  if (s.threshold != 0 || !MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
+  if (!MaskBoxes<T>(s, f.batch, 64).possible()) return 0;
   if (s.queries <= 64 && s.keys <= 64) return 0;  // seven products of these are less than five of 128
   if (s.queries == 0 || s.keys == 0 || !whole_packs(f.grad_query, f.size, sizeof(T))) return 0;
   for (const Heads* x : {&f.query, &f.grad_y})
@@ -530,16 +598,29 @@ int64_t hopper_backward_scratch(const AttentionBackward<T>& f) {
     if (!key_view(f, *x, 64).possible()) return 0;
   const int64_t tiles = query_tiles(f), blocks = int64_t(f.batch) * f.groups * ceil_div(s.keys, 128);
   if (2 * tiles > INT32_MAX || blocks > INT32_MAX) return 0;
-  return tiles * (Plan<64, false>::kSumBytes + 4) + 4;  // a tile's sums are as large with size 128
+  const int64_t words =
+      s.threshold == 0 ? 0 : tiles * ceil_div(s.keys, 128) * (f.size == 64 ? 2 : 1) * kWorkers;
+  if (words * 4 > kMostKept) return 0;
+  // A tile's sums are as large with size 128.
+  return tiles * Plan<64, false, false>::kSumBytes + ((tiles + 1 + 31) / 32 * 32 + words) * 4;
 }
 
 template <class T>
 void hopper_backward(const AttentionBackward<T>& f, void* scratch, Stream stream) {
-  const bool masking = f.scores.masked();
-  if (f.size == 64)
-    masking ? run<T, 64, true>(f, scratch, stream) : run<T, 64, false>(f, scratch, stream);
+  const auto with = [&]<int kD, bool kMasking, bool kDropout>() {
+    run<T, kD, kMasking, kDropout>(f, scratch, stream);
+  };
+  const auto of_size = [&]<bool kMasking, bool kDropout>() {
+    if (f.size == 64)
+      with.template operator()<64, kMasking, kDropout>();
+    else
+      with.template operator()<128, kMasking, kDropout>();
+  };
+  const bool dropout = f.scores.threshold != 0;
+  if (f.scores.masked())
+    dropout ? of_size.template operator()<true, true>() : of_size.template operator()<true, false>();
   else
-    masking ? run<T, 128, true>(f, scratch, stream) : run<T, 128, false>(f, scratch, stream);
+    dropout ? of_size.template operator()<false, true>() : of_size.template operator()<false, false>();
 }
 
 template int64_t hopper_backward_scratch<__half>(const AttentionBackward<__half>&);
