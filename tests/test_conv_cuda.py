@@ -19,7 +19,7 @@ emulated = pytest.mark.skipif(
 
 
 def cuda_algorithms(geometry):
-    """The algorithms that do this on CUDA (fastdl/kernels/cuda/conv.py)."""
+    """The algorithms that do this on CUDA (fastdl/kernels/cuda/conv_problem.py)."""
     _, weight, stride, padding, _, _ = GEOMETRIES[geometry]
     names = ["direct", "im2col"]
     if set(weight[2:]) == set(stride) == {1} and not any(padding):

@@ -482,7 +482,7 @@ def conv_algorithm(name: str) -> Iterator[None]:
     """Force one algorithm for all convolutions of the process inside a ``with`` block, to test and measure.
 
     ``name`` is ``"auto"`` (default: the expected fastest) or one of those in ``csrc/cpu/conv/choose.cpp``, on
-    a GPU one of those in ``fastdl/kernels/cuda/conv.py``. An algorithm that cannot do a problem raises
+    a GPU one of those in ``fastdl/kernels/cuda/conv_problem.py``. An algorithm that cannot do a problem raises
     ValueError with the reason. The environment variable ``FASTDL_CONV_ALGORITHM`` sets it from the start.
 
     Example:
