@@ -49,7 +49,7 @@ _WHY = {
         left_shift_forward right_shift_forward trunc_divide_forward igamma_forward igammac_forward zeta_forward
         complex_add complex_conjugate complex_divide complex_join complex_multiply complex_multiply_conjugate
         complex_rows complex_scale complex_shrink complex_sub fourier transform
-        convert copy_into fill progression triangle triangle_places count_true nonzero
+        convert copy_into fill progression triangle triangle_places nonzero
         index_copy masked_put masked_select scatter mode_index select_index sort_forward""",
 }
 _ELSEWHERE = {name: why for why, names in _WHY.items() for name in names.split()}

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 
 Axes = tuple[int, ...] | None
 
 __all__ = [
+    "all_true",
     "amax_forward",
     "amin_forward",
+    "any_true",
     "broadcast_to",
+    "count_true",
     "logsumexp_forward",
     "max_forward",
     "mean_forward",
@@ -41,11 +44,11 @@ _BYTES = np.dtype(np.uint8)
 
 
 def _problem(
-    runtime: Any, number: int, x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]
+    runtime: Any, x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]
 ) -> tuple[Any, Array | None]:
     """A reduction as the extension wants it, and its scratch memory, which has to live as long as the call."""
     extension = runtime.extension
-    problem = extension.Reduce((runtime.pointer(x), strides), shape, axes, number)
+    problem = extension.Reduce((runtime.pointer(x), strides), shape, axes, x.dtype.itemsize)
     size = extension.reduce_scratch(problem)
     return problem, runtime.empty(size, _BYTES) if size else None
 
@@ -53,7 +56,7 @@ def _problem(
 def sum_over(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]) -> Array:
     """:func:`sum_forward` of x as if it had this shape and these strides, without a look at the axes."""
     number, runtime = device.code("sum", x), device.of(x)
-    problem, scratch = _problem(runtime, number, x, shape, strides, axes)
+    problem, scratch = _problem(runtime, x, shape, strides, axes)
     y = runtime.empty(tuple([n for a, n in enumerate(shape) if a not in axes]), x.dtype)
     pointer = runtime.pointer
     runtime.extension.reduce_fold(
@@ -65,8 +68,8 @@ def sum_over(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: l
 class _Reduction:
     """A reduction as the extension wants it, its scratch memory and the shape of its result."""
 
-    def __init__(self, op: str, x: Array, axes: Axes, keepdim: bool) -> None:
-        self.number = device.code(op, x)
+    def __init__(self, op: str, x: Array, axes: Axes, keepdim: bool, number: int | None = None) -> None:
+        self.number = device.code(op, x) if number is None else number
         self.runtime = runtime = device.of(x)
         shape = x.shape
         ndim = len(shape)
@@ -83,7 +86,7 @@ class _Reduction:
             self.shape = tuple([1 if a in chosen else n for a, n in enumerate(shape)])
         else:
             self.shape = tuple([n for a, n in enumerate(shape) if a not in chosen])
-        self.problem, self._scratch = _problem(runtime, self.number, x, shape, x.strides, chosen)
+        self.problem, self._scratch = _problem(runtime, x, shape, x.strides, chosen)
         self.scratch = runtime.pointer(self._scratch)
         self.dtype = x.dtype
 
@@ -201,6 +204,39 @@ def max_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tup
 
 def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
     return _extreme("min", False, x, axis, keepdim)
+
+
+def _count(op: str, x: Array, axes: Axes, keepdim: bool, least: int | None = None) -> Array:
+    """How many elements of the bool array x are True, or whether they are at least ``least`` (-1: all)."""
+    if x.dtype.kind != "b":
+        raise DtypeError(f"{op}: x must be bool, got {x.dtype.name}")
+    reduction = _Reduction(op, x, axes, keepdim, 0)
+    y = reduction.result(np.dtype(np.int64 if least is None else np.bool_))
+    runtime = reduction.runtime
+    counts, enough = (y, None) if least is None else (None, y)
+    runtime.extension.count_true(
+        runtime.pointer(counts),
+        runtime.pointer(enough),
+        reduction.length if least == -1 else least or 0,
+        reduction.problem,
+        reduction.scratch,
+        runtime.stream(),
+    )
+    return y
+
+
+def count_true(x: Array, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Array:
+    return _count("count_true", x, (axis,) if isinstance(axis, int) else axis, keepdim)
+
+
+def any_true(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    """Is any element of the bool array x True over ``axes``?"""
+    return _count("any_true", x, axes, keepdim, 1)
+
+
+def all_true(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
+    """Are all elements of the bool array x True over ``axes``?"""
+    return _count("all_true", x, axes, keepdim, -1)
 
 
 def sum_product_to(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
