@@ -142,6 +142,7 @@ template <class T>
 struct Moments {
   using C = Compute<T>;
   using Accumulator = Sums<C>;
+  static constexpr int kAhead = 4;
   T *var, *mean;
   C count, divisor;
 

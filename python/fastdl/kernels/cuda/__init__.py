@@ -24,6 +24,7 @@ from fastdl.kernels.cuda.layout import *
 from fastdl.kernels.cuda.linear import *
 from fastdl.kernels.cuda.norm import *
 from fastdl.kernels.cuda.optim import *
+from fastdl.kernels.cuda.order import *
 from fastdl.kernels.cuda.pointwise_loss import *
 from fastdl.kernels.cuda.pool import *
 from fastdl.kernels.cuda.random import *
@@ -50,7 +51,7 @@ _WHY = {
         complex_add complex_conjugate complex_divide complex_join complex_multiply complex_multiply_conjugate
         complex_rows complex_scale complex_shrink complex_sub fourier transform
         convert copy_into fill progression triangle triangle_places nonzero
-        index_copy masked_put masked_select scatter mode_index select_index sort_forward""",
+        index_copy masked_put masked_select scatter mode_index select_index""",
 }
 _ELSEWHERE = {name: why for why, names in _WHY.items() for name in names.split()}
 ABSENT: dict[str, str] = {
