@@ -34,8 +34,7 @@ void logsumexp(Dtype dtype, void* y, const Reduce& problem, void* scratch, Strea
 // NaN wins.
 void extreme(bool largest, Dtype dtype, void* values, int64_t* indices, const Reduce& problem, void* scratch,
              Stream stream);
-// How many bytes of x are not zero; or, where counts is null, whether they are at least so many.
-void count_true(int64_t* counts, bool* enough, int64_t least, const Reduce& problem, void* scratch,
-                Stream stream);
+// How many bytes of x are not zero.
+void count_true(int64_t* counts, const Reduce& problem, void* scratch, Stream stream);
 
 }  // namespace fastdl::cuda

@@ -11,9 +11,8 @@ void extreme(bool largest, Dtype dtype, void* values, int64_t* indices, const Re
   });
 }
 
-void count_true(int64_t* counts, bool* enough, int64_t least, const Reduce& problem, void* scratch,
-                Stream stream) {
-  reduce<uint8_t>("count_true", CountOf{counts, enough, uint32_t(least)}, problem, false, scratch, stream);
+void count_true(int64_t* counts, const Reduce& problem, void* scratch, Stream stream) {
+  reduce<uint8_t>("count_true", CountOf{counts}, problem, false, scratch, stream);
 }
 
 }  // namespace fastdl::cuda

@@ -206,22 +206,15 @@ struct Extreme {
   }
 };
 
-// How many bytes are not zero, and whether they are at least so many.
+// How many bytes are not zero.
 struct CountOf {
   using Accumulator = uint32_t;
   int64_t* counts;
-  bool* enough;
-  uint32_t least;
 
   __device__ __forceinline__ uint32_t start() const { return 0; }
   __device__ __forceinline__ void add(uint32_t& a, uint8_t x, uint8_t, uint32_t) const { a += x != 0; }
   __device__ __forceinline__ uint32_t operator()(uint32_t a, uint32_t b) const { return a + b; }
-  __device__ __forceinline__ void finish(uint32_t output, uint32_t a, uint8_t) const {
-    if (counts != nullptr)
-      counts[output] = a;
-    else
-      enough[output] = a >= least;
-  }
+  __device__ __forceinline__ void finish(uint32_t output, uint32_t a, uint8_t) const { counts[output] = a; }
 };
 
 }  // namespace

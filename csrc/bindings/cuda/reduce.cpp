@@ -50,10 +50,8 @@ void register_reduce(py::module_& m) {
                   pointer(scratch), stream_of(stream));
   });
 
-  m.def("count_true", [](uintptr_t counts, uintptr_t enough, int64_t least, const Reduce& problem,
-                         uintptr_t scratch, uintptr_t stream) {
-    cuda::count_true(int64s(counts), static_cast<bool*>(pointer(enough)), least, problem, pointer(scratch),
-                     stream_of(stream));
+  m.def("count_true", [](uintptr_t counts, const Reduce& problem, uintptr_t scratch, uintptr_t stream) {
+    cuda::count_true(int64s(counts), problem, pointer(scratch), stream_of(stream));
   });
 
   using cuda::Running;

@@ -360,15 +360,10 @@ def concat_arrays(arrays: Any, dim: int) -> Any:
     return concat_arrays([a[..., None].view(float64) for a in arrays], dim).view(dtype)[..., 0]
 
 
-def has_reduction(x: Any) -> bool:
-    """Is the array on a GPU within the limits of its reductions?"""
-    return bool(x.size < 2**31 and x.ndim <= 5)
-
-
 def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
     """How many elements are not zero (True) over ``axes`` (None: all), int64."""
     if on_device(mask):
-        if mask.dtype is bool_ and has_reduction(mask):
+        if mask.dtype is bool_ and mask.size < 2**31 and mask.ndim <= 5:  # within the kernel's limits
             return select(mask).count_true(mask, axes, keepdim)
     elif axes is None or len(axes) == 1:
         dtype = mask.dtype

@@ -18,7 +18,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.arrays import any_true, as_bool, cast, count_true, empty, full, has_reduction, zeros
+from fastdl.ops.arrays import any_true, as_bool, cast, count_true, empty, full, zeros
 from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
 from fastdl.ops.join import cat
@@ -369,10 +369,9 @@ def _truth(op: str, input: Any, dim: Any, keepdim: bool) -> Tensor:
     if dim.__class__ in (tuple, list) and not dim:
         return Tensor._wrap(cast(as_bool(x), uint8) if x.dtype is uint8 else as_bool(pooled_copy(x)))
     axes = normal_axes(op, dim, x.ndim)
-    if x.dtype is bool_ and on_device(x) and has_reduction(x):
-        return Tensor._wrap(getattr(select(x), f"{op}_true")(x, axes, keepdim))
     out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
-    if axes is None or 1 < len(axes) == x.ndim:  # all: NumPy stops at the first that decides
+    # All of them: NumPy stops at the first that decides.
+    if (axes is None or 1 < len(axes) == x.ndim) and not on_device(x):
         getattr(x, op)(axis=None, keepdims=keepdim, out=out)
     else:
         counts = count_true(x, axes, keepdim)

@@ -15,10 +15,8 @@ from fastdl.kernels.cuda.device import Array
 Axes = tuple[int, ...] | None
 
 __all__ = [
-    "all_true",
     "amax_forward",
     "amin_forward",
-    "any_true",
     "broadcast_to",
     "count_true",
     "logsumexp_forward",
@@ -206,37 +204,16 @@ def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tup
     return _extreme("min", False, x, axis, keepdim)
 
 
-def _count(op: str, x: Array, axes: Axes, keepdim: bool, least: int | None = None) -> Array:
-    """How many elements of the bool array x are True, or whether they are at least ``least`` (-1: all)."""
-    if x.dtype.kind != "b":
-        raise DtypeError(f"{op}: x must be bool, got {x.dtype.name}")
-    reduction = _Reduction(op, x, axes, keepdim, 0)
-    y = reduction.result(np.dtype(np.int64 if least is None else np.bool_))
-    runtime = reduction.runtime
-    counts, enough = (y, None) if least is None else (None, y)
-    runtime.extension.count_true(
-        runtime.pointer(counts),
-        runtime.pointer(enough),
-        reduction.length if least == -1 else least or 0,
-        reduction.problem,
-        reduction.scratch,
-        runtime.stream(),
-    )
-    return y
-
-
 def count_true(x: Array, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Array:
-    return _count("count_true", x, (axis,) if isinstance(axis, int) else axis, keepdim)
-
-
-def any_true(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
-    """Is any element of the bool array x True over ``axes``?"""
-    return _count("any_true", x, axes, keepdim, 1)
-
-
-def all_true(x: Array, axes: Axes = None, keepdim: bool = False) -> Array:
-    """Are all elements of the bool array x True over ``axes``?"""
-    return _count("all_true", x, axes, keepdim, -1)
+    if x.dtype.kind != "b":
+        raise DtypeError(f"count_true: x must be bool, got {x.dtype.name}")
+    reduction = _Reduction("count_true", x, (axis,) if isinstance(axis, int) else axis, keepdim, 0)
+    counts = reduction.result(np.dtype(np.int64))
+    runtime = reduction.runtime
+    runtime.extension.count_true(
+        runtime.pointer(counts), reduction.problem, reduction.scratch, runtime.stream()
+    )
+    return counts
 
 
 def sum_product_to(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
