@@ -20,13 +20,13 @@ struct Task {
   uint32_t slices, per_slice;
 };
 
-// Packs that a thread loads before it adds the first.
+// Packs that a thread loads before it adds the first: `most`, or fewer where the policy's code is long.
 template <class P>
-constexpr int ahead() {
+constexpr int ahead(int most = 8) {
   if constexpr (requires { P::kAhead; })
-    return P::kAhead;
+    return P::kAhead < most ? P::kAhead : most;
   else
-    return 8;
+    return most;
 }
 
 // Calls visit(i, pack i) for the packs first + index, first + index + step, .. below end. Whether all of the
@@ -60,9 +60,8 @@ __device__ __forceinline__ void each_pack(const T* from, const Axes& axes, uint3
   constexpr std::integral_constant<int, (kAhead < 4 ? kAhead : 4)> few;
   uint32_t start = first;
   if constexpr (kAhead > 1)
-    for (; start + kAhead * step <= end; start += kAhead * step) some(many, std::true_type{}, start);
-  for (; start + few * step < end; start += kAhead * step) some(many, std::false_type{}, start);
-  if (start < end) some(few, std::false_type{}, start);
+    for (; start + many * step <= end; start += many * step) some(many, std::true_type{}, start);
+  for (; start < end; start += few * step) some(few, std::false_type{}, start);
 }
 
 // Of rows in shared memory, of `width` accumulators each, the first becomes what they merge to.
@@ -140,11 +139,12 @@ __device__ __forceinline__ void rows_of(const P& policy, typename P::Accumulator
     const C x0 = t.packs > 0 ? C(widen(*from)) : C(0);
     auto a = policy.start();
     const uint32_t first = slice * t.per_slice, end = mine ? std::min(t.packs, first + t.per_slice) : 0;
-    each_pack<N, ahead<P>()>(from, t.reduced, first, uint32_t(team.index), end, uint32_t(team.size),
-                             [&](uint32_t i, const Loaded<T, N>& pack) {
-                               FASTDL_UNROLL
-                               for (int k = 0; k < N; ++k) policy.add(a, C(widen(pack[k])), x0, i * N + k);
-                             });
+    each_pack<N, ahead<P>(kBlock ? 8 : 4)>(from, t.reduced, first, uint32_t(team.index), end,
+                                           uint32_t(team.size), [&](uint32_t i, const Loaded<T, N>& pack) {
+                                             FASTDL_UNROLL
+                                             for (int k = 0; k < N; ++k)
+                                               policy.add(a, C(widen(pack[k])), x0, i * N + k);
+                                           });
     if constexpr (kBlock)
       a = block_merge(a, policy);
     else
