@@ -73,7 +73,8 @@ enum class Way { tiles, lanes, blocks, columns, matrix };
 
 constexpr int64_t kTile = 36 << 10, kSmallTile = 12 << 10;  // bytes of rows in shared memory
 constexpr int64_t kNarrow = 1024;                           // bytes, or elements, of a matrix's row
-constexpr int64_t kMatrix = 4096;                           // elements that a block is worth
+constexpr int64_t kBlocks = 4;     // of slices, for a multiprocessor: all run at once
+constexpr int64_t kMatrix = 4096;  // elements that a block is worth
 
 struct Plan {
   AxisList kept, reduced;
@@ -115,7 +116,7 @@ inline void plan_rows_of(Plan& p, bool on_16_bytes, int wide, int64_t item) {
   } else {
     p.way = Way::blocks;
     if (p.outputs < 2 * multi && p.length >= 8192)
-      p.slices = std::min(4 * multi / std::max<int64_t>(1, p.outputs), p.length / 2048);
+      p.slices = std::min(kBlocks * multi / std::max<int64_t>(1, p.outputs), p.length / 2048);
   }
   p.per_slice = ceil_div(packs, std::max<int64_t>(1, p.slices));
 }
@@ -136,7 +137,7 @@ inline bool plan_matrix(Plan& p, bool on_16_bytes, int wide, int64_t item) {
   p.group = int(256 / packs_of_rows * packs_of_rows);  // threads at work
   const int64_t packs = size / wide, steps = ceil_div(packs, p.group), matrices = p.outputs / n;
   const int64_t slices =
-      std::clamp<int64_t>(6 * multiprocessors() / matrices, 1, std::max<int64_t>(1, steps / 8));
+      std::clamp<int64_t>(kBlocks * multiprocessors() / matrices, 1, std::max<int64_t>(1, steps / 8));
   p.per_slice = ceil_div(steps, slices) * p.group;
   p.slices = ceil_div(packs, p.per_slice);
   return true;
@@ -160,7 +161,7 @@ inline void plan_columns(Plan& p, bool on_16_bytes, int wide) {
     p.x = unsigned(std::min<int64_t>(32, power_of_two_below(2 * packs - 1)));
     p.y = unsigned(std::min<int64_t>(split, 256 / p.x));
     if (split > 8)
-      p.slices = std::clamp<int64_t>(6 * multi / ceil_div(packs, p.x), 1,
+      p.slices = std::clamp<int64_t>(kBlocks * multi / ceil_div(packs, p.x), 1,
                                      std::max<int64_t>(1, p.length / (8 * p.y)));
   }
   p.y = std::max(p.y, 32 / p.x);

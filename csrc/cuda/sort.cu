@@ -124,10 +124,12 @@ __device__ __forceinline__ E with_lane(E mine, int distance, bool ascending) {
 template <class E>
 __device__ __forceinline__ void merge_in_warp(E& a, E& b, uint32_t at, uint32_t length, int distance) {
   const bool up_a = (at & length) == 0, up_b = ((at + 32) & length) == 0;
-  if (distance == 32) in_order(a, b, up_a), distance = 16;
-  for (; distance > 0; distance /= 2) {
-    a = with_lane(a, distance, up_a);
-    b = with_lane(b, distance, up_b);
+  if (distance == 32) in_order(a, b, up_a);
+  FASTDL_UNROLL
+  for (int d = 16; d > 0; d /= 2) {
+    if (d > distance) continue;
+    a = with_lane(a, d, up_a);
+    b = with_lane(b, d, up_b);
   }
 }
 
@@ -150,6 +152,7 @@ __global__ void __launch_bounds__(int(kTile) / 2) sort_tiles(From from, To to, T
       return part < t.parts && i < t.n ? from(row, t.n, i) : nothing<E>();
     };
     E a = load(first), b = load(first + 32);
+    FASTDL_UNROLL
     for (uint32_t length = 2; length <= kRun; length *= 2)
       merge_in_warp(a, b, local, length, int(length) / 2);
     s[at] = a, s[at + 32] = b;
