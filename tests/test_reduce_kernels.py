@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import emulation
 import fastdl
 from fastdl import kernels
 from fastdl.kernels import reference
@@ -276,7 +277,7 @@ def test_rows_of_every_length(level, dtype):
                 close(got, getattr(reference, name + "_forward")(x, (axis,)), x)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_counts(level):
     kernel = load(level)
     for shape in [*SHAPES, (3, 100_000), (100_000, 3), (600, 1100), (1, 1_000_000), *EMPTY]:
@@ -298,6 +299,65 @@ def test_counts(level):
         )
     with pytest.raises(TypeError, match="count_true: x must be bool"):
         kernel.count_true(np.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_tall_and_wide(level, dtype):
+    """Many short rows, tall narrow matrices, few long rows: with and without a start at a multiple of 16 bytes."""
+    kernel = load(level)
+    for shape in [
+        (9001, 3),
+        (4000, 10),
+        (2111, 33),
+        (600, 131),
+        (3, 8200),
+        (2, 2003, 12),
+        (3, 5, 4100),
+        (1100, 1028),
+        (1, 40_000),
+    ]:
+        for start in (0, 1):
+            x = numbers(1 + np.prod(shape), dtype, 3)[start:][: np.prod(shape)].reshape(shape)
+            for axis in [*range(len(shape)), None]:
+                axes = None if axis is None else (axis,)
+                for name in ("sum", "amax", "logsumexp"):
+                    got = getattr(kernel, name + "_forward")(x, axes)
+                    close(got, getattr(reference, name + "_forward")(x, axes), x)
+                for got, want in zip(
+                    kernel.var_forward(x, 0, axes), reference.var_forward(x, 0, axes), strict=True
+                ):
+                    close(got, want, x)
+                whole = np.round(2 * x)  # of many equal ones the first
+                whole.flat[7::501] = np.nan
+                for name in ("max_forward", "min_forward"):
+                    for got, want in zip(
+                        getattr(kernel, name)(whole, axis), getattr(reference, name)(whole, axis), strict=True
+                    ):
+                        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_extremes_of_infinities(level):
+    kernel = load(level)
+    for shape, axis in (((300, 6), 1), ((300, 6), 0), ((2, 1000), 1), ((5000, 3), 0)):
+        x = np.full(shape, -np.inf, np.float32)
+        values, indices = kernel.max_forward(x, axis)
+        assert (values == -np.inf).all()
+        assert not indices.any()
+        assert not kernel.min_forward(-x, axis)[1].any()
+
+
+@pytest.mark.skipif(
+    emulation.NAME not in backends(cuda=True), reason="needs the CUDA kernels under emulation"
+)
+def test_counts_over_several_axes_on_cuda():
+    kernel = load(emulation.NAME)
+    for shape in [(7, 9), (4000, 10), (10, 4000), (2, 300, 33), (0, 3), (33, 5, 6, 7)]:
+        x = np.random.default_rng(5).random(shape) < 0.7
+        for axes, keepdim in itertools.product(subsets(len(shape)), (False, True)):
+            got = kernel.count_true(x, axes, keepdim)
+            np.testing.assert_array_equal(got, x.sum(axes, np.int64, keepdims=keepdim))
 
 
 @pytest.mark.parametrize("level", backends())

@@ -12,19 +12,17 @@ struct Exponentials {
   C m, s;
 
   __device__ __forceinline__ Exponentials joined(Exponentials other) const {
-    const C top = larger(m, other.m);
-    return {top, in_units_of(top) + other.in_units_of(top)};
-  }
-  __device__ __forceinline__ C in_units_of(C top) const {  // of e^top
-    return m == top ? s : s * std::exp(m - top);           // equal infinities: exp(0)
+    const C d = other.m - m;
+    const C e = m == other.m ? C(1) : std::exp(-std::fabs(d));  // of equal infinities d is NaN
+    return {larger(m, other.m), d > 0 ? s * e + other.s : s + other.s * e};
   }
   __device__ __forceinline__ C logarithm() const { return m - m == 0 ? m + std::log(s) : m; }
 };
 
-template <class C>
+template <class C, class Index = int64_t>
 struct Place {
   C value;
-  int64_t index;  // -1: nothing yet
+  Index index;
 };
 
 }  // namespace fastdl::cuda

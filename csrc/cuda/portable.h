@@ -10,6 +10,7 @@
 //   launch_clusters(name, kernel, blocks, as launch)  resident_clusters  largest_cluster    blocks of 9.0a
 //   cluster_sync()  inbox_begin  inbox_expect  store_in_cluster  inbox_wait      between a cluster's blocks
 //   FASTDL_SHARED(T, name, size)   FASTDL_DYNAMIC_SHARED(T, name)   FASTDL_UNROLL  FASTDL_ROLLED
+//   FASTDL_UNROLL_BY(n)
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
 //   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)  opaque(x)
@@ -42,6 +43,8 @@
 
 #define FASTDL_UNROLL _Pragma("unroll")
 #define FASTDL_ROLLED _Pragma("unroll 1")
+#define FASTDL_PRAGMA(text) _Pragma(#text)
+#define FASTDL_UNROLL_BY(n) FASTDL_PRAGMA(unroll n)
 #define FASTDL_SHARED(T, name, size) __shared__ __align__(16) T name[size]
 // One untyped symbol for all: templates of different element types would otherwise declare it twice.
 #define FASTDL_DYNAMIC_SHARED(T, name)                        \

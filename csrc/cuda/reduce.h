@@ -15,6 +15,7 @@ enum class Fold : int { FASTDL_CUDA_FOLD(FASTDL_CUDA_ENUMERATOR) };
 // those that are reduced, in any order.
 struct Reduce {
   const void* x;
+  int64_t item;  // bytes of an element
   Shape kept, kept_strides, reduced, reduced_strides;
 };
 
@@ -33,5 +34,7 @@ void logsumexp(Dtype dtype, void* y, const Reduce& problem, void* scratch, Strea
 // NaN wins.
 void extreme(bool largest, Dtype dtype, void* values, int64_t* indices, const Reduce& problem, void* scratch,
              Stream stream);
+// How many bytes of x are not zero.
+void count_true(int64_t* counts, const Reduce& problem, void* scratch, Stream stream);
 
 }  // namespace fastdl::cuda

@@ -2,6 +2,7 @@
 
 #include "bindings/cuda/arguments.h"
 #include "cuda/search.h"
+#include "cuda/sort.h"
 
 namespace fastdl::binding {
 namespace {
@@ -32,6 +33,16 @@ void register_layout(py::module_& m) {
                            uintptr_t stream) {
     cuda::scatter_join(named<cuda::Join>(kJoin, op), Dtype(dtype), integers, pointer(out), pointer(source),
                        one, int64s(index), problem, report_words(report), stream_of(stream));
+  });
+  using cuda::Sort;
+  py::class_<Sort>(m, "Sort").def(py::init(
+      [](int64_t rows, int64_t n, int64_t k, bool descending) { return Sort{rows, n, k, descending}; }));
+  m.def("sort_scratch",
+        [](int type, const Sort& problem) { return cuda::sort_scratch(cuda::SortKey(type), problem); });
+  m.def("sort", [](int type, uintptr_t values, uintptr_t indices, uintptr_t x, const Sort& problem,
+                   uintptr_t scratch, uintptr_t stream) {
+    cuda::sort(cuda::SortKey(type), pointer(values), int64s(indices), pointer(x), problem, pointer(scratch),
+               stream_of(stream));
   });
   m.def("searchsorted", [](int dtype, bool integers, uintptr_t places, uintptr_t rows, uintptr_t values,
                            int64_t length, int64_t per_row, int64_t count, bool right, uintptr_t stream) {

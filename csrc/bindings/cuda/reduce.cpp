@@ -14,20 +14,22 @@ constexpr const char* kScan[] = {FASTDL_CUDA_SCAN(FASTDL_CUDA_NAME)};
 
 void register_reduce(py::module_& m) {
   using cuda::Reduce;
-  // An array and which of its axes (by number) are reduced.
+  // An array, which of its axes (by number) are reduced, and the bytes of an element.
   py::class_<Reduce>(m, "Reduce")
-      .def(py::init([](const py::object& x, const Shape& shape, const std::vector<size_t>& axes, int dtype) {
-        const Strided s = strided(x, Dtype(dtype));
-        Reduce r;
-        r.x = s.data;
-        std::vector<bool> reduced(shape.size(), false);
-        for (size_t axis : axes) reduced.at(axis) = true;
-        for (size_t d = 0; d < shape.size(); ++d) {
-          (reduced[d] ? r.reduced : r.kept).push_back(shape[d]);
-          (reduced[d] ? r.reduced_strides : r.kept_strides).push_back(s.strides[d]);
-        }
-        return r;
-      }));
+      .def(py::init(
+          [](const py::object& x, const Shape& shape, const std::vector<size_t>& axes, int64_t item) {
+            const Strided s = strided(x, item);
+            Reduce r;
+            r.x = s.data;
+            r.item = item;
+            std::vector<bool> reduced(shape.size(), false);
+            for (size_t axis : axes) reduced.at(axis) = true;
+            for (size_t d = 0; d < shape.size(); ++d) {
+              (reduced[d] ? r.reduced : r.kept).push_back(shape[d]);
+              (reduced[d] ? r.reduced_strides : r.kept_strides).push_back(s.strides[d]);
+            }
+            return r;
+          }));
   m.def("reduce_scratch", &cuda::reduce_scratch);
   m.def("reduce_fold", [](std::string_view op, int dtype, uintptr_t y, bool wide, const Reduce& problem,
                           double scale, double p, uintptr_t scratch, uintptr_t stream) {
@@ -46,6 +48,10 @@ void register_reduce(py::module_& m) {
                       uintptr_t scratch, uintptr_t stream) {
     cuda::extreme(largest, Dtype(dtype), pointer(values), static_cast<int64_t*>(pointer(indices)), problem,
                   pointer(scratch), stream_of(stream));
+  });
+
+  m.def("count_true", [](uintptr_t counts, const Reduce& problem, uintptr_t scratch, uintptr_t stream) {
+    cuda::count_true(int64s(counts), problem, pointer(scratch), stream_of(stream));
   });
 
   using cuda::Running;

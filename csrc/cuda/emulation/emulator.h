@@ -44,6 +44,7 @@
   __attribute__((patchable_function_entry(::fastdl::emulation::warps_of_bounds(__VA_ARGS__))))
 #define FASTDL_UNROLL
 #define FASTDL_ROLLED
+#define FASTDL_UNROLL_BY(n)
 #define FASTDL_UNINSTRUMENTED __attribute__((no_sanitize_thread))
 
 namespace fastdl {

@@ -362,7 +362,10 @@ def concat_arrays(arrays: Any, dim: int) -> Any:
 
 def count_true(mask: Any, axes: Any, keepdim: bool = False) -> Any:
     """How many elements are not zero (True) over ``axes`` (None: all), int64."""
-    if (axes is None or len(axes) == 1) and not on_device(mask):
+    if on_device(mask):
+        if mask.dtype is bool_ and mask.size < 2**31 and mask.ndim <= 5:  # within the kernel's limits
+            return select(mask).count_true(mask, axes, keepdim)
+    elif axes is None or len(axes) == 1:
         dtype = mask.dtype
         if dtype.kind in FLOATING or is_common_integer(dtype):
             mask = select(mask).ne_forward(mask, 0)

@@ -161,8 +161,9 @@ def pick(input: Tensor, values: Any, indices: Any, axis: int, op: type[Op] = Pic
     return ValuesIndices(needing(found, places), places)
 
 
-def sortable(x: Any) -> Any:
-    """The array in a dtype of the same order that the CPU's kernels sort; None if there is none, or no kernel."""
+def sortable(x: Any, on_gpu: bool = False) -> Any:
+    """The array in a dtype of the same order that the kernels sort; None if there is none, or no kernel: on a GPU only
+    those that sort."""
     dtype = x.dtype
     if dtype is float32 or dtype is float64 or dtype is int64 or dtype is int32:
         wide = dtype
@@ -172,7 +173,7 @@ def sortable(x: Any) -> Any:
         wide = int64 if dtype.kind == "u" and dtype.itemsize == 4 else int32
     else:
         return None
-    return None if on_device(x) else cast(x, wide)
+    return cast(x, wide) if on_gpu or not on_device(x) else None
 
 
 def orderable(x: Any) -> Any:

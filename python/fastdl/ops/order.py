@@ -35,9 +35,9 @@ def _taken(input: Tensor, indices: Any, axis: int) -> ValuesIndices:
 
 
 def _first(input: Tensor, k: int, axis: int, descending: bool) -> ValuesIndices | None:
-    """The first ``k`` in order by the CPU's kernel; None where it does not apply."""
+    """The first ``k`` in order by the kernel; None where it does not apply."""
     x = input._data
-    keys = sortable(x)
+    keys = sortable(x, on_gpu=True)
     if keys is None or x.shape[axis] >= 2**31:
         return None
     if axis == x.ndim - 1:

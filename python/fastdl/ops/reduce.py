@@ -370,7 +370,8 @@ def _truth(op: str, input: Any, dim: Any, keepdim: bool) -> Tensor:
         return Tensor._wrap(cast(as_bool(x), uint8) if x.dtype is uint8 else as_bool(pooled_copy(x)))
     axes = normal_axes(op, dim, x.ndim)
     out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
-    if axes is None or 1 < len(axes) == x.ndim:  # all: NumPy stops at the first that decides
+    # All of them: NumPy stops at the first that decides.
+    if (axes is None or 1 < len(axes) == x.ndim) and not on_device(x):
         getattr(x, op)(axis=None, keepdims=keepdim, out=out)
     else:
         counts = count_true(x, axes, keepdim)

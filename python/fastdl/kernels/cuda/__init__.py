@@ -24,6 +24,7 @@ from fastdl.kernels.cuda.layout import *
 from fastdl.kernels.cuda.linear import *
 from fastdl.kernels.cuda.norm import *
 from fastdl.kernels.cuda.optim import *
+from fastdl.kernels.cuda.order import *
 from fastdl.kernels.cuda.pointwise_loss import *
 from fastdl.kernels.cuda.pool import *
 from fastdl.kernels.cuda.random import *
@@ -49,8 +50,8 @@ _WHY = {
         left_shift_forward right_shift_forward trunc_divide_forward igamma_forward igammac_forward zeta_forward
         complex_add complex_conjugate complex_divide complex_join complex_multiply complex_multiply_conjugate
         complex_rows complex_scale complex_shrink complex_sub fourier transform
-        convert copy_into fill progression triangle triangle_places count_true nonzero
-        index_copy masked_put masked_select scatter mode_index select_index sort_forward""",
+        convert copy_into fill progression triangle triangle_places nonzero
+        index_copy masked_put masked_select scatter mode_index select_index""",
 }
 _ELSEWHERE = {name: why for why, names in _WHY.items() for name in names.split()}
 ABSENT: dict[str, str] = {

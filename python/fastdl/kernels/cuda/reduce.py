@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 
@@ -18,6 +18,7 @@ __all__ = [
     "amax_forward",
     "amin_forward",
     "broadcast_to",
+    "count_true",
     "logsumexp_forward",
     "max_forward",
     "mean_forward",
@@ -41,11 +42,11 @@ _BYTES = np.dtype(np.uint8)
 
 
 def _problem(
-    runtime: Any, number: int, x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]
+    runtime: Any, x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]
 ) -> tuple[Any, Array | None]:
     """A reduction as the extension wants it, and its scratch memory, which has to live as long as the call."""
     extension = runtime.extension
-    problem = extension.Reduce((runtime.pointer(x), strides), shape, axes, number)
+    problem = extension.Reduce((runtime.pointer(x), strides), shape, axes, x.dtype.itemsize)
     size = extension.reduce_scratch(problem)
     return problem, runtime.empty(size, _BYTES) if size else None
 
@@ -53,7 +54,7 @@ def _problem(
 def sum_over(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int]) -> Array:
     """:func:`sum_forward` of x as if it had this shape and these strides, without a look at the axes."""
     number, runtime = device.code("sum", x), device.of(x)
-    problem, scratch = _problem(runtime, number, x, shape, strides, axes)
+    problem, scratch = _problem(runtime, x, shape, strides, axes)
     y = runtime.empty(tuple([n for a, n in enumerate(shape) if a not in axes]), x.dtype)
     pointer = runtime.pointer
     runtime.extension.reduce_fold(
@@ -65,8 +66,8 @@ def sum_over(x: Array, shape: tuple[int, ...], strides: tuple[int, ...], axes: l
 class _Reduction:
     """A reduction as the extension wants it, its scratch memory and the shape of its result."""
 
-    def __init__(self, op: str, x: Array, axes: Axes, keepdim: bool) -> None:
-        self.number = device.code(op, x)
+    def __init__(self, op: str, x: Array, axes: Axes, keepdim: bool, number: int | None = None) -> None:
+        self.number = device.code(op, x) if number is None else number
         self.runtime = runtime = device.of(x)
         shape = x.shape
         ndim = len(shape)
@@ -83,7 +84,7 @@ class _Reduction:
             self.shape = tuple([1 if a in chosen else n for a, n in enumerate(shape)])
         else:
             self.shape = tuple([n for a, n in enumerate(shape) if a not in chosen])
-        self.problem, self._scratch = _problem(runtime, self.number, x, shape, x.strides, chosen)
+        self.problem, self._scratch = _problem(runtime, x, shape, x.strides, chosen)
         self.scratch = runtime.pointer(self._scratch)
         self.dtype = x.dtype
 
@@ -201,6 +202,18 @@ def max_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tup
 
 def min_forward(x: Array, axis: int | None = None, keepdim: bool = False) -> tuple[Array, Array]:
     return _extreme("min", False, x, axis, keepdim)
+
+
+def count_true(x: Array, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Array:
+    if x.dtype.kind != "b":
+        raise DtypeError(f"count_true: x must be bool, got {x.dtype.name}")
+    reduction = _Reduction("count_true", x, (axis,) if isinstance(axis, int) else axis, keepdim, 0)
+    counts = reduction.result(np.dtype(np.int64))
+    runtime = reduction.runtime
+    runtime.extension.count_true(
+        runtime.pointer(counts), reduction.problem, reduction.scratch, runtime.stream()
+    )
+    return counts
 
 
 def sum_product_to(x: Array, y: Array, shape: tuple[int, ...]) -> Array:
