@@ -34,6 +34,12 @@ namespace fastdl::cuda {
 constexpr int kResidentThreads = 384, kCellLanes = 8, kCellColumns = 8;
 constexpr int kCells = kResidentThreads / kCellLanes, kWarpCells = 32 / kCellLanes;
 constexpr int kResidentStatic = 20 << 10;  // more than a block's static shared memory
+// Machine code for devices without clusters need not hold what they never launch.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kClustersHere = false;
+#else
+constexpr bool kClustersHere = true;
+#endif
 template <class C>
 constexpr int kChunk = int(16 / sizeof(C));
 // As many as leave registers for everything else.
@@ -171,6 +177,7 @@ template <class T, class Body, bool kCluster>
 __global__ void __launch_bounds__(kResidentThreads, 1)
     rnn_resident(const Directions<Body> layer, const StepTable table, const ResidentPlan plan) {
   using C = Compute<T>;
+  if constexpr (kCluster && !kClustersHere) return;
   FASTDL_DYNAMIC_SHARED(C, shared);
   // Registers are the weights': what else is kept from step to step is in shared memory.
   FASTDL_SHARED(Body, own_body, 1);
