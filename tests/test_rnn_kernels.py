@@ -445,7 +445,7 @@ def test_bfloat16_needs_and_refusals(level):
     [
         ("resident", {"wide": 0, "lengths": 0}),
         ("grid", {"wide": 2, "deep": 0, "one step": 0, "lengths": 1}),
-        ("auto", {"lengths": 0, "one step": 0}),
+        ("auto", {"wide": 0, "lengths": 0, "one step": 0}),
     ],
 )
 def test_launches_are_chosen_by_the_problem(way, launches, cell):

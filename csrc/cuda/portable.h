@@ -13,13 +13,13 @@
 //   FASTDL_UNROLL_BY(n)
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
-//   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)  opaque(x)
+//   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)  reciprocal_approximate(x)  opaque(x)
 //   larger_or_nan(a, b)  smaller_or_nan(a, b)
 //   log_gamma  erfcx  erf_inverse  normal_below  normal_quantile  bessel_i0  bessel_i1  sin_pi  cos_pi
 //   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
 //   cp_async_16_or_zeros(shared, global, present)
-//   cp_async_16_or_zeros_cached, cp_async_8_or_zeros        through the first-level cache
+//   cp_async_16_or_zeros_cached, cp_async_8_or_zeros, cp_async_4_or_zeros    through the first-level cache
 //   ldmatrix_x4<transposed>(registers, row)  mma_m16n8k16<T>(d, a, b)  mma_m16n8k8_tf32(d, a, b)  to_tf32(x)
 //   multiprocessors()  capability()  shared_memory()  zero(pointer, bytes, stream)  of the current device
 //
@@ -264,6 +264,13 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   return y;
 }
 
+// 1 / x within a unit in the last place, by one instruction; 0 instead of numbers below the normal ones.
+__device__ __forceinline__ float reciprocal_approximate(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // One instruction; NaN if either is.
 __device__ __forceinline__ float larger_or_nan(float a, float b) {
   float y;
@@ -323,12 +330,14 @@ __device__ __forceinline__ void inbox_expect([[maybe_unused]] uint64_t* inbox,
                : "memory");
 #endif
 }
+// (Acquiring for the whole cluster would throw away the first-level cache each time; what has come lies in shared
+// memory.)
 __device__ __forceinline__ void inbox_wait([[maybe_unused]] uint64_t* inbox, [[maybe_unused]] uint32_t n) {
 #if __CUDA_ARCH__ >= 900
   uint32_t over;
   do
     asm volatile(
-        "{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+        "{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
         "selp.u32 %0, 1, 0, p;\n}"
         : "=r"(over)
         : "r"(shared_address(inbox)), "r"(n & 1)
@@ -370,6 +379,11 @@ __device__ __forceinline__ void cp_async_16_or_zeros_cached(void* to, const void
 __device__ __forceinline__ void cp_async_8_or_zeros(void* to, const void* from, bool present) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)), "l"(from),
                "r"(present ? 8 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void cp_async_4_or_zeros(void* to, const void* from, bool present) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(present ? 4 : 0)
                : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() {

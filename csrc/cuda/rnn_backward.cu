@@ -14,25 +14,41 @@
 namespace fastdl::cuda {
 namespace {
 
-template <class T>
-struct Backward : RnnBody<T> {
+template <class T, CellKind kKind = CellKind::any>
+struct Backward : RnnBody<T, kKind> {
   using C = Compute<T>;
-  using RnnBody<T>::cell;
-  using RnnBody<T>::hidden;
-  using RnnBody<T>::output;
+  template <CellKind kOther>
+  using As = Backward<T, kOther>;
+  using RnnBody<T, kKind>::is;
+  using RnnBody<T, kKind>::hidden;
+  using RnnBody<T, kKind>::output;
   T *grad_a, *grad_b, *grad_h0;
   C *cell_sum, *direct, *sum;
   T *states, *reset, *grad_output, *projected;
   const T *grad_y, *grad_h_n, *grad_c_n, *y, *gates, *cells, *h0, *c0, *mask;
   int64_t grad_y_step, y_step;
 
-  // Of a row and a unit: what comes to h's gradient beside the product (between two products: that gradient),
-  // then values of the forward pass. As they come from memory: nothing waits for them before the product.
+  using Row = typename RnnBody<T, kKind>::Row;
+
+  // Of a row and a unit: gradients of y and h_n, then values of the forward pass. As they come from memory:
+  // nothing waits for them before the product. What is carried: the LSTM's gradient of c, else of h beside the
+  // product, or between two products.
+  static constexpr int kGrad = 0, kLast = 1, kMask = 2, kState = 3, kOutput = 4, kGate = 5, kCell = 9,
+                       kCellBefore = 10, kValues = 11;
   struct Item {
-    T grad, mask, h, y, gate[4], c, c_before;
-    C carried, later;
+    T value[kValues];
+    C carried;
+    __device__ __forceinline__ C operator[](int n) const { return C(widen(value[n])); }
+  };
+  // Gradients of W_ih x + b_ih; of the GRU's W_hn h + b_hn, or o tanh(c), or r h; what the step before is to add
+  // to its own of c or h; the (masked) state before. Of an initial state, or between two products, grad[0] is
+  // that of h.
+  struct Result {
+    C grad[4], other, carried, state;
   };
 
+  // Sums of a unit, where there is one product.
+  __device__ __forceinline__ int sum_count() const { return 1; }
   // Iterations, and the step of the k-th.
   __host__ __device__ __forceinline__ static int iterations(int steps) { return steps + 1; }
   __host__ __device__ __forceinline__ static int step(int steps, int k) { return steps - 1 - k; }
@@ -41,134 +57,175 @@ struct Backward : RnnBody<T> {
   }
   __device__ __forceinline__ T initial(int, int) const { return T(0.0f); }
 
-  __device__ __forceinline__ void load_gates(Item& x, const RnnSteps& s, int r, int unit) const {
-    const int count = cell == RnnCell::gru_before ? 3 : 4;
-    FASTDL_UNROLL
-    for (int g = 0; g < 4; ++g)
-      if (g < count) x.gate[g] = gates[(g * this->all_rows + s.now.start + r) * hidden + unit];
-    if (cell != RnnCell::lstm) return;
-    const int64_t at = int64_t(r) * hidden + unit;
-    x.c = cells[(s.now.start + r) * hidden + unit];
-    if (r < s.before.rows)
-      x.c_before = cells[(s.before.start + r) * hidden + unit];
-    else if (c0 != nullptr)
-      x.c_before = c0[at];
-    if (r < s.after.rows)
-      x.later = cell_sum[at];
-    else if (grad_c_n != nullptr)
-      x.later = widen(grad_c_n[at]);
-  }
-  __device__ __forceinline__ void load_state(Item& x, const RnnSteps& s, int r, int unit) const {
-    if (r < s.before.rows)
-      x.h = y[(s.before.start + r) * y_step + unit];
-    else if (h0 != nullptr)
-      x.h = h0[int64_t(r) * output + unit];
-  }
-  __device__ __forceinline__ Item load(const RnnSteps& s, int phase, int r, int unit) const {
-    const int64_t at = int64_t(r) * output + unit;  // output == hidden unless an LSTM projects
-    Item x{};
-    if (phase == 1) {
-      load_gates(x, s, r, unit);
-      if (cell == RnnCell::lstm) return x;
-      load_state(x, s, r, unit);
-      x.carried = sum[at];
-      return x;
+  // `last` is what the thread has made of the row and the unit in the step after, null where it is in memory.
+  // Returned is what is carried.
+  template <class Take>
+  __device__ __forceinline__ C load(const RnnSteps& s, int phase, int r, int unit, Take take,
+                                    const Result* last) const {
+    const int64_t state = int64_t(r) * output + unit, at = int64_t(r) * hidden + unit;
+    const Row row = Row(s.now.start) + r, row_before = Row(s.before.start) + r;
+    const bool follows = r < s.after.rows, here = r < s.now.rows, begins = r >= s.before.rows;
+    const bool projects = is(RnnCell::lstm) && this->products() == 2;
+    const bool has_gates = here && !this->is_simple() && (!projects || phase == 1);
+    const bool has_state = here && (phase == 0 ? states != nullptr || this->is_gru() : !projects);
+    const bool masks = is(RnnCell::lstm) && phase == 0 && mask != nullptr;
+    // All addresses come first: after a copy the compiler would fetch fields in shared memory again.
+    const T* const factor = masks ? mask + state : nullptr;
+    const T* const last_grad = !follows && grad_h_n != nullptr ? grad_h_n + state : nullptr;
+    const T* const grad = here && grad_y != nullptr ? grad_y + int64_t(row) * grad_y_step + unit : nullptr;
+    const T* const before = !begins         ? y + int64_t(row_before) * y_step + unit
+                            : h0 != nullptr ? h0 + state
+                                            : nullptr;
+    const T* const now = this->is_simple() ? y + int64_t(row) * y_step + unit : nullptr;
+    const T* const gate = has_gates ? gates + int64_t(row) * hidden + unit : nullptr;
+    const bool has_cells = is(RnnCell::lstm) && has_gates;
+    const T* const c = has_cells ? cells + int64_t(row) * hidden + unit : nullptr;
+    const T* const c_before = has_cells && !begins         ? cells + int64_t(row_before) * hidden + unit
+                              : has_cells && c0 != nullptr ? c0 + at
+                                                           : nullptr;
+    const int64_t plane_step = this->all_rows * hidden;
+    if (phase == 0) {
+      if (masks) take(kMask, factor);
+      take(kLast, last_grad), take(kGrad, grad);
     }
-    if (mask != nullptr) x.mask = mask[at];
-    if (r >= s.after.rows) {
-      if (grad_h_n != nullptr) x.carried = widen(grad_h_n[at]);
-    } else if (direct != nullptr) {
-      x.carried = direct[at];
+    if (has_state) take(kState, before);
+    if (this->is_simple() && here) take(kOutput, now);
+    if (has_gates) {
+      FASTDL_UNROLL
+      for (int g = 0; g < 4; ++g)
+        if (g < 3 || !is(RnnCell::gru_before)) take(kGate + g, gate + g * plane_step);
+      if (has_cells) take(kCell, c), take(kCellBefore, c_before);
     }
-    if (r >= s.now.rows) return x;
-    if (grad_y != nullptr) x.grad = grad_y[(s.now.start + r) * grad_y_step + unit];
-    load_state(x, s, r, unit);
-    if (cell <= RnnCell::relu) x.y = y[(s.now.start + r) * y_step + unit];
-    if (cell >= RnnCell::lstm && (cell != RnnCell::lstm || this->products == 1)) load_gates(x, s, r, unit);
-    return x;
+    if (is(RnnCell::lstm)) {
+      if (!here || (projects && phase == 0)) return 0;
+      if (follows) return last != nullptr ? last->carried : cell_sum[at];
+      return grad_c_n != nullptr ? C(widen(grad_c_n[at])) : C(0);
+    }
+    if (phase == 1) return sum[state];
+    if (!this->is_gru() || !follows) return 0;
+    return last != nullptr ? last->carried : direct[state];
   }
 
   __device__ __forceinline__ C bias(int, int, int) const { return 0; }
-  // Gradient number g of W_ih x + b_ih and of W_hh h + b_hh; `column` of the next product's rows.
-  template <class Next>
-  __device__ __forceinline__ void give(const RnnSteps& s, int g, int r, int unit, C a, C b, const Next& next,
-                                       int column) const {
-    const int count = cell == RnnCell::lstm ? 4 : cell >= RnnCell::gru ? 3 : 1;
-    const int64_t at = ((s.now.start + r) * count + g) * hidden + unit;
-    grad_a[at] = narrow<T>(a);
-    const T value = narrow<T>(b);
-    if (grad_b != grad_a) grad_b[at] = value;
-    next.put(r, column, value);
-  }
-  template <class Next>
-  __device__ __forceinline__ void lstm(const RnnSteps& s, int r, int unit, const Item& x, C g,
-                                       const Next& next) const {
-    const C i = x.gate[0], f = x.gate[1], k = x.gate[2], o = x.gate[3];
-    const C t = std::tanh(C(widen(x.c))), dc = x.later + g * o * (1 - t * t);
-    const auto put = [&](int n, C v) { give(s, n, r, unit, v, v, next, n * hidden + unit); };
-    put(0, dc * k * i * (1 - i));
-    put(1, dc * C(widen(x.c_before)) * f * (1 - f));
-    put(2, dc * i * (1 - k * k));
-    put(3, g * t * o * (1 - o));
-    cell_sum[int64_t(r) * hidden + unit] = dc * f;
-    if (projected != nullptr) projected[(s.now.start + r) * hidden + unit] = narrow<T>(o * t);
+
+  // The LSTM's gates, of h's gradient g.
+  __device__ __forceinline__ void lstm(Result& result, const Item& x, C g) const {
+    const C i = x[kGate], f = x[kGate + 1], k = x[kGate + 2], o = x[kGate + 3];
+    const C t = std::tanh(x[kCell]), dc = x.carried + g * o * (1 - t * t);
+    result.grad[0] = dc * k * i * (1 - i);
+    result.grad[1] = dc * x[kCellBefore] * f * (1 - f);
+    result.grad[2] = dc * i * (1 - k * k);
+    result.grad[3] = g * t * o * (1 - o);
+    result.carried = dc * f;
+    result.other = o * t;
   }
 
-  template <class Sum, class Next>
-  __device__ __forceinline__ void finish(const RnnSteps& s, int phase, int r, int unit, const Item& x,
-                                         Sum sum_of, const Next& next) const {
-    const C total = sum_of(0);
-    const int64_t at = int64_t(r) * output + unit;
-    const auto put = [&](int n, C v) { give(s, n, r, unit, v, v, next, n * hidden + unit); };
+  // sums[0] is the product of row r for `unit`; put(first element, step, count, values) for the
+  // next one's row.
+  template <class Put>
+  __device__ __forceinline__ Result finish(const RnnSteps& s, int phase, int r, int unit, const Item& x,
+                                           const C (&sums)[4], Put put) const {
+    const C total = sums[0];
+    Result result{};
+    C* const grad = result.grad;
+    const auto give = [&](int count, C only = 0) {
+      T values[4];
+      FASTDL_UNROLL
+      for (int g = 0; g < 4; ++g)
+        values[g] = narrow<T>(count == 1 ? only : g == 2 && is(RnnCell::gru) ? result.other : grad[g]);
+      put(unit, hidden, count, values);
+      return result;
+    };
     if (phase == 1) {
-      if (cell == RnnCell::lstm) return lstm(s, r, unit, x, total, next);
-      const C reset_gate = x.gate[0], z = x.gate[1], k = x.gate[2], g = x.carried;
-      put(0, total * C(widen(x.h)) * reset_gate * (1 - reset_gate));
-      put(1, g * (k - C(widen(x.h))) * z * (1 - z));
-      direct[at] = g * (1 - z) + total * reset_gate;
-      if (reset != nullptr) reset[(s.now.start + r) * hidden + unit] = narrow<T>(reset_gate * C(widen(x.h)));
+      if (is(RnnCell::lstm)) {
+        lstm(result, x, total);
+        return give(4);
+      }
+      const C r_gate = x[kGate], z = x[kGate + 1], k = x[kGate + 2], h = x[kState], g = x.carried;
+      grad[0] = total * h * r_gate * (1 - r_gate);
+      grad[1] = g * (k - h) * z * (1 - z);
+      result.other = r_gate * h;
+      result.carried = g * (1 - z) + total * r_gate;
+      return give(2);
+    }
+    const bool masks = is(RnnCell::lstm) && mask != nullptr;
+    C g = x[kLast];  // of h after this step
+    if (this->is_gru()) g += x.carried;
+    if (r < s.after.rows) {
+      g += masks ? total * x[kMask] : total;
+      if (r >= s.now.rows) {  // the sequence begins with the step after this one
+        grad[0] = g;
+        return result;
+      }
+    }
+    g += x[kGrad];
+    result.state = masks ? x[kState] * x[kMask] : x[kState];
+    if (this->is_simple()) {
+      const C y_now = x[kOutput];
+      grad[0] = is(RnnCell::tanh) ? g * (1 - y_now * y_now) : y_now > 0 ? g : C(0);
+      return give(1, grad[0]);
+    }
+    if (is(RnnCell::lstm)) {
+      if (this->products() == 1) {
+        lstm(result, x, g);
+        return give(4);
+      }
+      grad[0] = g;
+      return give(1, g);
+    }
+    const C z = x[kGate + 1], k = x[kGate + 2];
+    if (is(RnnCell::gru)) {
+      const C r_gate = x[kGate], q = x[kGate + 3];
+      grad[2] = g * (1 - z) * (1 - k * k);
+      grad[0] = grad[2] * q * r_gate * (1 - r_gate);
+      grad[1] = g * (x[kState] - k) * z * (1 - z);
+      result.other = grad[2] * r_gate;
+      result.carried = g * z;
+      return give(3);
+    }
+    grad[2] = g * z * (1 - k * k);
+    result.carried = g;
+    return give(1, grad[2]);
+  }
+
+  // `kept`: whether the thread keeps what its next step needs.
+  __device__ __forceinline__ void store(const RnnSteps& s, int phase, int r, int unit, const Result& result,
+                                        bool kept = false) const {
+    const int64_t state = int64_t(r) * output + unit, at = int64_t(r) * hidden + unit;
+    const Row row = Row(s.now.start) + r;
+    if (r >= s.now.rows) {
+      grad_h0[state] = narrow<T>(result.grad[0]);
       return;
     }
-    C g = x.carried;  // of h after this step
-    if (r < s.after.rows) {
-      g += mask != nullptr ? total * C(widen(x.mask)) : total;
-      if (r >= s.now.rows) {  // the sequence begins with the step after this one
-        grad_h0[at] = narrow<T>(g);
-        return;
-      }
+    const bool projects = is(RnnCell::lstm) && this->products() == 2;
+    const int count = this->gate_count(), step = hidden;
+    const int64_t first = int64_t(row) * (count * hidden) + unit;
+    T* const to_a = grad_a + first;
+    T* const to_b = is(RnnCell::gru) ? grad_b + first : nullptr;
+    T* const to_state = phase == 0 && states != nullptr ? states + int64_t(row) * output + unit : nullptr;
+    T* const to_other =
+        is(RnnCell::gru_before) && phase == 1 && reset != nullptr ? reset + int64_t(row) * hidden + unit
+        : projects && phase == 1 && projected != nullptr          ? projected + int64_t(row) * hidden + unit
+                                                                  : nullptr;
+    // Gradients of c0 are those of c where the sequence begins.
+    C* const to_carried = is(RnnCell::lstm)         ? (!kept || r >= s.before.rows ? cell_sum + at : nullptr)
+                          : is(RnnCell::gru_before) ? (phase == 0 ? sum : direct) + state
+                          : is(RnnCell::gru)        ? (!kept ? direct + state : nullptr)
+                                                    : nullptr;
+    if (to_state != nullptr) *to_state = narrow<T>(result.state);
+    if (projects && phase == 0) {
+      grad_output[int64_t(row) * output + unit] = narrow<T>(result.grad[0]);
+      return;
     }
-    g += C(widen(x.grad));
-    if (states != nullptr)
-      states[(s.now.start + r) * output + unit] =
-          narrow<T>(mask != nullptr ? C(widen(x.h)) * C(widen(x.mask)) : C(widen(x.h)));
-    switch (cell) {
-      case RnnCell::tanh:
-        return put(0, g * (1 - C(widen(x.y)) * C(widen(x.y))));
-      case RnnCell::relu:
-        return put(0, C(widen(x.y)) > 0 ? g : C(0));
-      case RnnCell::lstm: {
-        if (this->products == 1) return lstm(s, r, unit, x, g, next);
-        const T value = narrow<T>(g);
-        grad_output[(s.now.start + r) * output + unit] = value;
-        next.put(r, unit, value);
-        return;
-      }
-      case RnnCell::gru: {
-        const C r_gate = x.gate[0], z = x.gate[1], k = x.gate[2], q = x.gate[3];
-        const C dn = g * (1 - z) * (1 - k * k);
-        put(0, dn * q * r_gate * (1 - r_gate));
-        put(1, g * (C(widen(x.h)) - k) * z * (1 - z));
-        give(s, 2, r, unit, dn, dn * r_gate, next, 2 * hidden + unit);
-        direct[at] = g * z;
-        return;
-      }
-      case RnnCell::gru_before: {
-        const C z = x.gate[1], k = x.gate[2], dn = g * z * (1 - k * k);
-        give(s, 2, r, unit, dn, dn, next, unit);
-        sum[at] = g;
-        return;
-      }
+    FASTDL_UNROLL
+    for (int g = 0; g < 4; ++g) {
+      const bool here = is(RnnCell::gru_before) ? (phase == 0 ? g == 2 : g < 2) : g < count;
+      if (!here) continue;
+      to_a[g * step] = narrow<T>(result.grad[g]);
+      if (to_b != nullptr) to_b[g * step] = narrow<T>(g == 2 ? result.other : result.grad[g]);
     }
+    if (to_carried != nullptr) *to_carried = result.carried;
+    if (to_other != nullptr) *to_other = narrow<T>(result.other);
   }
 };
 

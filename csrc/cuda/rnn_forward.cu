@@ -11,24 +11,37 @@
 namespace fastdl::cuda {
 namespace {
 
-template <class T>
-struct Forward : RnnBody<T> {
+template <class T, CellKind kKind = CellKind::any>
+struct Forward : RnnBody<T, kKind> {
   using C = Compute<T>;
-  using RnnBody<T>::cell;
-  using RnnBody<T>::hidden;
-  using RnnBody<T>::output;
+  template <CellKind kOther>
+  using As = Forward<T, kOther>;
+  using RnnBody<T, kKind>::is;
+  using RnnBody<T, kKind>::hidden;
+  using RnnBody<T, kKind>::output;
   T *y, *h_n, *c_n, *gates, *cells;
   C *carry, *update;
   const T *a, *h0, *c0, *mask, *b_ih, *b_hh;
   int64_t y_step;
 
-  // Of a row and a unit: gates' inputs, b_ih of the GRU's n, the state before. As they come from memory:
-  // nothing waits for them before the product.
+  using Row = typename RnnBody<T, kKind>::Row;
+
+  // Of a row and a unit: gates' inputs, b_ih of the GRU's n, gru_before's state before, the mask. As they come
+  // from memory: nothing waits for them before the product. c, the GRU's state before, or gru_before's z.
+  static constexpr int kInput = 0, kBias = 4, kState = 5, kMask = 6, kValues = 7;
   struct Item {
-    T input[4], bias, h, mask;
+    T value[kValues];
     C carried;
+    __device__ __forceinline__ C operator[](int n) const { return C(widen(value[n])); }
+  };
+  // Gates (of the GRU: r, z, n, W_hn h + b_hn), c or gru_before's z, h.
+  struct Result {
+    C gate[4], carried;
+    T value;
   };
 
+  // Sums of a unit, where there is one product.
+  __device__ __forceinline__ int sum_count() const { return this->gate_count(); }
   // Iterations, and the step of the k-th.
   __host__ __device__ __forceinline__ static int iterations(int steps) { return steps; }
   __host__ __device__ __forceinline__ static int step(int, int k) { return k; }
@@ -39,100 +52,127 @@ struct Forward : RnnBody<T> {
     return mask != nullptr ? narrow<T>(C(widen(h0[at])) * C(widen(mask[at]))) : h0[at];
   }
 
-  __device__ __forceinline__ Item load(const RnnSteps& s, int phase, int r, int unit) const {
-    const int count = cell == RnnCell::lstm ? 4 : cell >= RnnCell::gru ? 3 : 1;
+  // `last` is what the thread has made of the row and the unit in the step before, null where it is in memory.
+  // Returned is what is carried.
+  template <class Take>
+  __device__ __forceinline__ C load(const RnnSteps& s, int phase, int r, int unit, Take take,
+                                    const Result* last) const {
+    const int count = this->gate_count(), step = hidden;
     const int64_t at = int64_t(r) * hidden + unit, state = int64_t(r) * output + unit;
-    Item x{};
-    const bool projects = phase == 1 && cell == RnnCell::lstm;
-    FASTDL_UNROLL
-    for (int gate = 0; gate < 4; ++gate) {
-      const bool later = cell == RnnCell::gru_before && (gate == 2) != (phase == 1);
-      if (gate < count && !later && !projects)
-        x.input[gate] = a[(s.now.start + r) * count * hidden + gate * hidden + unit];
+    const bool follows = r < s.before.rows;
+    const T* const bias = is(RnnCell::gru) && b_ih != nullptr ? b_ih + 2 * hidden + unit : nullptr;
+    const T* const factor =
+        is(RnnCell::lstm) && mask != nullptr && phase + 1 == this->products() ? mask + state : nullptr;
+    if (!is(RnnCell::lstm) || phase == 0) {
+      const T* const input = a + int64_t(Row(s.now.start) + r) * (count * hidden) + unit;
+      FASTDL_UNROLL
+      for (int gate = 0; gate < 4; ++gate) {
+        const bool here = !is(RnnCell::gru_before) || (gate == 2) == (phase == 1);
+        if (gate < count && here) take(kInput + gate, input + gate * step);
+      }
     }
-    if (cell == RnnCell::gru && b_ih != nullptr) x.bias = b_ih[2 * hidden + unit];
-    if (cell == RnnCell::gru || cell == RnnCell::gru_before) {
-      if (r < s.before.rows)
-        x.h = y[(s.before.start + r) * y_step + unit];
-      else if (h0 != nullptr)
-        x.h = h0[state];
-      if (phase == 1) x.carried = update[at];
+    if (is(RnnCell::gru)) take(kBias, bias);
+    if (factor != nullptr) take(kMask, factor);
+    if (is(RnnCell::lstm) && phase == 0) {
+      if (follows) return last != nullptr ? last->carried : carry[at];
+      return c0 != nullptr ? C(widen(c0[at])) : C(0);
     }
-    if (cell == RnnCell::lstm && phase == 0) {
-      if (r < s.before.rows)
-        x.carried = carry[at];
-      else if (c0 != nullptr)
-        x.carried = widen(c0[at]);
-    }
-    if (mask != nullptr && phase + 1 == this->products) x.mask = mask[state];
-    return x;
-  }
-
-  template <class Next>
-  __device__ __forceinline__ void emit(const RnnSteps& s, int r, int unit, const Item& x, C h,
-                                       const Next& next) const {
-    const T value = narrow<T>(h);
-    y[(s.now.start + r) * y_step + unit] = value;
-    if (r >= s.after.rows) h_n[int64_t(r) * output + unit] = value;  // the sequence's last step
-    next.put(r, unit, mask != nullptr ? narrow<T>(C(widen(value)) * widen(x.mask)) : value);
-  }
-  __device__ __forceinline__ void keep(const RnnSteps& s, int gate, int r, int unit, C value) const {
-    if (gates != nullptr) gates[(gate * this->all_rows + s.now.start + r) * hidden + unit] = narrow<T>(value);
+    if (!this->is_gru()) return 0;
+    if (is(RnnCell::gru) && follows && last != nullptr) return widen(last->value);
+    const T* const before = follows         ? y + int64_t(Row(s.before.start) + r) * y_step + unit
+                            : h0 != nullptr ? h0 + state
+                                            : nullptr;
+    if (is(RnnCell::gru)) return before != nullptr ? C(widen(*before)) : C(0);
+    take(kState, before);
+    return phase == 1 ? update[at] : C(0);
   }
 
   // What is added to a product: both biases, but W_hh's alone for the GRU's n.
   __device__ __forceinline__ C bias(int phase, int gate, int unit) const {
-    if (b_hh == nullptr || (cell == RnnCell::lstm && phase == 1)) return 0;
-    const int at = (cell == RnnCell::gru_before && phase == 1 ? 2 : gate) * hidden + unit;
+    if (b_hh == nullptr || (is(RnnCell::lstm) && phase == 1)) return 0;
+    const int at = (is(RnnCell::gru_before) && phase == 1 ? 2 : gate) * hidden + unit;
     const C b = widen(b_hh[at]);
-    return cell == RnnCell::gru && gate == 2 ? b : C(widen(b_ih[at])) + b;
+    return is(RnnCell::gru) && gate == 2 ? b : C(widen(b_ih[at])) + b;
   }
 
-  // sum(gate) is the product of row r for `unit`, and its bias.
-  template <class Sum, class Next>
-  __device__ __forceinline__ void finish(const RnnSteps& s, int phase, int r, int unit, const Item& x,
-                                         Sum sum, const Next& next) const {
-    const int64_t at = int64_t(r) * hidden + unit;
-    const auto input = [&x](int gate) { return C(widen(x.input[gate])); };
-    switch (cell) {
-      case RnnCell::tanh:
-        return emit(s, r, unit, x, std::tanh(input(0) + sum(0)), next);
-      case RnnCell::relu: {
-        const C v = input(0) + sum(0);
-        return emit(s, r, unit, x, v > 0 || v != v ? v : C(0), next);
-      }
-      case RnnCell::lstm: {
-        if (phase == 1) return emit(s, r, unit, x, sum(0), next);
-        const C i = gate_sigmoid(input(0) + sum(0)), f = gate_sigmoid(input(1) + sum(1));
-        const C g = std::tanh(input(2) + sum(2)), o = gate_sigmoid(input(3) + sum(3));
-        const C c = f * x.carried + i * g, m = o * std::tanh(c);
-        carry[at] = c;
-        if (r >= s.after.rows) c_n[at] = narrow<T>(c);
-        keep(s, 0, r, unit, i), keep(s, 1, r, unit, f), keep(s, 2, r, unit, g), keep(s, 3, r, unit, o);
-        if (cells != nullptr) cells[(s.now.start + r) * hidden + unit] = narrow<T>(c);
-        if (this->products == 1) return emit(s, r, unit, x, m, next);
-        next.put(r, unit, narrow<T>(m));
-        return;
-      }
-      case RnnCell::gru: {
-        const C reset = gate_sigmoid(input(0) + sum(0)), z = gate_sigmoid(input(1) + sum(1));
-        const C q = sum(2), n = std::tanh(input(2) + C(widen(x.bias)) + reset * q);
-        keep(s, 0, r, unit, reset), keep(s, 1, r, unit, z), keep(s, 2, r, unit, n), keep(s, 3, r, unit, q);
-        return emit(s, r, unit, x, (1 - z) * n + z * C(widen(x.h)), next);
-      }
-      case RnnCell::gru_before: {
-        if (phase == 0) {
-          const C reset = gate_sigmoid(input(0) + sum(0)), z = gate_sigmoid(input(1) + sum(1));
-          keep(s, 0, r, unit, reset), keep(s, 1, r, unit, z);
-          update[at] = z;
-          next.put(r, unit, narrow<T>(reset * C(widen(x.h))));
-          return;
-        }
-        const C n = std::tanh(input(2) + sum(0)), z = x.carried;
-        keep(s, 2, r, unit, n);
-        return emit(s, r, unit, x, (1 - z) * C(widen(x.h)) + z * n, next);
+  // sum[gate] is the product of row r for `unit`, and its bias; put(first element, step, count, values) for the
+  // next one's row.
+  template <class Put>
+  __device__ __forceinline__ Result finish(const RnnSteps&, int phase, int, int unit, const Item& x,
+                                           const C (&sum)[4], Put put) const {
+    const auto input = [&x](int gate) { return x[kInput + gate]; };
+    Result result{};
+    const auto give = [&](T value) {
+      const T values[1] = {value};
+      put(unit, 0, 1, values);
+      return result;
+    };
+    const auto emit = [&](C h) {
+      result.value = narrow<T>(h);
+      const bool masks = is(RnnCell::lstm) && mask != nullptr;
+      return give(masks ? narrow<T>(C(widen(result.value)) * x[kMask]) : result.value);
+    };
+    C* const gate = result.gate;
+    if (this->is_simple()) {
+      const C v = input(0) + sum[0];
+      if (is(RnnCell::tanh)) return emit(std::tanh(v));
+      return emit(v > 0 || v != v ? v : C(0));
+    }
+    if (is(RnnCell::lstm)) {
+      if (phase == 1) return emit(sum[0]);
+      const C v[4] = {input(0) + sum[0], input(1) + sum[1], input(2) + sum[2], input(3) + sum[3]};
+      gate[0] = gate_sigmoid(v[0]), gate[1] = gate_sigmoid(v[1]), gate[3] = gate_sigmoid(v[3]);
+      gate[2] = std::tanh(v[2]);
+      result.carried = gate[1] * x.carried + gate[0] * gate[2];
+      const C m = gate[3] * std::tanh(result.carried);
+      if (this->products() == 1) return emit(m);
+      return give(narrow<T>(m));
+    }
+    if (is(RnnCell::gru)) {
+      const C v[3] = {input(0) + sum[0], input(1) + sum[1], sum[2]};
+      gate[0] = gate_sigmoid(v[0]), gate[1] = gate_sigmoid(v[1]), gate[3] = v[2];
+      gate[2] = std::tanh(input(2) + x[kBias] + gate[0] * gate[3]);
+      return emit((1 - gate[1]) * gate[2] + gate[1] * x.carried);
+    }
+    if (phase == 0) {
+      gate[0] = gate_sigmoid(input(0) + sum[0]), gate[1] = gate_sigmoid(input(1) + sum[1]);
+      result.carried = gate[1];
+      return give(narrow<T>(gate[0] * x[kState]));
+    }
+    gate[2] = std::tanh(input(2) + sum[0]);
+    return emit((1 - x.carried) * x[kState] + x.carried * gate[2]);
+  }
+
+  // `kept`: whether the thread keeps what its next step needs. All addresses come before the first store, after
+  // which the compiler would fetch the fields of a body in shared memory again.
+  __device__ __forceinline__ void store(const RnnSteps& s, int phase, int r, int unit, const Result& result,
+                                        bool kept = false) const {
+    const Row row = Row(s.now.start) + r;
+    const int64_t at = int64_t(r) * hidden + unit, state = int64_t(r) * output + unit;
+    const int64_t plane = int64_t(row) * hidden + unit, plane_step = this->all_rows * hidden;
+    const bool last = r >= s.after.rows,
+               projects = is(RnnCell::lstm) && phase == 1;  // the sequence's last step
+    T* const to_y = phase + 1 == this->products() ? y + int64_t(row) * y_step + unit : nullptr;
+    T* const to_h = to_y != nullptr && last ? h_n + state : nullptr;
+    T* const to_gates = gates != nullptr && !this->is_simple() && !projects ? gates + plane : nullptr;
+    T* const to_cells = cells != nullptr && is(RnnCell::lstm) && !projects ? cells + plane : nullptr;
+    T* const to_c = last && is(RnnCell::lstm) && !projects ? c_n + at : nullptr;
+    C* const to_carry = kept                                    ? nullptr
+                        : is(RnnCell::lstm) && !projects        ? carry + at
+                        : is(RnnCell::gru_before) && phase == 0 ? update + at
+                                                                : nullptr;
+    if (to_y != nullptr) *to_y = result.value;
+    if (to_gates != nullptr) {
+      FASTDL_UNROLL
+      for (int g = 0; g < 4; ++g) {
+        const bool here = is(RnnCell::gru_before) ? (phase == 0 ? g < 2 : g == 2) : true;
+        if (here) to_gates[g * plane_step] = narrow<T>(result.gate[g]);
       }
     }
+    if (to_cells != nullptr) *to_cells = narrow<T>(result.carried);
+    if (to_carry != nullptr) *to_carry = result.carried;
+    if (to_h != nullptr) *to_h = result.value;
+    if (to_c != nullptr) *to_c = narrow<T>(result.carried);
   }
 };
 

@@ -32,7 +32,7 @@ constexpr int kGridThreads = 256, kGridWarps = kGridThreads / 32;
 constexpr int kGridRows = 16, kGridUnits = kGridThreads / kGridRows, kGridColumns = 4 * kGridUnits;
 constexpr int kGridStep = 32;          // bytes of a line that one step of the tensor cores takes
 constexpr int kCounterStep = 128 / 4;  // counters in cache lines of their own
-constexpr double kMeeting = 2500;      // cycles, estimated
+constexpr double kMeeting = 7000;      // cycles of a step apart from products, as an H200 took them
 
 // A block's part of a product's weights: columns in whole tiles of eight; bytes.
 struct GridSlice {
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kGridThreads)
   const Body& body = layer.of[blockIdx.z];
   counters += (blockIdx.z * gridDim.y + blockIdx.y) * kCounterStep;
   const int warp = int(threadIdx.x) / 32, units = plan.units, first_unit = int(blockIdx.x) * units;
-  for (int phase = 0; phase < body.products; ++phase) {
+  for (int phase = 0; phase < body.products(); ++phase) {
     const GridSlice slice = plan.of(phase);
     load_weights<T, kTensor>({reinterpret_cast<T*>(shared + slice.at), slice.pitch / int(sizeof(T))},
                              body.product[phase], slice.columns, units, first_unit);
@@ -221,8 +221,10 @@ __global__ void __launch_bounds__(kGridThreads)
   const int first_row = int(blockIdx.y) * kGridRows, row_step = int(gridDim.y) * kGridRows;
   uint32_t met = 0;  // signals of the group when all blocks have come so far
   for (int k = 0; k < Body::iterations(table.steps); ++k) {
-    const RnnSteps steps = table.around(Body::step(table.steps, k), body.reverse);
-    for (int phase = 0; phase < body.products; ++phase) {
+    const int n = Body::step(table.steps, k);
+    const RnnSteps steps =
+        table.even() ? table.evenly_around(n, body.reverse) : table.around(n, body.reverse);
+    for (int phase = 0; phase < body.products(); ++phase) {
       const StepProduct<T>& product = body.product[phase];
       const int rows = first_unit < product.units ? body.rows(steps, phase) : 0,
                 unit = first_unit + own_column;
@@ -232,7 +234,7 @@ __global__ void __launch_bounds__(kGridThreads)
       typename Body::Item item{};
       C bias[4] = {};
       if (present(first_row)) {
-        item = body.load(steps, phase, first_row + own_row, unit);
+        item = load_item(body, steps, phase, first_row + own_row, unit);
         FASTDL_UNROLL
         for (int gate = 0; gate < 4; ++gate)
           if (gate < product.gates) bias[gate] = body.bias(phase, gate, unit);
@@ -257,27 +259,35 @@ __global__ void __launch_bounds__(kGridThreads)
       const Lines<T> weight{reinterpret_cast<T*>(shared + slice.at + begin), slice.pitch / int(sizeof(T))};
       lines.load();
       lines.load();
-      int copy = 0;
+      int copy = 0, own = -1;  // the last pass's row
+      typename Body::Result result{};
       for (int row = first_row; row < rows; row += row_step) {
-        if (row != first_row && present(row)) item = body.load(steps, phase, row + own_row, unit);
+        if (row != first_row && present(row)) item = load_item(body, steps, phase, row + own_row, unit);
         warp_product<T, kTensor>(sums + warp * kGridRows * sum_step, sum_step, lines, copy, weight,
                                  slice.columns, lines.count(row));
         sync_threads();
-        if (present(row))
-          body.finish(
-              steps, phase, row + own_row, unit, item,
-              [&](int gate) {
-                C total = bias[gate];
-                FASTDL_UNROLL
-                for (int part = 0; part < kGridWarps; ++part)
-                  total += sums[(part * kGridRows + own_row) * sum_step + gate * units + own_column];
-                return total;
-              },
-              body.next(phase, k));
+        const bool finishes = present(row), stays = row + row_step >= rows;
+        if (finishes) {
+          const auto next = body.next(phase, k);
+          C sum[4] = {bias[0], bias[1], bias[2], bias[3]};
+          FASTDL_UNROLL
+          for (int gate = 0; gate < 4; ++gate) {
+            if (gate >= product.gates) break;
+            FASTDL_UNROLL
+            for (int part = 0; part < kGridWarps; ++part)
+              sum[gate] += sums[(part * kGridRows + own_row) * sum_step + gate * units + own_column];
+          }
+          result = body.finish(steps, phase, row + own_row, unit, item, sum,
+                               [&](auto&&... values) { next.put(row + own_row, values...); });
+          if (!stays) body.store(steps, phase, row + own_row, unit, result);
+        }
+        if (stays) own = finishes ? row + own_row : -1;
         sync_threads();  // sums have been read, and what the block wrote is complete
       }
       cp_async_wait<0>();
       if (threadIdx.x == 0) signal(counters);
+      // What no other block reads need not be there when they go on.
+      if (own >= 0) body.store(steps, phase, own, unit, result);
       met += gridDim.x;
     }
   }
@@ -290,7 +300,7 @@ std::optional<GridPlan> grid_plan(const Body& body, int units) {
   plan.units = units;
   int64_t bytes = 0;
   int most = 0, columns = 0, last = 0;
-  for (int phase = 0; phase < body.products; ++phase) {
+  for (int phase = 0; phase < body.products(); ++phase) {
     const StepProduct<T>& product = body.product[phase];
     const int steps = int((int64_t(product.size) * int64_t(sizeof(T)) + kGridStep - 1) / kGridStep);
     GridSlice& slice = plan.slice[phase];
@@ -326,13 +336,16 @@ std::optional<GridPlan> grid_plan_of(const Body& body, int directions) {
   for (int units = kGridUnits; units >= 4; units /= 2) {
     auto plan = grid_plan<T, kTensor>(body, units);
     if (!plan) continue;
-    const int resident = resident_blocks(rnn_grid<T, kTensor, Body>, kGridThreads, size_t(plan->bytes));
+    const auto kernel = rnn_grid<T, kTensor, Body>;
+    const int resident = remembered(
+        kernel, plan->bytes, [&] { return resident_blocks(kernel, kGridThreads, size_t(plan->bytes)); });
     plan->groups = unsigned(std::min(tiles, resident / (int(plan->blocks) * directions)));
     if (plan->groups == 0) continue;
     const int passes = (tiles + int(plan->groups) - 1) / int(plan->groups);
-    for (int phase = 0; phase < body.products; ++phase) {
+    for (int phase = 0; phase < body.products(); ++phase) {
       const double size = body.product[phase].size, columns = plan->slice[phase].columns;
-      plan->cycles += kMeeting + passes * size *
+      // A third of what the units and memories could do, as an H200 had it.
+      plan->cycles += kMeeting + 3 * passes * size *
                                      (rows * columns / kRate + columns * sizeof(T) / kFromShared +
                                       rows * sizeof(T) / kFromCache);
     }

@@ -66,15 +66,16 @@ struct StepList {
 // Estimated cycles of a step with a launch for each product.
 template <class T, bool kTensor, class Body>
 double step_cycles(const Body& body) {
-  constexpr double kLaunch = 6000;
+  constexpr double kLaunch = 10000, kLatency = 60;  // of an element of the sum, as an H200 took them
   constexpr double kOfElement =
       std::max(kRows * kColumns / kMultiplyAdds<T, kTensor>, (kRows + kColumns) * sizeof(T) / kFromCache);
   double cycles = 0;
-  for (int phase = 0; phase < body.products; ++phase) {
+  for (int phase = 0; phase < body.products(); ++phase) {
     const StepProduct<T>& product = body.product[phase];
     const int units = kColumns / product.gates, all = multiprocessors();
     const int64_t blocks = int64_t((product.units + units - 1) / units) * ((body.batch + kRows - 1) / kRows);
-    cycles += kLaunch + double((blocks + all - 1) / all) * product.size * kOfElement;
+    cycles +=
+        kLaunch + product.size * kLatency + double((blocks + all - 1) / all) * product.size * kOfElement;
   }
   return cycles;
 }
@@ -86,7 +87,7 @@ void run_steps(const char* name, const Body& body, const RnnProblem& p, Stream s
     const int n = Body::step(list.steps, k);
     const RnnSteps steps{list.at(n - 1, body.reverse), list.at(n, body.reverse),
                          list.at(n + 1, body.reverse)};
-    for (int phase = 0; phase < body.products; ++phase) {
+    for (int phase = 0; phase < body.products(); ++phase) {
       const int rows = body.rows(steps, phase), units = kColumns / body.product[phase].gates;
       if (rows == 0) continue;
       launch(name, rnn_step<T, kTensor, Body>,
@@ -97,14 +98,13 @@ void run_steps(const char* name, const Body& body, const RnnProblem& p, Stream s
   }
 }
 
-// The plan that keeps the weights in registers, if that is the way to go. Clusters of more than one block are
-// for who asks for them: no GPU has confirmed their cycles yet.
+// The plan that keeps the weights in registers, if that is the way to go.
 template <class T, bool kTensor, class Body>
 std::optional<ResidentPlan> resident_way(const Body& body, const RnnProblem& p, RnnLaunches launches) {
   if (launches > RnnLaunches::resident || !step_table(p)) return std::nullopt;
   const bool forced = launches == RnnLaunches::resident;
-  const auto plan = resident_plan_of<T>(body, p.directions, forced ? largest_cluster() : 1);
-  if (!plan || forced || plan->cycles <= body.products * kMeeting) return plan;
+  const auto plan = resident_plan_of<T>(body, p.directions, largest_cluster());
+  if (!plan || forced || plan->cycles <= body.products() * kMeeting) return plan;
   if (plan->cycles > p.directions * step_cycles<T, kTensor>(body)) return std::nullopt;
   if (p.steps() == 1) return plan;
   const auto other = grid_choice<T, kTensor>(body, p.directions);
@@ -119,7 +119,7 @@ void run_layer(const char* name, const RnnProblem& p, Directions<Body>& layer, b
   const RnnScratch sizes(sizeof(T), p, backward);
   auto* at = static_cast<unsigned char*>(scratch);
   for (int d = 0; d < layer.count; ++d)
-    for (int phase = 0; phase < layer.of[d].products; ++phase) {
+    for (int phase = 0; phase < layer.of[d].products(); ++phase) {
       layer.of[d].product[phase].state = reinterpret_cast<T*>(at);
       layer.of[d].product[phase].pitch = int(sizes.pitch(phase));
       at += sizes.exchange(phase);
@@ -132,10 +132,14 @@ void run_layer(const char* name, const RnnProblem& p, Directions<Body>& layer, b
               unsigned(layer.count)),
          dim3(kThreads), 0, stream, layer, counters, int(layer.count * sizes.counters()));
   if (table && p.steps() > 1 && launches <= RnnLaunches::grid) {
-    const auto choice = grid_choice<T, kTensor>(layer.of[0], layer.count);
-    if (choice && (launches == RnnLaunches::grid ||
-                   choice->cycles <= layer.count * step_cycles<T, kTensor>(layer.of[0])))
-      return run_grid<T, kTensor>(name, layer, *table, counters, *choice, stream);
+    bool done = false;
+    by_kind(layer, [&](const auto& known) {
+      const auto choice = grid_choice<T, kTensor>(known.of[0], known.count);
+      done = choice && (launches == RnnLaunches::grid ||
+                        choice->cycles <= known.count * step_cycles<T, kTensor>(known.of[0]));
+      if (done) run_grid<T, kTensor>(name, known, *table, counters, *choice, stream);
+    });
+    if (done) return;
   }
   for (int d = 0; d < layer.count; ++d) run_steps<T, kTensor>(name, layer.of[d], p, stream);
 }

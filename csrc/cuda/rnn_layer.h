@@ -5,10 +5,15 @@
 // product multiplies lies in an exchange buffer of its own: a row for each sequence, padded with zeros to
 // whole steps of the tensor cores, and twice, so that a step writes one copy while others still read the
 // other. Results that the caller sees are written beside it. A body (rnn_forward.cu, rnn_backward.cu) says
-// what becomes of the sums of a row and a unit: `load` fetches what does not depend on them, `finish` does
-// the rest. How products are computed, and by how many launches, is up to rnn_step.h, rnn_resident.h and
-// rnn_grid.h.
+// what becomes of the sums of a row and a unit: `load` fetches what does not depend on them, `finish` computes
+// and gives what the next product multiplies, `store` writes what the caller gets, for which nobody waits. How
+// products are computed, and by how many launches, is up to rnn_step.h, rnn_resident.h and rnn_grid.h.
 #pragma once
+
+#include <bit>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "cuda/fragments.h"
 #include "cuda/rnn.h"
@@ -23,6 +28,10 @@ struct RnnStep {
 struct RnnSteps {
   RnnStep before, now, after;
 };
+
+// What a kernel knows of its cell when it is compiled: nothing, or that it is tanh or relu, or the only one. All
+// but `any` have one product. A step is a chain of dependent instructions, and what need not be asked shortens it.
+enum class CellKind : int { any, simple, lstm, gru };
 
 // Rows of all steps, as an argument of a kernel. Batches only get smaller: there are at most as many runs of
 // equal ones as sequences.
@@ -47,6 +56,15 @@ struct StepTable {
   }
   __device__ __forceinline__ RnnSteps around(int n, bool reverse) const {
     return {at(n - 1, reverse), at(n, reverse), at(n + 1, reverse)};
+  }
+  // The same where all steps have as many rows: without a search.
+  __device__ __forceinline__ bool even() const { return runs == 1; }
+  __device__ __forceinline__ RnnSteps evenly_around(int n, bool reverse) const {
+    const auto step = [&](int m) -> RnnStep {
+      if (m < 0 || m >= steps) return {0, 0};
+      return {rows[0], int64_t(reverse ? steps - 1 - m : m) * rows[0]};
+    };
+    return {step(n - 1), step(n), step(n + 1)};
   }
 };
 
@@ -73,42 +91,113 @@ template <class T>
 struct NextRows {
   T* data;
   int pitch;
-  __device__ __forceinline__ void put(int r, int element, T value) const {
-    data[int64_t(r) * pitch + element] = value;
+  // values[n] is element first + n step of row r.
+  template <int kCount>
+  __device__ __forceinline__ void put(int r, int first, int step, int count,
+                                      const T (&values)[kCount]) const {
+    T* const to = data + int64_t(r) * pitch + first;
+    FASTDL_UNROLL
+    for (int n = 0; n < kCount; ++n)
+      if (n < count) to[n * step] = values[n];
   }
 };
 
-template <class T>
+template <class T, CellKind kKind>
 struct RnnBody {
   StepProduct<T> product[2];
-  int products, batch;
+  int all_products, batch;
   RnnCell cell;
   int hidden, output;
   bool reverse;
   int64_t all_rows;
 
   void describe(const RnnProblem& p, bool in_reverse) {
-    products = p.cell == RnnCell::gru_before || p.projected() ? 2 : 1;
+    all_products = p.cell == RnnCell::gru_before || p.projected() ? 2 : 1;
     batch = int(p.batch()), cell = p.cell, hidden = int(p.hidden), output = int(p.output);
     reverse = in_reverse, all_rows = p.rows();
+  }
+  static constexpr bool kOneProduct = kKind != CellKind::any;
+  // Rows, of which kernels that know their cell have fewer than 2^31.
+  using Row = std::conditional_t<kOneProduct, int, int64_t>;
+  __host__ __device__ __forceinline__ int products() const { return kOneProduct ? 1 : all_products; }
+  __host__ __device__ __forceinline__ bool is(RnnCell other) const {
+    if constexpr (kKind == CellKind::lstm) return other == RnnCell::lstm;
+    if constexpr (kKind == CellKind::gru) return other == RnnCell::gru;
+    return (kKind == CellKind::any || other <= RnnCell::relu) && cell == other;
+  }
+  __host__ __device__ __forceinline__ bool is_simple() const {
+    return kKind == CellKind::simple || (kKind == CellKind::any && cell <= RnnCell::relu);
+  }
+  __host__ __device__ __forceinline__ bool is_gru() const {
+    return is(RnnCell::gru) || is(RnnCell::gru_before);
+  }
+  __host__ __device__ __forceinline__ int gate_count() const {
+    return is(RnnCell::lstm) ? 4 : is_simple() ? 1 : 3;
   }
   __device__ __forceinline__ const T* state(int phase, int k) const {
     return product[phase].state + int64_t(k % 2) * batch * product[phase].pitch;
   }
   // Where iteration k writes what the product after `phase` multiplies.
   __device__ __forceinline__ NextRows<T> next(int phase, int k) const {
-    const bool last = phase + 1 == products;
+    const bool last = phase + 1 == products();
     const StepProduct<T>& to = product[last ? 0 : 1];
     return {to.state + int64_t((last ? k + 1 : k) % 2) * batch * to.pitch, to.pitch};
   }
 };
+
+// What a body's load() takes from memory, at once. Its `take` gets the number of a value and where it is, null
+// for zero.
+template <class Body>
+__device__ __forceinline__ typename Body::Item load_item(const Body& body, const RnnSteps& s, int phase,
+                                                         int r, int unit,
+                                                         const typename Body::Result* last = nullptr) {
+  typename Body::Item x{};
+  x.carried = body.load(
+      s, phase, r, unit,
+      [&x](int n, const auto* from) {
+        if (from != nullptr) x.value[n] = *from;
+      },
+      last);
+  return x;
+}
 
 // Both directions of a layer, or one.
 template <class Body>
 struct Directions {
   Body of[2];
   int count;
+
+  // For a kernel that knows more of the cell, which is no data.
+  template <CellKind kKind>
+  auto as() const {
+    return std::bit_cast<Directions<typename Body::template As<kKind>>>(*this);
+  }
 };
+
+// f(the layer for kernels that know its cell); those of doubles do not.
+template <class Body, class F>
+void by_kind(const Directions<Body>& layer, F&& f) {
+  const Body& body = layer.of[0];
+  if constexpr (sizeof(typename Body::C) == 4) {
+    if (body.products() == 1 && body.all_rows <= INT32_MAX) {
+      if (body.is_simple()) return f(layer.template as<CellKind::simple>());
+      if (body.is(RnnCell::lstm)) return f(layer.template as<CellKind::lstm>());
+      return f(layer.template as<CellKind::gru>());
+    }
+  }
+  f(layer);
+}
+
+// What a device says of a kernel that wants `size` of something: asked once, as it takes tens of microseconds.
+template <class... P, class Ask>
+int remembered(void (*kernel)(P...), int64_t size, Ask&& ask) {
+  static std::mutex guard;
+  static std::map<std::tuple<void (*)(P...), int64_t, int, int, int64_t>, int> known;
+  const std::tuple key(kernel, size, capability(), multiprocessors(), shared_memory());
+  const std::lock_guard lock(guard);
+  const auto found = known.find(key);
+  return found != known.end() ? found->second : known.emplace(key, ask()).first->second;
+}
 
 // For choosing how to launch, by estimates: of a multiprocessor, multiply-adds in a cycle (half of the tensor
 // cores' peak) and bytes from the second-level cache.
@@ -119,10 +208,14 @@ constexpr double kMultiplyAdds = sizeof(T) == 2   ? 512
                                                   : 128;
 constexpr double kFromCache = 64;
 
-// A gate's sigmoid: shorter than numeric.h's, and 0 where exp overflows, which is what it rounds to.
+// A gate's sigmoid: shorter than numeric.h's, and 0 where exp overflows, which is what it rounds to. Exact
+// division has a branch for every range of numbers; this one is a unit in the last place away.
 template <class C>
 __device__ __forceinline__ C gate_sigmoid(C x) {
-  return 1 / (1 + std::exp(-x));
+  if constexpr (sizeof(C) == 4)
+    return reciprocal_approximate(1 + std::exp(-x));
+  else
+    return 1 / (1 + std::exp(-x));
 }
 
 // Lines of a product's operand, with whole steps of the tensor cores and 16 bytes more: eight lines' chunks

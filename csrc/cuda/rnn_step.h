@@ -166,13 +166,16 @@ __global__ void __launch_bounds__(kStepThreads)
   for (int n = int(threadIdx.x); n < rows * units; n += kStepThreads) {
     const int r = n / units, u = n % units;
     if (first_unit + u >= product.units) continue;
-    const auto item = body.load(steps, phase, first_row + r, first_unit + u);
-    body.finish(
-        steps, phase, first_row + r, first_unit + u, item,
-        [&](int gate) {
-          return sums[r * kSumStep + gate * units + u] + body.bias(phase, gate, first_unit + u);
-        },
-        body.next(phase, k));
+    const auto item = load_item(body, steps, phase, first_row + r, first_unit + u);
+    const auto next = body.next(phase, k);
+    C sum[4] = {};
+    FASTDL_UNROLL
+    for (int gate = 0; gate < 4; ++gate)
+      if (gate < product.gates)
+        sum[gate] = sums[r * kSumStep + gate * units + u] + body.bias(phase, gate, first_unit + u);
+    const auto result = body.finish(steps, phase, first_row + r, first_unit + u, item, sum,
+                                    [&](auto&&... values) { next.put(first_row + r, values...); });
+    body.store(steps, phase, first_row + r, first_unit + u, result);
   }
 }
 
@@ -185,7 +188,7 @@ __global__ void rnn_begin(const Directions<Body> layer, uint32_t* counters, int 
   if (blockIdx.y == 0)
     for (int64_t n = first; n < count; n += all) counters[n] = 0;
   const Body& body = layer.of[blockIdx.y];
-  for (int phase = 0; phase < body.products; ++phase) {
+  for (int phase = 0; phase < body.products(); ++phase) {
     const StepProduct<T>& product = body.product[phase];
     const int64_t rows = 2 * int64_t(body.batch);
     for (int64_t n = first; n < rows * product.pitch; n += all) {

@@ -269,6 +269,9 @@ inline void opaque(int&) {}
 inline float exp2_approximate(float x) {
   return std::exp2(x);
 }
+inline float reciprocal_approximate(float x) {
+  return 1 / x;
+}
 inline float larger_or_nan(float a, float b) {
   return a >= b || a != a ? a : b;
 }
@@ -288,6 +291,10 @@ inline void cp_async_16_or_zeros(void* to, const void* from, bool present) {
 inline void cp_async_8_or_zeros(void* to, const void* from, bool present) {
   emulation::demand_multiple("cp_async", from, 8);
   emulation::cp_async(to, present ? from : kZerosToCopy, 8);
+}
+inline void cp_async_4_or_zeros(void* to, const void* from, bool present) {
+  emulation::demand_multiple("cp_async", from, 4);
+  emulation::cp_async(to, present ? from : kZerosToCopy, 4);
 }
 inline void cp_async_16_or_zeros_cached(void* to, const void* from, bool present) {
   cp_async_16_or_zeros(to, from, present);
