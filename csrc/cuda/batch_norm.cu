@@ -140,28 +140,42 @@ __global__ void __launch_bounds__(kColumns* kSplit)
 }
 
 // A block adds the slabs of kColumns channels: neighbouring threads have neighbouring channels, so whole
-// lines are read, and the rows of threads share the slabs. f(channel, sums) by one thread each.
-constexpr int kFinishRows = 16;
+// lines are read, and the rows of threads share the slabs, of which each loads a few before it adds them.
+// f(channel, sums) by one thread each.
+constexpr int kFinishRows = 32;
 template <class C, class F>
 __device__ __forceinline__ void finish_slabs(const C* partials, int64_t slabs, int64_t channels, F&& f) {
   FASTDL_SHARED(double, rows, 2 * kFinishRows * kColumns);
   const int64_t c = int64_t(blockIdx.x) * kColumns + threadIdx.x;
+  const int y = int(threadIdx.y), x = int(threadIdx.x);
   double sums[2] = {0, 0};
   if (c < channels)
-    for (int64_t s = threadIdx.y; s < slabs; s += kFinishRows) {
-      sums[0] += double(partials[2 * s * channels + c]);
-      sums[1] += double(partials[(2 * s + 1) * channels + c]);
+    for (int64_t first = y; first < slabs; first += kAhead * kFinishRows) {
+      C loaded[kAhead][2] = {};
+      FASTDL_UNROLL
+      for (int k = 0; k < kAhead; ++k)
+        if (const int64_t s = first + k * kFinishRows; s < slabs) {
+          loaded[k][0] = partials[2 * s * channels + c];
+          loaded[k][1] = partials[(2 * s + 1) * channels + c];
+        }
+      FASTDL_UNROLL
+      for (int k = 0; k < kAhead; ++k) FASTDL_UNROLL
+      for (int which = 0; which < 2; ++which) sums[which] += double(loaded[k][which]);
     }
+  const auto place = [&](int which, int row) -> double& {
+    return rows[(which * kFinishRows + row) * kColumns + x];
+  };
   FASTDL_UNROLL
-  for (int which = 0; which < 2; ++which)
-    rows[(which * kFinishRows + int(threadIdx.y)) * kColumns + int(threadIdx.x)] = sums[which];
-  sync_threads();
-  if (threadIdx.y != 0 || c >= channels) return;
-  FASTDL_UNROLL
-  for (int which = 0; which < 2; ++which)
-    for (int y = 1; y < kFinishRows; ++y)
-      sums[which] += rows[(which * kFinishRows + y) * kColumns + int(threadIdx.x)];
-  f(c, sums);
+  for (int which = 0; which < 2; ++which) place(which, y) = sums[which];
+  for (int half = kFinishRows / 2; half > 0; half /= 2) {
+    sync_threads();
+    if (y >= half) continue;
+    FASTDL_UNROLL
+    for (int which = 0; which < 2; ++which) place(which, y) += place(which, y + half);
+  }
+  if (y != 0 || c >= channels) return;
+  const double both[2] = {place(0, 0), place(1, 0)};
+  f(c, both);
 }
 template <class T>
 __global__ void __launch_bounds__(kColumns* kFinishRows)
