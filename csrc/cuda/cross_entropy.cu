@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256, sizeof(Compute<T>
 }
 
 template <class T>
-__global__ void __launch_bounds__(kColumns* kSplit)
+__global__ void __launch_bounds__(kColumns* kSplit, kColumnBlocks<T>)
     cross_entropy_columns(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss,
                           Report report) {
   using C = Compute<T>;
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
           FASTDL_UNROLL
           for (int i = 0; i < Column::kClasses<T>; ++i) {
             if (!column.has(first, i)) continue;
-            C wq = loss.weight_of(first + i * kSplit);
+            C wq = loss.weight_of(column.number(first, i));
             if (loss.probabilities != nullptr)
               wq *= loss.sure * C(widen(loss.probabilities[column.place(first, i)])) + loss.even;
             all.weighted += wq * (v.v[i] - shift);
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256, sizeof(Compute<T>
 
 // A thread has a position and some of its classes.
 template <class T>
-__global__ void __launch_bounds__(kColumns* kSplit)
+__global__ void __launch_bounds__(kColumns* kSplit, kColumnBlocks<T>)
     cross_entropy_backward_columns(T* grad_x, const T* grad_loss, const T* x, const Compute<T>* statistics,
                                    const Compute<T>* normaliser, Loss<T> loss, Reduction reduction) {
   using C = Compute<T>;
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
           for (int i = 0; i < Column::kClasses<T>; ++i) {
             if (!column.has(first, i)) continue;
             const int64_t at = column.place(first, i);
-            grad_x[at] = narrow<T>(slope(loss, u, C(widen(loaded.v[i])), first + i * kSplit, at));
+            grad_x[at] = narrow<T>(slope(loss, u, C(widen(loaded.v[i])), column.number(first, i), at));
           }
         },
         x);
@@ -417,9 +417,11 @@ void cross_entropy_forward(Dtype dtype, void* losses, void* statistics, const vo
     const Report words{report, kCrossEntropy};
     const T* from = static_cast<const T*>(x);
     C *to = static_cast<C*>(losses), *saved = static_cast<C*>(statistics);
-    if (shape.inner > 1)
-      return launch("cross_entropy_columns", cross_entropy_columns<T>, dim3(columns_grid(shape.positions())),
-                    dim3(kColumns, kSplit), 0, stream, to, saved, from, loss, words);
+    if (shape.inner > 1) {
+      const ColumnPlan columns = plan_columns(shape);
+      return launch("cross_entropy_columns", cross_entropy_columns<T>, columns.grid, columns.block, 0, stream,
+                    to, saved, from, loss, words);
+    }
     const RowPlan plan = plan_loss(shape.outer, shape.classes);
     const bool vectors = start_alike(x, x);
     launch("cross_entropy_rows", plan.block ? cross_entropy_rows<T, true> : cross_entropy_rows<T, false>,
@@ -438,10 +440,11 @@ void cross_entropy_backward(Dtype dtype, void* grad_x, const void* grad_loss, co
     T* to = static_cast<T*>(grad_x);
     const T *g = static_cast<const T*>(grad_loss), *from = static_cast<const T*>(x);
     const C *saved = static_cast<const C*>(statistics), *divisor = static_cast<const C*>(normaliser);
-    if (shape.inner > 1)
-      return launch("cross_entropy_backward_columns", cross_entropy_backward_columns<T>,
-                    dim3(columns_grid(shape.positions())), dim3(kColumns, kSplit), 0, stream, to, g, from,
-                    saved, divisor, loss, reduction);
+    if (shape.inner > 1) {
+      const ColumnPlan columns = plan_columns(shape);
+      return launch("cross_entropy_backward_columns", cross_entropy_backward_columns<T>, columns.grid,
+                    columns.block, 0, stream, to, g, from, saved, divisor, loss, reduction);
+    }
     const RowPlan plan = plan_loss(shape.outer, shape.classes);
     const bool vectors = start_alike(x, grad_x);
     launch("cross_entropy_backward_rows",

@@ -355,19 +355,23 @@ inline bool start_alike(const void* a, const void* b) {
   return (reinterpret_cast<uintptr_t>(a) - reinterpret_cast<uintptr_t>(b)) % 16 == 0;
 }
 
-// A block of kColumns positions side by side, each shared by kSplit threads: reductions over axes that are
-// not the last one. Neighbouring threads read neighbouring positions.
+// A block of positions side by side, each shared by some threads: reductions over axes that are not the last
+// one. Neighbouring threads read neighbouring positions. Blocks are kColumns x kSplit, or 2 or 4 or 8 times as
+// wide with so many times fewer threads a position.
 constexpr int kColumns = 32, kSplit = 8;
 
 template <class C, class F>
 __device__ __forceinline__ C split_reduce(C v, F f) {
   FASTDL_SHARED(C, partial, kSplit * kColumns);
+  const int columns = int(blockDim.x), split = int(blockDim.y);
+  if (split == 1) return v;
   sync_threads();  // the previous reduction has been read
-  partial[threadIdx.y * kColumns + threadIdx.x] = v;
+  partial[int(threadIdx.y) * columns + int(threadIdx.x)] = v;
   sync_threads();
   C r = partial[threadIdx.x];
   FASTDL_UNROLL
-  for (int i = 1; i < kSplit; ++i) r = f(r, partial[i * kColumns + threadIdx.x]);
+  for (int i = 1; i < kSplit; ++i)
+    if (i < split) r = f(r, partial[i * columns + int(threadIdx.x)]);
   return r;
 }
 template <class T>
@@ -386,21 +390,23 @@ __device__ __forceinline__ int64_t position_start(const Classes& shape, int64_t 
   return outer * (shape.classes - 1) * shape.inner + p;
 }
 
-// A position and the part of its classes that this thread has, a few at a time: class c + i kSplit is number
-// i.
+// A position and the part of its classes that this thread has, a few at a time: number(c, i) is c + i split.
 struct Column {
   template <class T>
-  static constexpr int kClasses = sizeof(T) == 8 ? 2 : 4;
+  static constexpr int kClasses = sizeof(T) == 8 ? 4 : 8;
   int64_t position, base, inner, end;
+  int split;
   bool mine;  // else there is no such position, but the thread takes part in reductions
 
-  __device__ __forceinline__ bool has(int64_t c, int i) const { return c + i * kSplit < end; }
-  __device__ __forceinline__ int64_t place(int64_t c, int i) const { return base + (c + i * kSplit) * inner; }
+  __device__ __forceinline__ int64_t number(int64_t c, int i) const { return c + i * split; }
+  __device__ __forceinline__ bool has(int64_t c, int i) const { return number(c, i) < end; }
+  __device__ __forceinline__ int64_t place(int64_t c, int i) const {
+    return base + c * inner + i * (split * inner);
+  }
   // Calls f(first class, values of each array there, as many as it has): all are loaded before one is used.
   template <class F, class T, class... More>
   __device__ __forceinline__ void each(F&& f, const T* array, const More*... arrays) const {
-    for (int64_t c = threadIdx.y; c < end; c += kClasses<T> * kSplit)
-      f(c, load(array, c), load(arrays, c)...);
+    for (int64_t c = threadIdx.y; c < end; c += kClasses<T> * split) f(c, load(array, c), load(arrays, c)...);
   }
   template <class T>
   __device__ __forceinline__ Pack<T, kClasses<T>> load(const T* array, int64_t c) const {
@@ -414,16 +420,33 @@ struct Column {
 template <class F>
 __device__ __forceinline__ void for_each_column(const Classes& shape, F&& f) {
   const int64_t positions = shape.positions();
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
-       first += int64_t(gridDim.x) * kColumns) {
+  const int columns = int(blockDim.x);
+  for (int64_t first = int64_t(blockIdx.x) * columns; first < positions;
+       first += int64_t(gridDim.x) * columns) {
     const int64_t p = first + threadIdx.x;
     const bool mine = p < positions;
-    f(Column{p, mine ? position_start(shape, p) : 0, shape.inner, mine ? shape.classes : 0, mine});
+    f(Column{p, mine ? position_start(shape, p) : 0, shape.inner, mine ? shape.classes : 0, int(blockDim.y),
+             mine});
   }
 }
 
-inline unsigned columns_grid(int64_t positions) {
-  return grid_for(positions, kColumns);
+// Four blocks on a multiprocessor leave a thread registers for kClasses loads of two arrays.
+template <class T>
+constexpr int kColumnBlocks = sizeof(T) == 8 ? 2 : 4;
+
+struct ColumnPlan {
+  dim3 grid, block;
+};
+// Threads share a position where there are too few positions for the device, or many classes, but have four
+// classes at least.
+inline ColumnPlan plan_columns(const Classes& shape) {
+  int64_t split = 1;
+  const int64_t positions = shape.positions(), wanted = 1024 * int64_t(multiprocessors());
+  while (split < kSplit && shape.classes >= 8 * split &&
+         (positions * split < wanted || shape.classes > 32 * split))
+    split *= 2;
+  const int64_t columns = kColumns * kSplit / split;
+  return {dim3(grid_for(positions, columns, 64)), dim3(unsigned(columns), unsigned(split))};
 }
 
 }  // namespace fastdl::cuda
