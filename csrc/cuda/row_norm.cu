@@ -406,11 +406,14 @@ void check_length(const RowNorm& p) {
     throw std::invalid_argument("normalisation on CUDA: rows must be below 2^31");
 }
 
-// A plan for lanes with `values` of a row, or kWideValues, or for blocks with `values`.
+// A plan for lanes with `values` of a row, for whole warps with up to kWideValues a lane, or for blocks with
+// `values`.
 template <class T>
 RowPlan plan_teams(const RowNorm& p, int values) {
   const bool wide = p.length > 32 * values && p.length <= 32 * kWideValues<T>;
-  return plan_rows(p.rows, p.length, wide ? kWideValues<T> : values);
+  RowPlan plan = plan_rows(p.rows, p.length, wide ? kWideValues<T> : values);
+  if (wide) plan.group = 32;
+  return plan;
 }
 // How many units a lane needs.
 int64_t units(const RowNorm& p, const RowPlan& plan) {
