@@ -244,21 +244,17 @@ __device__ __forceinline__ C slope(const Loss<T>& loss, const Upstream<C>& u, C 
   return u.g * (exponential<T>(x - u.m - u.log_s) * u.mass - (q == 0 ? C(0) : loss.weight_of(c) * q));
 }
 
-// The slopes of one pack; of labels without smoothing all but the target's are alike, and one question for
-// the pack finds that.
-template <class T, class C, int N>
+// The slopes of one pack. Of labels without smoothing (kSure) all but the target's are alike; there is no branch,
+// so that the pack stays one access.
+template <bool kSure, class T, class C, int N>
 __device__ __forceinline__ void slopes(const Loss<T>& loss, const Upstream<C>& u, Values<C, N>& v,
                                        int64_t first, int64_t base) {
-  if (loss.probabilities == nullptr && loss.even == 0 && u.counts) {
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) v.v[k] = exponential<T>(v.v[k] - u.m - u.log_s);
-    if (const int64_t place = u.target - first; uint64_t(place) < N) {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) v.v[k] -= k == int(place) ? C(1) : C(0);
-    }
+  if constexpr (kSure) {
+    const int place = uint64_t(u.target - first) < N ? int(u.target - first) : -1;
     const C scale = u.g * u.mass;
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) v.v[k] *= scale;
+    for (int k = 0; k < N; ++k)
+      v.v[k] = (exponential<T>(v.v[k] - u.m - u.log_s) - (k == place ? C(1) : C(0))) * scale;
   } else {
     FASTDL_UNROLL
     for (int k = 0; k < N; ++k) v.v[k] = slope(loss, u, v.v[k], first + k, base + first + k);
@@ -278,22 +274,30 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256, sizeof(Compute<T>
     const int64_t base = team.row * length;
     const ShiftedSlice<T> slice(team, length, x + base, vectors);
     const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, team.row);
-    slice.template each<kAhead>(
-        [&]<bool kAll>(std::bool_constant<kAll> whole, int64_t first, int64_t stride) {
-          Loaded<T, N> loaded[kAhead];
-          slice.fetch(whole, loaded, x + base, first, stride);
-          FASTDL_UNROLL
-          for (int i = 0; i < kAhead; ++i) {
-            const int64_t c = first + i * stride;
-            if (!kAll && c >= slice.end()) break;
-            Values<C, N> v;
+    const auto write = [&]<bool kSure>(std::bool_constant<kSure>) {
+      slice.template each<kAhead>(
+          [&]<bool kAll>(std::bool_constant<kAll> whole, int64_t first, int64_t stride) {
+            Loaded<T, N> loaded[kAhead];
+            slice.fetch(whole, loaded, x + base, first, stride);
             FASTDL_UNROLL
-            for (int k = 0; k < N; ++k) v.v[k] = C(widen(loaded[i][k]));
-            slopes(loss, u, v, c, base);
-            slice.store(grad_x + base + c, v);
-          }
-        },
-        [&](int64_t c) { grad_x[base + c] = narrow<T>(slope(loss, u, C(widen(x[base + c])), c, base + c)); });
+            for (int i = 0; i < kAhead; ++i) {
+              const int64_t c = first + i * stride;
+              if (!kAll && c >= slice.end()) break;
+              Values<C, N> v;
+              FASTDL_UNROLL
+              for (int k = 0; k < N; ++k) v.v[k] = C(widen(loaded[i][k]));
+              slopes<kSure>(loss, u, v, c, base);
+              slice.store(grad_x + base, c, v);
+            }
+          },
+          [&](int64_t c) {
+            grad_x[base + c] = narrow<T>(slope(loss, u, C(widen(x[base + c])), c, base + c));
+          });
+    };
+    if (loss.probabilities == nullptr && loss.even == 0 && u.counts)
+      write(std::true_type{});
+    else
+      write(std::false_type{});
   }
 }
 

@@ -342,11 +342,11 @@ struct ShiftedSlice {
       if (kAll || first + i * stride < end())
         packs[i] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(row + first + i * stride));
   }
-  static __device__ __forceinline__ void store(T* to, const Values<Compute<T>, N>& x) {
+  static __device__ __forceinline__ void store(T* row, int64_t first, const Values<Compute<T>, N>& x) {
     Pack<T, N> pack;
     FASTDL_UNROLL
     for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(x.v[k]);
-    *reinterpret_cast<Pack<T, N>*>(to) = pack;
+    store_16(row + first, &pack);
   }
 };
 

@@ -17,7 +17,7 @@ __device__ __forceinline__ C result(C x, C m, C inverse, C log_s, bool log) {
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? 1024 : 256, kBlock || sizeof(Compute<T>) == 8 ? 1 : 3)
     softmax_rows(T* y, const T* x, int64_t rows, int64_t length, int group, bool packed, bool log) {
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
