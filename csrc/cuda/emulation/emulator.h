@@ -272,7 +272,7 @@ inline void store_16(void* to, const void* from) {
   struct alignas(16) Words {
     uint32_t v[4];
   } words;
-  std::memcpy(&words, from, sizeof(words));
+  memcpy(&words, from, sizeof(words));
   *static_cast<Words*>(to) = words;  // says where it is not aligned
 }
 inline float larger_or_nan(float a, float b) {
