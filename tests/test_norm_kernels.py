@@ -105,6 +105,8 @@ ROWS = [
     (130, 768),
 ]
 ROWS += [(2, 5000), (1, 20_000), (9, 20_000), (0, 5), (1000, 3)]
+# Lanes of a warp that hold 8, 16, 24 or 32 values on CUDA, moved by packs or one by one.
+ROWS += [(40, 200), (35, 300), (34, 512), (33, 509), (20, 601), (5, 1000), (3, 1023), (6, 1024), (6, 2048)]
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))

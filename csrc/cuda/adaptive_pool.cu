@@ -55,23 +55,42 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// One output a plane: rows of a matrix.
-template <class T, bool kBlock>
-__global__ void __launch_bounds__(256)
-    plane_means(T* y, const T* x, int64_t planes, int64_t size, int group, bool packed) {
+// One output a plane: means of rows. Those of short ones, groups of lanes have: little code, most of whose time
+// would be that of fetching it, and all of a lane's loads on their way together.
+constexpr int kShortAhead = 8;
+template <class T>
+__global__ void __launch_bounds__(kThreads) short_means(T* y, const T* x, int planes, int size, int group) {
   using C = Compute<T>;
-  RowTeam<kBlock> team(group);
+  const int lane = int(threadIdx.x) & (group - 1);
+  const int plane = int((blockIdx.x * kThreads + threadIdx.x) / uint32_t(group));
+  const T* from = x + int64_t(plane < planes ? plane : 0) * size;
+  C sum = 0;
+  for (int first = lane; first < size; first += kShortAhead * group) {
+    T loaded[kShortAhead] = {};
+    FASTDL_UNROLL
+    for (int k = 0; k < kShortAhead; ++k)
+      if (first + k * group < size) loaded[k] = from[first + k * group];
+    FASTDL_UNROLL
+    for (int k = 0; k < kShortAhead; ++k) sum += C(widen(loaded[k]));
+  }
+  sum = lanes_reduce(sum, group, Plus{});
+  if (lane == 0 && plane < planes) y[plane] = narrow<T>(sum / C(size));
+}
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    plane_means(T* y, const T* x, int64_t planes, int64_t size, bool packed) {
+  using C = Compute<T>;
+  RowTeam<true> team(0);
   const RowSlice<T> slice(team, size, packed);
-  for (; team.any_row(planes); team.row += team.step) {
-    const bool mine = team.row < planes;
+  for (; team.row < planes; team.row += team.step) {
     C sum = 0;
     const auto add = [&](int64_t, const auto& v) {
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) sum += v.v[k];
     };
-    if (mine) slice.each(C(0), add, x + team.row * size);
+    slice.each(C(0), add, x + team.row * size);
     sum = team.sum(sum);
-    if (mine && team.index == 0) y[team.row] = narrow<T>(sum / C(size));
+    if (team.index == 0) y[team.row] = narrow<T>(sum / C(size));
   }
 }
 
@@ -115,9 +134,13 @@ void adaptive_avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolPr
     if (p.out_plane() > 1)
       return launch_over("adaptive_avg_pool", adaptive_forward<T>, o, stream, to, from, pool, o);
     RowPlan plan = plan_rows(p.planes, size, 32);
-    if (plan.block && plan.threads > 256) plan.threads = 256;
-    launch("adaptive_avg_pool", plan.block ? plane_means<T, true> : plane_means<T, false>, dim3(plan.grid),
-           dim3(plan.threads), 0, stream, to, from, p.planes, size, plan.group, rows_packed<T>(size, {x}));
+    if (!plan.block)
+      return launch("adaptive_avg_pool", short_means<T>,
+                    dim3(unsigned(ceil_div(p.planes, kThreads / plan.group))), dim3(kThreads), 0, stream, to,
+                    from, int(p.planes), int(size), plan.group);
+    if (plan.threads > kThreads) plan.threads = kThreads;
+    launch("adaptive_avg_pool", plane_means<T>, dim3(plan.grid), dim3(plan.threads), 0, stream, to, from,
+           p.planes, size, rows_packed<T>(size, {x}));
   });
 }
 

@@ -50,26 +50,57 @@ __global__ void __launch_bounds__(kThreads) combine(const AttentionForward<T> f)
   if (threadIdx.x == 0) f.lse[row] = empty ? infinity<C>() : top + std::log2(total);
 }
 
-// One warp per padded row: (lse, rowsum(grad_y y)).
+// Groups of lanes have kRowsAhead padded rows of a head each: (lse, rowsum(grad_y y)). Rows are short, so that
+// what they have in common is counted once for some of them, and all their packs are loaded before one is used.
+constexpr int kRowsAhead = 4, kStatisticsThreads = 256;
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kStatisticsThreads)
     row_statistics(Compute<T>* statistics, const Compute<T>* lse, Heads grad_y, Heads y, int heads,
-                   int queries, int padded, int size, int64_t rows) {
+                   int queries, int padded, int size, int64_t rows, int group, bool packed) {
   using C = Compute<T>;
-  const int64_t row = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  const int64_t head = row / padded;
-  const int i = int(row % padded);
-  const bool there = row < rows && i < queries;
-  C sum = 0;
-  if (there) {
-    const T* g = head_of<const T>(grad_y, head / heads, head % heads) + i * grad_y.row;
-    const T* out = head_of<const T>(y, head / heads, head % heads) + i * y.row;
-    for (int e = lane_id(); e < size; e += 32) sum += C(widen(g[e])) * C(widen(out[e]));
+  constexpr int N = kWidest<T>;
+  const int lane = int(threadIdx.x) & (group - 1), teams = kStatisticsThreads / group;
+  // kPadding, and so every head, is a multiple of kRowsAhead.
+  const int64_t first = (int64_t(blockIdx.x) * teams + int(threadIdx.x) / group) * kRowsAhead;
+  const bool mine = first < rows;
+  // 64-bit divisions take some hundred instructions
+  const int64_t head = !mine                     ? 0
+                       : rows < int64_t(1) << 31 ? int64_t(uint32_t(first) / uint32_t(padded))
+                                                 : first / padded;
+  const int i = int(first - head * padded);
+  C sums[kRowsAhead] = {};
+  if (mine && i < queries) {
+    const int64_t batch = uint32_t(head) / uint32_t(heads);  // blocks are fewer than 2^31
+    const T* g = head_of<const T>(grad_y, batch, head - batch * heads) + i * grad_y.row;
+    const T* out = head_of<const T>(y, batch, head - batch * heads) + i * y.row;
+    if (packed) {
+      for (int e = lane * N; e < size; e += group * N) {
+        Loaded<T, N> a[kRowsAhead], b[kRowsAhead];
+        FASTDL_UNROLL
+        for (int r = 0; r < kRowsAhead; ++r) {
+          const int there =
+              smaller(r, queries - 1 - i);  // the last one again, so that no load has a condition
+          a[r] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(g + there * grad_y.row + e));
+          b[r] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(out + there * y.row + e));
+        }
+        FASTDL_UNROLL
+        for (int r = 0; r < kRowsAhead; ++r) FASTDL_UNROLL
+        for (int k = 0; k < N; ++k) sums[r] += C(widen(a[r][k])) * C(widen(b[r][k]));
+      }
+    } else {
+      for (int r = 0; r < kRowsAhead && i + r < queries; ++r)
+        for (int e = lane; e < size; e += group)
+          sums[r] += C(widen(g[r * grad_y.row + e])) * C(widen(out[r * y.row + e]));
+    }
   }
-  sum = warp_reduce(sum, Plus{});
-  if (row < rows && lane_id() == 0) {
-    statistics[2 * row] = there ? lse[head * queries + i] : infinity<C>();
-    statistics[2 * row + 1] = sum;
+  FASTDL_UNROLL
+  for (int r = 0; r < kRowsAhead; ++r) sums[r] = lanes_reduce(sums[r], group, Plus{});
+  if (!mine || lane != 0) return;
+  FASTDL_UNROLL
+  for (int r = 0; r < kRowsAhead; ++r) {
+    const bool there = i + r < queries;
+    statistics[2 * (first + r)] = there ? lse[head * queries + i + r] : infinity<C>();
+    statistics[2 * (first + r) + 1] = there ? sums[r] : C(0);
   }
 }
 
@@ -189,10 +220,16 @@ void attention_backward(Dtype dtype, const Heads& grad_query, const Heads& grad_
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
     const int64_t padded = attention_padded(a.queries), rows = a.batch * a.heads * padded;
-    if (rows > 0)
-      launch("attention_statistics", row_statistics<T>, dim3(unsigned(ceil_div(rows, kThreads / 32))),
-             dim3(kThreads), 0, stream, static_cast<C*>(statistics), static_cast<const C*>(lse), grad_y, y,
-             int(a.heads), int(a.queries), int(padded), int(a.value_size), rows);
+    if (rows > 0) {
+      const bool packed =
+          whole_packs(grad_y, a.value_size, sizeof(T)) && whole_packs(y, a.value_size, sizeof(T));
+      int group = 1;  // of lanes with a pack each; 8 at least, for rows that lie apart
+      while (group < 32 && (group < 8 || group * kWidest<T> < a.value_size)) group *= 2;
+      const int64_t block = int64_t(kStatisticsThreads / group) * kRowsAhead;
+      launch("attention_statistics", row_statistics<T>, dim3(unsigned(ceil_div(rows, block))),
+             dim3(kStatisticsThreads), 0, stream, static_cast<C*>(statistics), static_cast<const C*>(lse),
+             grad_y, y, int(a.heads), int(a.queries), int(padded), int(a.value_size), rows, group, packed);
+    }
     const auto f =
         backward_of<T>(grad_query, grad_key, grad_value, grad_y, query, key, value, mask, statistics, a);
     if constexpr (sizeof(T) == 2) {

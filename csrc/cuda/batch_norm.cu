@@ -59,7 +59,7 @@ struct Slabs {
 
 // Partials (slabs, 2, channels); neighbouring teams have neighbouring channels.
 template <class T, bool kMoments, bool kBlock>
-__global__ void __launch_bounds__(256, kBlock && sizeof(Compute<T>) == 4 ? 3 : 2)
+__global__ void __launch_bounds__(256, sizeof(Compute<T>) == 4 ? 4 : 2)
     plane_sums(Compute<T>* partials, Terms<T, kMoments> terms, Grid grid, Slabs slabs, int group,
                bool vectors) {
   using C = Compute<T>;
@@ -79,35 +79,23 @@ __global__ void __launch_bounds__(256, kBlock && sizeof(Compute<T>) == 4 ? 3 : 2
         const int64_t base = (n * grid.channels + c) * grid.inner + start;
         const T *x = terms.x + base, *g = kMoments ? x : terms.g + base;
         const ShiftedSlice<T> slice(team, length, x, vectors);
-        const int64_t packs = slice.packs();
-        for (int64_t j = 0; j < packs; j += kPacks) {
-          Loaded<T, N> a[kPacks], b[kPacks];
-          FASTDL_UNROLL
-          for (int i = 0; i < kPacks; ++i) {
-            a[i] = slice.fetch(x, slice.first(j + i));
-            if constexpr (!kMoments) b[i] = slice.fetch(g, slice.first(j + i));
-          }
-          FASTDL_UNROLL
-          for (int i = 0; i < kPacks; ++i) {
-            const int64_t first = slice.first(j + i);
-            const auto add = [&](int k) {
-              const C value = C(widen(a[i][k]));
-              terms.add(sums, channel, value, kMoments ? value : C(widen(b[i][k])));
-            };
-            if (slice.at_end(first)) {
+        slice.template each<kPacks>(
+            [&]<bool kAll>(std::bool_constant<kAll> whole, int64_t first, int64_t stride) {
+              Loaded<T, N> a[kPacks], b[kPacks];
+              slice.fetch(whole, a, x, first, stride);
+              if constexpr (!kMoments) slice.fetch(whole, b, g, first, stride);
               FASTDL_UNROLL
-              for (int k = 0; k < N; ++k)
-                if (first + k >= 0 && first + k < length) add(k);
-            } else {
-              FASTDL_UNROLL
-              for (int k = 0; k < N; ++k) add(k);
-            }
-          }
-        }
+              for (int i = 0; i < kPacks; ++i) {
+                if (!kAll && first + i * stride >= slice.end()) break;
+                FASTDL_UNROLL
+                for (int k = 0; k < N; ++k)
+                  terms.add(sums, channel, C(widen(a[i][k])), kMoments ? C(0) : C(widen(b[i][k])));
+              }
+            },
+            [&](int64_t i) { terms.add(sums, channel, C(widen(x[i])), C(widen(g[i]))); });
       }
     }
-    sums[0] = team.sum(sums[0]);
-    sums[1] = team.sum(sums[1]);
+    team.sum(sums);
     if (mine && team.index == 0) {
       partials[2 * slab * grid.channels + c] = sums[0];
       partials[(2 * slab + 1) * grid.channels + c] = sums[1];
@@ -152,28 +140,42 @@ __global__ void __launch_bounds__(kColumns* kSplit)
 }
 
 // A block adds the slabs of kColumns channels: neighbouring threads have neighbouring channels, so whole
-// lines are read, and the rows of threads share the slabs. f(channel, sums) by one thread each.
-constexpr int kFinishRows = 16;
+// lines are read, and the rows of threads share the slabs, of which each loads a few before it adds them.
+// f(channel, sums) by one thread each.
+constexpr int kFinishRows = 32;
 template <class C, class F>
 __device__ __forceinline__ void finish_slabs(const C* partials, int64_t slabs, int64_t channels, F&& f) {
   FASTDL_SHARED(double, rows, 2 * kFinishRows * kColumns);
   const int64_t c = int64_t(blockIdx.x) * kColumns + threadIdx.x;
+  const int y = int(threadIdx.y), x = int(threadIdx.x);
   double sums[2] = {0, 0};
   if (c < channels)
-    for (int64_t s = threadIdx.y; s < slabs; s += kFinishRows) {
-      sums[0] += double(partials[2 * s * channels + c]);
-      sums[1] += double(partials[(2 * s + 1) * channels + c]);
+    for (int64_t first = y; first < slabs; first += kAhead * kFinishRows) {
+      C loaded[kAhead][2] = {};
+      FASTDL_UNROLL
+      for (int k = 0; k < kAhead; ++k)
+        if (const int64_t s = first + k * kFinishRows; s < slabs) {
+          loaded[k][0] = partials[2 * s * channels + c];
+          loaded[k][1] = partials[(2 * s + 1) * channels + c];
+        }
+      FASTDL_UNROLL
+      for (int k = 0; k < kAhead; ++k) FASTDL_UNROLL
+      for (int which = 0; which < 2; ++which) sums[which] += double(loaded[k][which]);
     }
+  const auto place = [&](int which, int row) -> double& {
+    return rows[(which * kFinishRows + row) * kColumns + x];
+  };
   FASTDL_UNROLL
-  for (int which = 0; which < 2; ++which)
-    rows[(which * kFinishRows + int(threadIdx.y)) * kColumns + int(threadIdx.x)] = sums[which];
-  sync_threads();
-  if (threadIdx.y != 0 || c >= channels) return;
-  FASTDL_UNROLL
-  for (int which = 0; which < 2; ++which)
-    for (int y = 1; y < kFinishRows; ++y)
-      sums[which] += rows[(which * kFinishRows + y) * kColumns + int(threadIdx.x)];
-  f(c, sums);
+  for (int which = 0; which < 2; ++which) place(which, y) = sums[which];
+  for (int half = kFinishRows / 2; half > 0; half /= 2) {
+    sync_threads();
+    if (y >= half) continue;
+    FASTDL_UNROLL
+    for (int which = 0; which < 2; ++which) place(which, y) += place(which, y + half);
+  }
+  if (y != 0 || c >= channels) return;
+  const double both[2] = {place(0, 0), place(1, 0)};
+  f(c, both);
 }
 template <class T>
 __global__ void __launch_bounds__(kColumns* kFinishRows)
@@ -312,7 +314,7 @@ Slabs slabs_of(const ChannelNorm& p) {
   const int64_t wanted = group == 0 ? blocks : blocks * (256 / group);
   const int64_t most =
       std::max<int64_t>(1, kLongest * (group == 0 ? 256 : group) / std::max<int64_t>(1, p.inner));
-  const int64_t batches = std::max<int64_t>(1, std::min(most, p.batch * p.channels / wanted));
+  const int64_t batches = std::max<int64_t>(1, std::min(most, ratio(p.batch * p.channels, wanted)));
   int64_t length = p.inner;
   if (batches == 1 && group == 0) {  // slices of whole packs
     const int64_t slices = std::min(ratio(wanted, p.batch * p.channels), p.inner / kLongest);

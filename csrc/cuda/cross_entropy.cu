@@ -92,9 +92,13 @@ __device__ __forceinline__ Compute<T> target_logit(const Loss<T>& loss, const T*
 }
 
 constexpr int kAhead = 4;  // packs that a thread loads before it computes
+constexpr int kMostThreads = 512;
+// Packs whose maximum is found before the first exponential.
+template <class T>
+constexpr int kTogether = sizeof(T) == 4 ? 4 : 2;
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 1 : 2)
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256, sizeof(Compute<T>) == 8 ? 1 : 2)
     cross_entropy_rows(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss, int group,
                        bool vectors, Report report) {
   using C = Compute<T>;
@@ -105,47 +109,62 @@ __global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
     const T* row = x + (mine ? team.row : 0) * length;
-    const ShiftedSlice<T> slice(team, length, row, vectors);
     Gathered<T> all;
-    C shift = 0;
+    C shift = 0, target_x = 0;
+    // The target's logit is on its way while the row is read.
+    if (mine && team.index == 0) target_x = target_logit(loss, row, team.row, 1);
     if (mine) {
       if (sums) shift = shift_of(C(widen(row[0])));
-      const int64_t packs = slice.packs();
-      for (int64_t j = 0; j < packs; j += kAhead) {
-        Loaded<T, N> loaded[kAhead];
-        FASTDL_UNROLL
-        for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(row, slice.first(j + i));
-        FASTDL_UNROLL
-        for (int i = 0; i < kAhead; ++i) {
-          const int64_t first = slice.first(j + i);
-          const auto v = slice.values(loaded[i], first, -infinity<C>());
-          all.online.add(v);
-          if (!sums) continue;
-          FASTDL_UNROLL
-          for (int k = 0; k < N; ++k) {
-            const int64_t c = first + k;
-            if (c < 0 || c >= length) continue;
-            C wq = loss.weight_of(c);
-            if (loss.probabilities != nullptr)
-              wq *= loss.sure * C(widen(loss.probabilities[team.row * length + c])) + loss.even;
-            all.weighted += wq * (v.v[k] - shift);
-            all.mass += wq;
-          }
+      // What else element c, whose logit is v, adds to.
+      const auto gather = [&](int64_t c, C v) {
+        C wq = loss.weight_of(c);
+        if (loss.probabilities != nullptr) {
+          wq *= loss.sure * C(widen(loss.probabilities[team.row * length + c])) + loss.even;
+          all.mass += wq;
         }
-      }
+        all.weighted += wq * (v - shift);
+      };
+      const ShiftedSlice<T> slice(team, length, row, vectors);
+      slice.template each<kAhead>(
+          [&]<bool kAll>(std::bool_constant<kAll> whole, int64_t first, int64_t stride) {
+            Loaded<T, N> loaded[kAhead];
+            slice.fetch(whole, loaded, row, first, stride);
+            FASTDL_UNROLL
+            for (int h = 0; h < kAhead; h += kTogether<T>) {
+              Values<C, N * kTogether<T>> v;
+              FASTDL_UNROLL
+              for (int i = 0; i < kTogether<T>; ++i) FASTDL_UNROLL
+              for (int k = 0; k < N; ++k)
+                v.v[i * N + k] = kAll || first + (h + i) * stride < slice.end() ? C(widen(loaded[h + i][k]))
+                                                                                : -infinity<C>();
+              all.online.add(v);
+            }
+            if (!sums) return;
+            FASTDL_UNROLL
+            for (int i = 0; i < kAhead; ++i) {
+              const int64_t c = first + i * stride;
+              if (!kAll && c >= slice.end()) break;
+              FASTDL_UNROLL
+              for (int k = 0; k < N; ++k) gather(c + k, C(widen(loaded[i][k])));
+            }
+          },
+          [&](int64_t c) {
+            const Values<C, 1> v{{C(widen(row[c]))}};
+            all.online.add(v);
+            if (sums) gather(c, v.v[0]);
+          });
     }
     team.reduce(all.online);
     if (sums) {
       all.weighted = team.sum(all.weighted);
       all.mass = team.sum(all.mass);
     }
-    if (mine && team.index == 0)
-      finish(loss, losses, statistics, team.row, target_logit(loss, row, team.row, 1), shift, all, report);
+    if (mine && team.index == 0) finish(loss, losses, statistics, team.row, target_x, shift, all, report);
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kColumns* kSplit)
+__global__ void __launch_bounds__(kColumns* kSplit, kColumnBlocks<T>)
     cross_entropy_columns(Compute<T>* losses, Compute<T>* statistics, const T* x, Loss<T> loss,
                           Report report) {
   using C = Compute<T>;
@@ -165,7 +184,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
           FASTDL_UNROLL
           for (int i = 0; i < Column::kClasses<T>; ++i) {
             if (!column.has(first, i)) continue;
-            C wq = loss.weight_of(first + i * kSplit);
+            C wq = loss.weight_of(column.number(first, i));
             if (loss.probabilities != nullptr)
               wq *= loss.sure * C(widen(loss.probabilities[column.place(first, i)])) + loss.even;
             all.weighted += wq * (v.v[i] - shift);
@@ -225,31 +244,25 @@ __device__ __forceinline__ C slope(const Loss<T>& loss, const Upstream<C>& u, C 
   return u.g * (exponential<T>(x - u.m - u.log_s) * u.mass - (q == 0 ? C(0) : loss.weight_of(c) * q));
 }
 
-// The slopes of one pack; of labels without smoothing all but the target's are alike, and one question for
-// the pack finds that.
-template <class T, class C, int N>
+// The slopes of one pack. Of labels without smoothing (kSure) all but the target's are alike; there is no branch,
+// so that the pack stays one access.
+template <bool kSure, class T, class C, int N>
 __device__ __forceinline__ void slopes(const Loss<T>& loss, const Upstream<C>& u, Values<C, N>& v,
                                        int64_t first, int64_t base) {
-  if (loss.probabilities == nullptr && loss.even == 0) {
+  if constexpr (kSure) {
+    const int place = uint64_t(u.target - first) < N ? int(u.target - first) : -1;
+    const C scale = u.g * u.mass;
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) v.v[k] = exponential<T>(v.v[k] - u.m - u.log_s) * u.mass;
-    if (const int64_t place = u.target - first; place >= 0 && place < N) {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) v.v[k] -= k == int(place) ? u.mass : C(0);
-    }
-    FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) v.v[k] = u.counts ? u.g * v.v[k] : C(0);
+    for (int k = 0; k < N; ++k)
+      v.v[k] = (exponential<T>(v.v[k] - u.m - u.log_s) - (k == place ? C(1) : C(0))) * scale;
   } else {
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) {
-      const int64_t c = first + k;
-      if (c >= 0 && c < loss.shape.classes) v.v[k] = slope(loss, u, v.v[k], c, base + c);
-    }
+    for (int k = 0; k < N; ++k) v.v[k] = slope(loss, u, v.v[k], first + k, base + first + k);
   }
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 1 : 2)
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256, sizeof(Compute<T>) == 8 ? 1 : 2)
     cross_entropy_backward_rows(T* grad_x, const T* grad_loss, const T* x, const Compute<T>* statistics,
                                 const Compute<T>* normaliser, Loss<T> loss, Reduction reduction, int group,
                                 bool vectors) {
@@ -261,25 +274,36 @@ __global__ void __launch_bounds__(kBlock ? 512 : 256, sizeof(Compute<T>) == 8 ? 
     const int64_t base = team.row * length;
     const ShiftedSlice<T> slice(team, length, x + base, vectors);
     const auto u = upstream(loss, grad_loss, statistics, normaliser, reduction, team.row);
-    const int64_t packs = slice.packs();
-    for (int64_t j = 0; j < packs; j += kAhead) {
-      Loaded<T, N> loaded[kAhead];
-      FASTDL_UNROLL
-      for (int i = 0; i < kAhead; ++i) loaded[i] = slice.fetch(x + base, slice.first(j + i));
-      FASTDL_UNROLL
-      for (int i = 0; i < kAhead; ++i) {
-        const int64_t first = slice.first(j + i);
-        auto v = slice.values(loaded[i], first, C(0));
-        slopes(loss, u, v, first, base);
-        slice.store(grad_x + base, first, v);
-      }
-    }
+    const auto write = [&]<bool kSure>(std::bool_constant<kSure>) {
+      slice.template each<kAhead>(
+          [&]<bool kAll>(std::bool_constant<kAll> whole, int64_t first, int64_t stride) {
+            Loaded<T, N> loaded[kAhead];
+            slice.fetch(whole, loaded, x + base, first, stride);
+            FASTDL_UNROLL
+            for (int i = 0; i < kAhead; ++i) {
+              const int64_t c = first + i * stride;
+              if (!kAll && c >= slice.end()) break;
+              Values<C, N> v;
+              FASTDL_UNROLL
+              for (int k = 0; k < N; ++k) v.v[k] = C(widen(loaded[i][k]));
+              slopes<kSure>(loss, u, v, c, base);
+              slice.store(grad_x + base, c, v);
+            }
+          },
+          [&](int64_t c) {
+            grad_x[base + c] = narrow<T>(slope(loss, u, C(widen(x[base + c])), c, base + c));
+          });
+    };
+    if (loss.probabilities == nullptr && loss.even == 0 && u.counts)
+      write(std::true_type{});
+    else
+      write(std::false_type{});
   }
 }
 
 // A thread has a position and some of its classes.
 template <class T>
-__global__ void __launch_bounds__(kColumns* kSplit)
+__global__ void __launch_bounds__(kColumns* kSplit, kColumnBlocks<T>)
     cross_entropy_backward_columns(T* grad_x, const T* grad_loss, const T* x, const Compute<T>* statistics,
                                    const Compute<T>* normaliser, Loss<T> loss, Reduction reduction) {
   using C = Compute<T>;
@@ -293,7 +317,7 @@ __global__ void __launch_bounds__(kColumns* kSplit)
           for (int i = 0; i < Column::kClasses<T>; ++i) {
             if (!column.has(first, i)) continue;
             const int64_t at = column.place(first, i);
-            grad_x[at] = narrow<T>(slope(loss, u, C(widen(loaded.v[i])), first + i * kSplit, at));
+            grad_x[at] = narrow<T>(slope(loss, u, C(widen(loaded.v[i])), column.number(first, i), at));
           }
         },
         x);
@@ -374,10 +398,14 @@ unsigned sum_blocks(int64_t positions) {
   return unsigned(wanted < 1 ? 1 : wanted < kSumBlocks ? wanted : kSumBlocks);
 }
 
-// No registers hold rows here, so a block per row pays from a few packs per lane on.
+// No registers hold rows here, so a block per row pays from a few packs per lane on. Rows are dealt out as
+// blocks end; where there are enough of them four share a multiprocessor, so that a row's end does not leave it
+// idle.
 RowPlan plan_loss(int64_t rows, int64_t length) {
   RowPlan plan = plan_rows(rows, length, 32);
-  if (plan.block && plan.threads > 512) plan.threads = 512;
+  const int most = rows >= 4 * int64_t(multiprocessors()) ? kMostThreads / 2 : kMostThreads;
+  if (plan.block && plan.threads > most) plan.threads = most;
+  plan.grid = grid_for(rows, plan.block ? 1 : plan.threads / plan.group, 64);
   return plan;
 }
 
@@ -393,9 +421,11 @@ void cross_entropy_forward(Dtype dtype, void* losses, void* statistics, const vo
     const Report words{report, kCrossEntropy};
     const T* from = static_cast<const T*>(x);
     C *to = static_cast<C*>(losses), *saved = static_cast<C*>(statistics);
-    if (shape.inner > 1)
-      return launch("cross_entropy_columns", cross_entropy_columns<T>, dim3(columns_grid(shape.positions())),
-                    dim3(kColumns, kSplit), 0, stream, to, saved, from, loss, words);
+    if (shape.inner > 1) {
+      const ColumnPlan columns = plan_columns(shape);
+      return launch("cross_entropy_columns", cross_entropy_columns<T>, columns.grid, columns.block, 0, stream,
+                    to, saved, from, loss, words);
+    }
     const RowPlan plan = plan_loss(shape.outer, shape.classes);
     const bool vectors = start_alike(x, x);
     launch("cross_entropy_rows", plan.block ? cross_entropy_rows<T, true> : cross_entropy_rows<T, false>,
@@ -414,10 +444,11 @@ void cross_entropy_backward(Dtype dtype, void* grad_x, const void* grad_loss, co
     T* to = static_cast<T*>(grad_x);
     const T *g = static_cast<const T*>(grad_loss), *from = static_cast<const T*>(x);
     const C *saved = static_cast<const C*>(statistics), *divisor = static_cast<const C*>(normaliser);
-    if (shape.inner > 1)
-      return launch("cross_entropy_backward_columns", cross_entropy_backward_columns<T>,
-                    dim3(columns_grid(shape.positions())), dim3(kColumns, kSplit), 0, stream, to, g, from,
-                    saved, divisor, loss, reduction);
+    if (shape.inner > 1) {
+      const ColumnPlan columns = plan_columns(shape);
+      return launch("cross_entropy_backward_columns", cross_entropy_backward_columns<T>, columns.grid,
+                    columns.block, 0, stream, to, g, from, saved, divisor, loss, reduction);
+    }
     const RowPlan plan = plan_loss(shape.outer, shape.classes);
     const bool vectors = start_alike(x, grad_x);
     launch("cross_entropy_backward_rows",

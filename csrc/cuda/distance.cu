@@ -98,7 +98,7 @@ __device__ __forceinline__ C term(C size, Norm norm, C p) {  // what a distance 
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
+__global__ void __launch_bounds__(kBlock ? kMostThreads : 256, kBlock ? 1 : 3)
     distances(T* distance, const T* x1, const T* x2, Norm norm, Compute<T> p, Compute<T> eps, Rows r,
               int group, bool packed) {
   using C = Compute<T>;

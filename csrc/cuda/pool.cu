@@ -25,7 +25,7 @@ constexpr int kAhead = 3;  // outputs it loads before it looks at them
 // PoolAxis in 32 bits, without divisions.
 struct Axis {
   int in, out, kernel, stride, pad, dilation, reach;  // reach: from the first tap to the last
-  Divisor by_stride, by_dilation;
+  Divisor by_stride, by_dilation, by_kernel;
 
   __device__ __forceinline__ int start(int o) const { return o * stride - pad; }
   __device__ __forceinline__ int rounded_up(int distance) const {
@@ -205,6 +205,40 @@ __device__ __forceinline__ void gather_strips(T* grad_x, const Pool& p, const Pl
   });
 }
 
+// The same of one slice without dilation: a thread has kRows rows of a strip, so that an output is looked at once
+// for all inputs that it may be about (`share`).
+constexpr int kRows = 2;
+template <class C>
+using Block = Values<C, kStrip>[kRows];
+template <class T, class Gather>
+__device__ __forceinline__ void gather_blocks(T* grad_x, const Pool& p, const Places& blocks, bool packed,
+                                              const Gather& gather) {
+  using C = Compute<T>;
+  for_each_place(blocks, [&](uint32_t, const Place& at) {
+    const int w = at.w * kStrip, h = at.h * kRows;
+    const int begin = p.w.first_hit(w), end = p.w.last_hit(smaller(w + kStrip, p.w.in) - 1) + 1;
+    const int last = p.h.last_hit(smaller(h + kRows, p.h.in) - 1);
+    Block<C> sums{};
+    for (int oh = p.h.first_hit(h); oh <= last; ++oh) {
+      const uint32_t row = p.out_row(at.plane, 0, oh) * uint32_t(p.w.out);
+      for (int ow = begin; ow < end; ow += kAhead) {
+        typename Gather::Loaded loaded[kAhead]{};  // nothing beyond the end
+        FASTDL_UNROLL
+        for (int k = 0; k < kAhead; ++k)
+          if (ow + k < end) loaded[k] = gather.load(row + uint32_t(ow + k));
+        FASTDL_UNROLL
+        for (int k = 0; k < kAhead; ++k)
+          gather.share(sums, p, loaded[k], oh, ow + k, p.h.start(oh) - h, p.w.start(ow + k) - w);
+      }
+    }
+    FASTDL_UNROLL
+    for (int i = 0; i < kRows; ++i)
+      if (h + i < p.h.in)
+        store_run<kStrip>(grad_x + int64_t(p.in_row(at.plane, 0, h + i) * uint32_t(p.w.in)), int64_t(w),
+                          int64_t(p.w.in), packed, sums[i]);
+  });
+}
+
 template <class T, class Offset>
 struct MaxGather {
   using C = Compute<T>;
@@ -224,6 +258,16 @@ struct MaxGather {
     FASTDL_UNROLL
     for (int k = 0; k < kStrip; ++k) sums.v[k] += start + kw * p.w.dilation == k ? from.g : C(0);
   }
+  // top, left: of the window, from the block's first input on
+  __device__ __forceinline__ void share(Block<C>& sums, const Pool& p, const Loaded& from, int, int, int top,
+                                        int left) const {
+    const int kh = int(p.w.by_kernel.quotient(uint32_t(from.tap)));
+    const int y = top + kh, x = left + from.tap - kh * p.w.kernel;
+    const int place = uint32_t(y) < kRows && uint32_t(x) < kStrip ? y * kStrip + x : -1;
+    FASTDL_UNROLL
+    for (int i = 0; i < kRows * kStrip; ++i)
+      if (place == i) sums[i / kStrip].v[i % kStrip] += from.g;
+  }
 };
 template <class T>
 struct AverageGather {
@@ -240,6 +284,18 @@ struct AverageGather {
     for (int k = 0; k < kStrip; ++k)
       if (uint32_t(k - start) < uint32_t(p.w.kernel)) sums.v[k] += g;
   }
+  __device__ __forceinline__ void share(Block<C>& sums, const Pool& p, C g, int oh, int ow, int top,
+                                        int left) const {
+    if (ow >= p.w.out) return;
+    g /= average.covered<C>(p, 0, oh, ow);
+    FASTDL_UNROLL
+    for (int y = 0; y < kRows; ++y) {
+      const C row = uint32_t(y - top) < uint32_t(p.h.kernel) ? g : C(0);
+      FASTDL_UNROLL
+      for (int x = 0; x < kStrip; ++x)
+        if (uint32_t(x - left) < uint32_t(p.w.kernel)) sums[y].v[x] += row;
+    }
+  }
 };
 
 template <class T, class Offset>
@@ -247,16 +303,26 @@ __global__ void __launch_bounds__(kThreads)
     max_backward(T* grad_x, const T* grad_y, const Offset* offsets, Pool p, Places strips, bool packed) {
   gather_strips(grad_x, p, strips, packed, MaxGather<T, Offset>{grad_y, offsets});
 }
+template <class T, class Offset>
+__global__ void __launch_bounds__(kThreads)
+    max_backward_flat(T* grad_x, const T* grad_y, const Offset* offsets, Pool p, Places blocks, bool packed) {
+  gather_blocks(grad_x, p, blocks, packed, MaxGather<T, Offset>{grad_y, offsets});
+}
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     avg_backward(T* grad_x, const T* grad_y, Pool p, Places strips, bool packed, Average average) {
   gather_strips(grad_x, p, strips, packed, AverageGather<T>{grad_y, average});
 }
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    avg_backward_flat(T* grad_x, const T* grad_y, Pool p, Places blocks, bool packed, Average average) {
+  gather_blocks(grad_x, p, blocks, packed, AverageGather<T>{grad_y, average});
+}
 
 // ---- on the host
 
-Places strips_of(const PoolProblem& p) {
-  return places(p.planes, p.d.in, p.h.in, (p.w.in + kStrip - 1) / kStrip);
+Places strips_of(const PoolProblem& p, int rows) {
+  return places(p.planes, p.d.in, ceil_div(p.h.in, rows), ceil_div(p.w.in, kStrip));
 }
 
 Axis axis_of(const PoolAxis& a) {
@@ -272,7 +338,8 @@ Axis axis_of(const PoolAxis& a) {
           int(dilation),
           int((a.kernel - 1) * dilation),
           Divisor(uint32_t(stride)),
-          Divisor(uint32_t(dilation))};
+          Divisor(uint32_t(dilation)),
+          Divisor(uint32_t(a.kernel))};
 }
 Pool pool_of(const PoolProblem& p) {
   if (std::max(p.planes * std::max(p.in_plane(), p.out_plane()), p.taps()) >= kLimit) too_large();
@@ -300,6 +367,12 @@ void by_window(const PoolProblem& p, F&& f) {
   f(Window<0, 0>{});
 }
 
+// One slice, no dilation (gather_blocks); averages have none.
+bool flat(const PoolProblem& p) {
+  const auto alone = [](const PoolAxis& a) { return a.in == 1 && a.out == 1 && a.kernel == 1 && a.pad == 0; };
+  return alone(p.d) && p.h.dilation == 1 && p.w.dilation == 1;
+}
+
 template <class T>
 bool strips_packed(const void* grad_x, const PoolProblem& p) {
   return p.w.in % kStrip == 0 && aligned(grad_x, sizeof(T) * kStrip);
@@ -323,13 +396,13 @@ void max_pool_forward(Dtype dtype, void* y, void* offsets, const void* x, const 
 
 void max_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* offsets,
                        const PoolProblem& p, Stream stream) {
-  const Places strips = strips_of(p);
+  const Places pieces = strips_of(p, flat(p) ? kRows : 1);
   const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
     by_offset(p, [&]<class Offset>(Offset) {
-      launch_over("max_pool_backward", max_backward<T, Offset>, strips, stream, static_cast<T*>(grad_x),
-                  static_cast<const T*>(grad_y), static_cast<const Offset*>(offsets), pool, strips,
-                  strips_packed<T>(grad_x, p));
+      launch_over("max_pool_backward", flat(p) ? max_backward_flat<T, Offset> : max_backward<T, Offset>,
+                  pieces, stream, static_cast<T*>(grad_x), static_cast<const T*>(grad_y),
+                  static_cast<const Offset*>(offsets), pool, pieces, strips_packed<T>(grad_x, p));
     });
   });
 }
@@ -357,12 +430,12 @@ void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p,
 
 void avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p, bool include_pad,
                        int64_t divisor, Stream stream) {
-  const Places strips = strips_of(p);
+  const Places pieces = strips_of(p, flat(p) ? kRows : 1);
   const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
-    launch_over("avg_pool_backward", avg_backward<T>, strips, stream, static_cast<T*>(grad_x),
-                static_cast<const T*>(grad_y), pool, strips, strips_packed<T>(grad_x, p),
-                Average{include_pad, divisor});
+    launch_over("avg_pool_backward", flat(p) ? avg_backward_flat<T> : avg_backward<T>, pieces, stream,
+                static_cast<T*>(grad_x), static_cast<const T*>(grad_y), pool, pieces,
+                strips_packed<T>(grad_x, p), Average{include_pad, divisor});
   });
 }
 

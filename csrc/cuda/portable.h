@@ -14,7 +14,7 @@
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
 //   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)  reciprocal_approximate(x)  opaque(x)
-//   larger_or_nan(a, b)  smaller_or_nan(a, b)
+//   larger_or_nan(a, b)  smaller_or_nan(a, b)  store_16(to, from)
 //   log_gamma  erfcx  erf_inverse  normal_below  normal_quantile  bessel_i0  bessel_i1  sin_pi  cos_pi
 //   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
 //   cp_async_16(shared, global)  cp_async_commit()  cp_async_wait<groups in flight>()
@@ -269,6 +269,13 @@ __device__ __forceinline__ float reciprocal_approximate(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// 16 bytes by one access, also where the compiler takes a pack apart (addresses that a loop counts on).
+__device__ __forceinline__ void store_16(void* to, const void* from) {
+  uint4 words;
+  memcpy(&words, from, sizeof(words));
+  __stwb(static_cast<uint4*>(to), words);
 }
 
 // One instruction; NaN if either is.

@@ -13,7 +13,9 @@ namespace fastdl::cuda {
 // Over the `size` lanes of aligned groups (1, 2, .. 32): all of the warp's lanes take part.
 template <class C, class F>
 __device__ __forceinline__ C lanes_reduce(C v, int size, F f) {
-  for (int mask = size / 2; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
+  FASTDL_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2)
+    if (mask < size) v = f(v, shuffle_xor(v, mask));
   return v;
 }
 template <class C, class F>
@@ -41,6 +43,23 @@ struct Plus {
     return a + b;
   }
 };
+// Two sums over a block of one dimension; every thread has the results.
+template <class C>
+__device__ __forceinline__ void block_sums(C (&v)[2]) {
+  FASTDL_SHARED(C, partial, 64);
+  FASTDL_UNROLL
+  for (int i = 0; i < 2; ++i) v[i] = warp_reduce(v[i], Plus{});
+  const int warps = int(blockDim.x) / 32, lane = lane_id();
+  if (warps == 1) return;
+  sync_threads();  // the previous reduction has been read
+  if (lane == 0) {
+    FASTDL_UNROLL
+    for (int i = 0; i < 2; ++i) partial[32 * i + int(threadIdx.x) / 32] = v[i];
+  }
+  sync_threads();
+  FASTDL_UNROLL
+  for (int i = 0; i < 2; ++i) v[i] = warp_reduce(lane < warps ? partial[32 * i + lane] : C(0), Plus{});
+}
 struct Larger {
   template <class C>
   __device__ __forceinline__ C operator()(C a, C b) const {
@@ -111,6 +130,19 @@ struct RowTeam {
   __device__ __forceinline__ C sum(C v) const {
     return reduce(v, C(0), Plus{});
   }
+  template <class C>
+  __device__ __forceinline__ void sum(C (&v)[2]) const {
+    if constexpr (kBlock) {
+      block_sums(v);
+    } else {
+      FASTDL_UNROLL
+      for (int mask = 16; mask > 0; mask /= 2) {
+        if (mask >= size) continue;
+        FASTDL_UNROLL
+        for (int i = 0; i < 2; ++i) v[i] += shuffle_xor(v[i], mask);
+      }
+    }
+  }
   template <class T>
   __device__ __forceinline__ void reduce(Online<T>& o) const {
     using C = Compute<T>;
@@ -163,7 +195,7 @@ bool rows_packed(int64_t length, std::initializer_list<const void*> arrays) {
 }
 
 // Pack j of a thread: N consecutive elements of the row (packed), or N elements side by side with the team's
-// others.
+// others. Where j is an int, places are 32-bit: rows that registers hold.
 template <class T>
 struct RowSlice {
   static constexpr int N = kWidest<T>;
@@ -178,18 +210,21 @@ struct RowSlice {
   __device__ __forceinline__ int64_t packs() const {
     return (length + int64_t(size) * N - 1) / (int64_t(size) * N);
   }
-  __device__ __forceinline__ int64_t element(int64_t j, int k) const {
+  template <class J>
+  __device__ __forceinline__ J element(J j, int k) const {
     return packed ? (j * size + index) * N + k : (j * N + k) * size + index;
   }
   // Is element k of pack j one of the row? Packs as a whole, where they are moved as one.
-  __device__ __forceinline__ bool inside(int64_t j, int k) const {
-    return (packed ? element(j, 0) : element(j, k)) < length;
+  template <class J>
+  __device__ __forceinline__ bool inside(J j, int k) const {
+    return (packed ? element(j, 0) : element(j, k)) < J(length);
   }
-  __device__ __forceinline__ Values<C, N> load(const T* row, int64_t j, C fill) const {
+  template <class J>
+  __device__ __forceinline__ Values<C, N> load(const T* row, J j, C fill) const {
     Values<C, N> r;
-    const int64_t first = element(j, 0);
+    const J first = element(j, 0);
     if (packed) {
-      if (first < length) {
+      if (first < J(length)) {
         const auto pack = *reinterpret_cast<const Pack<T, N>*>(row + first);
         FASTDL_UNROLL
         for (int k = 0; k < N; ++k) r.v[k] = widen(pack.v[k]);
@@ -200,16 +235,16 @@ struct RowSlice {
     } else {
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) {
-        const int64_t i = first + int64_t(k) * size;
-        r.v[k] = i < length ? C(widen(row[i])) : fill;
+        const J i = first + k * size;
+        r.v[k] = i < J(length) ? C(widen(row[i])) : fill;
       }
     }
     return r;
   }
   // Packs from, from + 1, .. of some rows: all are on their way before one is waited for.
-  template <int kRows, int kPacks>
+  template <int kRows, int kPacks, class J = int>
   __device__ __forceinline__ void load(Values<C, N> (&v)[kRows][kPacks], const T* const (&rows)[kRows],
-                                       C fill, int64_t from = 0) const {
+                                       C fill, J from = 0) const {
     if (!packed) {
       FASTDL_UNROLL
       for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
@@ -245,84 +280,73 @@ struct RowSlice {
       }
     }
   }
-  __device__ __forceinline__ void store(T* row, int64_t j, const Values<C, N>& x) const {
-    const int64_t first = element(j, 0);
+  __device__ __forceinline__ void store_pack(T* row, int64_t first, const Values<C, N>& x) const {
+    Pack<T, N> pack;
+    FASTDL_UNROLL
+    for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(x.v[k]);
+    *reinterpret_cast<Pack<T, N>*>(row + first) = pack;
+  }
+  template <class J>
+  __device__ __forceinline__ void store(T* row, J j, const Values<C, N>& x) const {
+    const J first = element(j, 0);
     if (packed) {
-      if (first >= length) return;
-      Pack<T, N> pack;
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(x.v[k]);
-      *reinterpret_cast<Pack<T, N>*>(row + first) = pack;
+      if (first < J(length)) store_pack(row, first, x);
     } else {
       FASTDL_UNROLL
       for (int k = 0; k < N; ++k) {
-        const int64_t i = first + int64_t(k) * size;
-        if (i < length) row[i] = narrow<T>(x.v[k]);
+        const J i = first + k * size;
+        if (i < J(length)) row[i] = narrow<T>(x.v[k]);
       }
     }
   }
 };
 
-// Packs of any row, for passes that keep nothing of it in registers: a row that starts within 16 bytes has
-// `skew` places before its first element, so that packs are aligned all the same; those at its ends are moved
-// element by element. Arrays used with one slice must start alike.
+// Packs of any row, for passes that keep nothing of it in registers. A row may start anywhere within 16 bytes:
+// what lies before the first and behind the last aligned pack is moved element by element. Arrays used with one
+// slice must start alike.
 template <class T>
 struct ShiftedSlice {
   static constexpr int N = kWidest<T>;
-  using C = Compute<T>;
-  int64_t length;
-  int size, index, skew;
-  bool vectors;  // else all elements are moved by themselves
+  int64_t whole, ends;  // packs; elements at the row's ends
+  int size, index, head;
 
   template <bool kBlock>
   __device__ __forceinline__ ShiftedSlice(const RowTeam<kBlock>& team, int64_t length, const T* row,
                                           bool vectors)
-      : length(length),
-        size(team.size),
-        index(team.index),
-        skew(vectors ? int(reinterpret_cast<uintptr_t>(row) / sizeof(T) % N) : 0),
-        vectors(vectors) {}
-  __device__ __forceinline__ int64_t packs() const {
-    return (length + skew + int64_t(size) * N - 1) / (int64_t(size) * N);
+      : size(team.size), index(team.index) {
+    const int skew = int(reinterpret_cast<uintptr_t>(row) / sizeof(T) % N);
+    head = skew == 0 ? 0 : N - skew;
+    whole = vectors && length > head ? (length - head) / N : 0;
+    if (whole == 0) head = 0;
+    ends = length - whole * N;
   }
-  __device__ __forceinline__ int64_t first(int64_t j) const { return (j * size + index) * N - skew; }
-  __device__ __forceinline__ bool whole(int64_t first) const {
-    return vectors && first >= 0 && first + N <= length;
+  // Calls packs(kAll, first, stride) for this thread's packs, kAhead at a time, which start at the elements
+  // first + i stride; where kAll is false only those below `end()` are there. Then element(i) for those at the
+  // ends.
+  template <int kAhead, class Packs, class Element>
+  __device__ __forceinline__ void each(Packs&& packs, Element&& element) const {
+    const int64_t stride = int64_t(size) * N, last = end();
+    int64_t first = head + int64_t(index) * N;
+    for (; first + (kAhead - 1) * stride < last; first += kAhead * stride)
+      packs(std::true_type{}, first, stride);
+    if (first < last) packs(std::false_type{}, first, stride);
+    for (int64_t i = index; i < ends; i += size) element(i < head ? i : i + whole * N);
   }
+  __device__ __forceinline__ int64_t end() const { return head + whole * N; }
   // As they lie in memory: nothing waits for them yet.
-  __device__ __forceinline__ Loaded<T, N> fetch(const T* row, int64_t first) const {
-    if (whole(first)) return Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(row + first));
-    Pack<T, N> r{};
+  template <bool kAll, int kAhead>
+  __device__ __forceinline__ void fetch(std::bool_constant<kAll>, Loaded<T, N> (&packs)[kAhead], const T* row,
+                                        int64_t first, int64_t stride) const {
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k)
-      if (first + k >= 0 && first + k < length) r.v[k] = row[first + k];
-    return Loaded<T, N>(r);
+    for (int i = 0; i < kAhead; ++i)
+      if (kAll || first + i * stride < end())
+        packs[i] = Loaded<T, N>(*reinterpret_cast<const Pack<T, N>*>(row + first + i * stride));
   }
-  // Of a pack not all elements are the row's: one question for the pack, as a branch for each element takes
-  // longer than what is computed of it.
-  __device__ __forceinline__ bool at_end(int64_t first) const { return first < 0 || first + N > length; }
-  __device__ __forceinline__ Values<C, N> values(const Loaded<T, N>& pack, int64_t first, C fill) const {
-    Values<C, N> r;
+  static __device__ __forceinline__ void store(T* row, int64_t first, const Values<Compute<T>, N>& x) {
+    Pack<T, N> pack;
     FASTDL_UNROLL
-    for (int k = 0; k < N; ++k) r.v[k] = C(widen(pack[k]));
-    if (at_end(first)) {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k)
-        if (first + k < 0 || first + k >= length) r.v[k] = fill;
-    }
-    return r;
-  }
-  __device__ __forceinline__ void store(T* row, int64_t first, const Values<C, N>& x) const {
-    if (whole(first)) {
-      Pack<T, N> pack;
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(x.v[k]);
-      *reinterpret_cast<Pack<T, N>*>(row + first) = pack;
-    } else {
-      FASTDL_UNROLL
-      for (int k = 0; k < N; ++k)
-        if (first + k >= 0 && first + k < length) row[first + k] = narrow<T>(x.v[k]);
-    }
+    for (int k = 0; k < N; ++k) pack.v[k] = narrow<T>(x.v[k]);
+    store_16(row + first, &pack);
   }
 };
 
@@ -331,19 +355,23 @@ inline bool start_alike(const void* a, const void* b) {
   return (reinterpret_cast<uintptr_t>(a) - reinterpret_cast<uintptr_t>(b)) % 16 == 0;
 }
 
-// A block of kColumns positions side by side, each shared by kSplit threads: reductions over axes that are
-// not the last one. Neighbouring threads read neighbouring positions.
+// A block of positions side by side, each shared by some threads: reductions over axes that are not the last
+// one. Neighbouring threads read neighbouring positions. Blocks are kColumns x kSplit, or 2 or 4 or 8 times as
+// wide with so many times fewer threads a position.
 constexpr int kColumns = 32, kSplit = 8;
 
 template <class C, class F>
 __device__ __forceinline__ C split_reduce(C v, F f) {
   FASTDL_SHARED(C, partial, kSplit * kColumns);
+  const int columns = int(blockDim.x), split = int(blockDim.y);
+  if (split == 1) return v;
   sync_threads();  // the previous reduction has been read
-  partial[threadIdx.y * kColumns + threadIdx.x] = v;
+  partial[int(threadIdx.y) * columns + int(threadIdx.x)] = v;
   sync_threads();
   C r = partial[threadIdx.x];
   FASTDL_UNROLL
-  for (int i = 1; i < kSplit; ++i) r = f(r, partial[i * kColumns + threadIdx.x]);
+  for (int i = 1; i < kSplit; ++i)
+    if (i < split) r = f(r, partial[i * columns + int(threadIdx.x)]);
   return r;
 }
 template <class T>
@@ -362,21 +390,23 @@ __device__ __forceinline__ int64_t position_start(const Classes& shape, int64_t 
   return outer * (shape.classes - 1) * shape.inner + p;
 }
 
-// A position and the part of its classes that this thread has, a few at a time: class c + i kSplit is number
-// i.
+// A position and the part of its classes that this thread has, a few at a time: number(c, i) is c + i split.
 struct Column {
   template <class T>
-  static constexpr int kClasses = sizeof(T) == 8 ? 2 : 4;
+  static constexpr int kClasses = sizeof(T) == 8 ? 4 : 8;
   int64_t position, base, inner, end;
+  int split;
   bool mine;  // else there is no such position, but the thread takes part in reductions
 
-  __device__ __forceinline__ bool has(int64_t c, int i) const { return c + i * kSplit < end; }
-  __device__ __forceinline__ int64_t place(int64_t c, int i) const { return base + (c + i * kSplit) * inner; }
+  __device__ __forceinline__ int64_t number(int64_t c, int i) const { return c + i * split; }
+  __device__ __forceinline__ bool has(int64_t c, int i) const { return number(c, i) < end; }
+  __device__ __forceinline__ int64_t place(int64_t c, int i) const {
+    return base + c * inner + i * (split * inner);
+  }
   // Calls f(first class, values of each array there, as many as it has): all are loaded before one is used.
   template <class F, class T, class... More>
   __device__ __forceinline__ void each(F&& f, const T* array, const More*... arrays) const {
-    for (int64_t c = threadIdx.y; c < end; c += kClasses<T> * kSplit)
-      f(c, load(array, c), load(arrays, c)...);
+    for (int64_t c = threadIdx.y; c < end; c += kClasses<T> * split) f(c, load(array, c), load(arrays, c)...);
   }
   template <class T>
   __device__ __forceinline__ Pack<T, kClasses<T>> load(const T* array, int64_t c) const {
@@ -390,16 +420,33 @@ struct Column {
 template <class F>
 __device__ __forceinline__ void for_each_column(const Classes& shape, F&& f) {
   const int64_t positions = shape.positions();
-  for (int64_t first = int64_t(blockIdx.x) * kColumns; first < positions;
-       first += int64_t(gridDim.x) * kColumns) {
+  const int columns = int(blockDim.x);
+  for (int64_t first = int64_t(blockIdx.x) * columns; first < positions;
+       first += int64_t(gridDim.x) * columns) {
     const int64_t p = first + threadIdx.x;
     const bool mine = p < positions;
-    f(Column{p, mine ? position_start(shape, p) : 0, shape.inner, mine ? shape.classes : 0, mine});
+    f(Column{p, mine ? position_start(shape, p) : 0, shape.inner, mine ? shape.classes : 0, int(blockDim.y),
+             mine});
   }
 }
 
-inline unsigned columns_grid(int64_t positions) {
-  return grid_for(positions, kColumns);
+// Four blocks on a multiprocessor leave a thread registers for kClasses loads of two arrays.
+template <class T>
+constexpr int kColumnBlocks = sizeof(T) == 8 ? 2 : 4;
+
+struct ColumnPlan {
+  dim3 grid, block;
+};
+// Threads share a position where there are too few positions for the device, or many classes, but have four
+// classes at least.
+inline ColumnPlan plan_columns(const Classes& shape) {
+  int64_t split = 1;
+  const int64_t positions = shape.positions(), wanted = 1024 * int64_t(multiprocessors());
+  while (split < kSplit && shape.classes >= 8 * split &&
+         (positions * split < wanted || shape.classes > 32 * split))
+    split *= 2;
+  const int64_t columns = kColumns * kSplit / split;
+  return {dim3(grid_for(positions, columns, 64)), dim3(unsigned(columns), unsigned(split))};
 }
 
 }  // namespace fastdl::cuda

@@ -17,7 +17,7 @@ __device__ __forceinline__ C result(C x, C m, C inverse, C log_s, bool log) {
 }
 
 template <class T, bool kBlock>
-__global__ void __launch_bounds__(kBlock ? 1024 : 256)
+__global__ void __launch_bounds__(kBlock ? 1024 : 256, kBlock || sizeof(Compute<T>) == 8 ? 1 : 3)
     softmax_rows(T* y, const T* x, int64_t rows, int64_t length, int group, bool packed, bool log) {
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(1024)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kColumns* kSplit)
+__global__ void __launch_bounds__(kColumns* kSplit, kColumnBlocks<T>)
     softmax_columns(T* y, const T* x, Classes shape, bool log) {
   using C = Compute<T>;
   for_each_column(shape, [&](const Column& column) {
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kColumns* kSplit)
+__global__ void __launch_bounds__(kColumns* kSplit, kColumnBlocks<T>)
     softmax_backward_columns(T* grad_x, const T* grad_y, const T* y, Classes shape, bool log) {
   using C = Compute<T>;
   for_each_column(shape, [&](const Column& column) {
@@ -177,9 +177,11 @@ void softmax_forward(bool log, Dtype dtype, void* y, const void* x, Classes shap
   by_dtype(dtype, [&]<class T>(T) {
     T* to = static_cast<T*>(y);
     const T* from = static_cast<const T*>(x);
-    if (shape.inner > 1)
-      return launch("softmax_columns", softmax_columns<T>, dim3(columns_grid(rows)), dim3(kColumns, kSplit),
-                    0, stream, to, from, shape, log);
+    if (shape.inner > 1) {
+      const ColumnPlan columns = plan_columns(shape);
+      return launch("softmax_columns", softmax_columns<T>, columns.grid, columns.block, 0, stream, to, from,
+                    shape, log);
+    }
     const RowPlan plan = plan_rows(rows, length, kRowValues<T>);
     const bool packed = rows_packed<T>(length, {y, x});
     const dim3 grid(plan.grid), block(plan.threads);
@@ -201,9 +203,11 @@ void softmax_backward(bool log, Dtype dtype, void* grad_x, const void* grad_y, c
   by_dtype(dtype, [&]<class T>(T) {
     T* to = static_cast<T*>(grad_x);
     const T *g = static_cast<const T*>(grad_y), *out = static_cast<const T*>(y);
-    if (shape.inner > 1)
-      return launch("softmax_backward_columns", softmax_backward_columns<T>, dim3(columns_grid(rows)),
-                    dim3(kColumns, kSplit), 0, stream, to, g, out, shape, log);
+    if (shape.inner > 1) {
+      const ColumnPlan columns = plan_columns(shape);
+      return launch("softmax_backward_columns", softmax_backward_columns<T>, columns.grid, columns.block, 0,
+                    stream, to, g, out, shape, log);
+    }
     const RowPlan plan = plan_rows(rows, length, kRowValues<T> / 2);  // two arrays share the registers
     const bool packed = rows_packed<T>(length, {grad_x, grad_y, y});
     const auto run = [&](auto kernel) {

@@ -61,6 +61,41 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+// One output a plane: groups of lanes have one. Of two candidates the earlier one wins: the larger value, of
+// equals the first, of NaNs the last.
+constexpr int kAhead = 8;
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    plane_max(T* y, int64_t* indices, const T* x, int64_t planes, int64_t size, int group) {
+  using C = Compute<T>;
+  const int lane = int(threadIdx.x) & (group - 1);
+  const int64_t plane = int64_t(blockIdx.x) * (kThreads / group) + int(threadIdx.x) / group;
+  const T* from = x + (plane < planes ? plane : 0) * size;
+  C best = C(widen(from[0]));
+  int64_t place = 0;
+  const auto take = [&](C v, int64_t at) {
+    const bool nan = v != v, old = best != best;
+    if (nan ? !old || at > place : !old && (v > best || (v == best && at < place))) {
+      best = v;
+      place = at;
+    }
+  };
+  for (int64_t first = lane; first < size; first += kAhead * group) {
+    T loaded[kAhead] = {};
+    FASTDL_UNROLL
+    for (int k = 0; k < kAhead; ++k)
+      if (first + k * group < size) loaded[k] = from[first + k * group];
+    FASTDL_UNROLL
+    for (int k = 0; k < kAhead; ++k)
+      if (first + k * group < size) take(C(widen(loaded[k])), first + k * group);
+  }
+  for (int mask = group / 2; mask > 0; mask /= 2) take(shuffle_xor(best, mask), shuffle_xor(place, mask));
+  if (lane == 0 && plane < planes) {
+    y[plane] = narrow<T>(best);
+    indices[plane] = place;
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     adaptive_max_gradient(T* grad_x, const T* grad_y, const int64_t* indices, PoolProblem p, int64_t items,
@@ -123,6 +158,13 @@ void adaptive_max_pool_forward(Dtype dtype, void* y, int64_t* indices, const voi
                                Stream stream) {
   const int64_t items = p.planes * p.out_plane();
   by_dtype(dtype, [&]<class T>(T) {
+    if (p.out_plane() == 1 && items * p.in_plane() > 0) {
+      int group = 8;
+      while (group < 32 && group * kAhead < p.in_plane()) group *= 2;
+      return launch("adaptive_max_pool", plane_max<T>, dim3(unsigned(ceil_div(items, kThreads / group))),
+                    dim3(kThreads), 0, stream, static_cast<T*>(y), indices, static_cast<const T*>(x), items,
+                    p.in_plane(), group);
+    }
     launch_over("adaptive_max_pool", adaptive_max<T>, items, stream, static_cast<T*>(y), indices,
                 static_cast<const T*>(x), p, items);
   });

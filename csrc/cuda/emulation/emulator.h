@@ -272,6 +272,13 @@ inline float exp2_approximate(float x) {
 inline float reciprocal_approximate(float x) {
   return 1 / x;
 }
+inline void store_16(void* to, const void* from) {
+  struct alignas(16) Words {
+    uint32_t v[4];
+  } words;
+  memcpy(&words, from, sizeof(words));
+  *static_cast<Words*>(to) = words;  // says where it is not aligned
+}
 inline float larger_or_nan(float a, float b) {
   return a >= b || a != a ? a : b;
 }
