@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+Arrays = Callable[[np.random.Generator], Sequence[Any]]
+
 
 class Library:
     """What a case sees of fastdl or its peer: ``lib.F``, ``nn``, ``optim``, ``models``, ``tensor``, ``module``.
@@ -39,6 +41,14 @@ class Library:
         self.F = importlib.import_module(f"{name}.nn.functional")
         self.optim = importlib.import_module(f"{name}.optim")
         self.dtype = getattr(self.module, dtype)
+        self._drawn: tuple[Arrays, Sequence[Any]] | None = None
+
+    def arrays(self, draw: Arrays) -> Sequence[Any]:
+        """A case's arrays. The last ones are kept, as a GPU's instances of a case and its other mode have the same, and
+        drawing them takes longer than measuring."""
+        if self._drawn is None or self._drawn[0] is not draw:
+            self._drawn = draw, draw(np.random.default_rng(0))
+        return self._drawn[1]
 
     @functools.cached_property
     def models(self) -> Any:
@@ -102,14 +112,11 @@ class Case:
     size: int = 0
 
 
-Arrays = Callable[[np.random.Generator], Sequence[Any]]
-
-
 def forward(name: str, function: Callable[[Library], Any], arrays: Arrays, **numbers: Any) -> Case:
     """``function(lib)(*tensors)`` without a graph."""
 
     def make(lib: Library) -> Callable[[], Any]:
-        inputs = [_input(lib, a, False) for a in arrays(np.random.default_rng(0))]
+        inputs = [_input(lib, a, False) for a in lib.arrays(arrays)]
         call = _placed(lib, function(lib))
 
         def run() -> Any:
@@ -125,7 +132,7 @@ def forward_backward(name: str, function: Callable[[Library], Any], arrays: Arra
     """``function(lib)(*tensors).backward(...)``: gradients of every floating-point input and of module parameters."""
 
     def make(lib: Library) -> Callable[[], Any]:
-        inputs = [_input(lib, a, True) for a in arrays(np.random.default_rng(0))]
+        inputs = [_input(lib, a, True) for a in lib.arrays(arrays)]
         call = _placed(lib, function(lib))
         leaves = [t for t in inputs if getattr(t, "requires_grad", False)]
         if isinstance(call, lib.nn.Module):
