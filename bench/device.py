@@ -76,9 +76,9 @@ def by_events(cuda: Any, rotation: Iterator[Run], calls: int, hold: Run | None) 
     pairs = []
     for _ in range(calls):
         run = next(rotation)
+        start, stop = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
         if hold is not None:
             hold()
-        start, stop = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
         start.record()
         run()
         stop.record()
