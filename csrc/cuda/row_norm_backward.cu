@@ -32,7 +32,6 @@ __global__ void __launch_bounds__(kBlock ? kSums ? kMostSums : 1024 : lane_threa
   constexpr int N = kWidest<T>, kColumns = kBlock ? 1 : 32 * N * kPacks;
   RowTeam<kBlock> team(H::group(group));
   const RowSlice<T> slice(team, length, kPlain || packed);
-  const C share = 1 / C(length);
   Values<C, N> sums[kSums ? kPacks : 1][2] = {};
   for (; team.any_row(rows); team.row += team.step) {
     const bool mine = team.row < rows;
@@ -64,7 +63,8 @@ __global__ void __launch_bounds__(kBlock ? kSums ? kMostSums : 1024 : lane_threa
     }
     team.sum(means);
     if (!mine) continue;
-    const C mean_g = mean != nullptr ? means[0] * share : C(0), mean_gh = means[1] * share;
+    // Divided, not multiplied by 1 / length: gradients are small differences of these.
+    const C mean_g = mean != nullptr ? means[0] / C(length) : C(0), mean_gh = means[1] / C(length);
     FASTDL_UNROLL
     for (int j = 0; j < kPacks; ++j) {
       FASTDL_UNROLL
