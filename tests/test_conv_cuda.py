@@ -208,10 +208,13 @@ def test_cuda_products_of_images(x, w, groups, dtype, monkeypatch):
             reference.conv_forward(*wide(x, w, b), *options),
             *reference.conv_backward(*wide(g, x, w), *options)[:2],
         ]
-        # The plain products of weights are rounded for each image before they are added.
+        # The plain products of weights are rounded for each image before they are added; a small one of cuBLAS's own
+        # before it is added to the bias.
         for i, (a, e) in enumerate(zip(got, want, strict=True)):
             assert a.dtype == dtype
             factor = 4 * len(x) if name == "pointwise" and i == 2 else 1
+            if i == 0 and name != "direct" and emulation.on_gpu():
+                factor = 2
             scale = max(1e-6, eps if dtype == np.float32 or factor > 1 else 0) * np.abs(e).max()
             np.testing.assert_allclose(wide(a)[0], e, rtol=factor * eps, atol=factor * scale)
 
