@@ -110,7 +110,7 @@ class Timer:
             runs = [captured(cuda, run) for run in runs]
         self.rotation = itertools.cycle(runs)
         self.estimate = min(by_clock(cuda, self.rotation, 3) for _ in range(2))
-        self.hold = None if case.mode == "step" else self._hold(lib, 5 * cache)
+        self.hold = None if case.mode == "step" else self._hold(lib, 20 * cache)
 
     def _hold(self, lib: Library, size: int) -> Run:
         """Reads of an array of ``size`` bytes that outlast the host submitting them and a call; at most 64."""
