@@ -57,7 +57,6 @@ __global__ void __launch_bounds__(kThreads)
 
 // One output a plane: means of rows. Those of short ones, groups of lanes have: little code, most of whose time
 // would be that of fetching it, and all of a lane's loads on their way together.
-constexpr int kShortAhead = 8;
 template <class T>
 __global__ void __launch_bounds__(kThreads) short_means(T* y, const T* x, int planes, int size, int group) {
   using C = Compute<T>;
@@ -65,14 +64,7 @@ __global__ void __launch_bounds__(kThreads) short_means(T* y, const T* x, int pl
   const int plane = int((blockIdx.x * kThreads + threadIdx.x) / uint32_t(group));
   const T* from = x + int64_t(plane < planes ? plane : 0) * size;
   C sum = 0;
-  for (int first = lane; first < size; first += kShortAhead * group) {
-    T loaded[kShortAhead] = {};
-    FASTDL_UNROLL
-    for (int k = 0; k < kShortAhead; ++k)
-      if (first + k * group < size) loaded[k] = from[first + k * group];
-    FASTDL_UNROLL
-    for (int k = 0; k < kShortAhead; ++k) sum += C(widen(loaded[k]));
-  }
+  each_of_plane(from, size, lane, group, [&](T value, int) { sum += C(widen(value)); });
   sum = lanes_reduce(sum, group, Plus{});
   if (lane == 0 && plane < planes) y[plane] = narrow<T>(sum / C(size));
 }

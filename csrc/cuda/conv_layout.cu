@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads, 5)
       const int rows = position0 + column < size ? channels - channel0 : 0;
       const T* at = from + int64_t(row) * size + column;
       FASTDL_UNROLL
-      for (int k = 0; k < kReads; ++k, at += kStep * size) {
+      for (int k = 0; k < kReads; ++k, at += int64_t(kStep) * size) {
         words[k] = 0;
         if (row_of(k) < rows) words[k] = *reinterpret_cast<const Word*>(at);
       }

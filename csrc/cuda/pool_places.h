@@ -1,4 +1,5 @@
-// What pooling's kernels share: places of outputs and inputs in 32 bits, one for each thread.
+// What pooling's kernels share: places of outputs and inputs in 32 bits, one for each thread; planes of one
+// output, for groups of lanes.
 #pragma once
 
 #include <stdexcept>
@@ -27,6 +28,21 @@ template <class F>
 __device__ __forceinline__ void for_each_place(const Places& places, F&& f) {
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < places.count; i += gridDim.x * kThreads)
     f(i, place_of(places, i));
+}
+
+// Calls f(value, place) for a lane's elements of a plane that `group` lanes share, of which it loads eight at a
+// time before it looks at the first; zeros for places from `size` on.
+inline constexpr int kAhead = 8;
+template <class T, class N, class F>
+__device__ __forceinline__ void each_of_plane(const T* plane, N size, int lane, int group, F&& f) {
+  for (N first = lane; first < size; first += kAhead * group) {
+    T loaded[kAhead] = {};
+    FASTDL_UNROLL
+    for (int k = 0; k < kAhead; ++k)
+      if (first + k * group < size) loaded[k] = plane[first + k * group];
+    FASTDL_UNROLL
+    for (int k = 0; k < kAhead; ++k) f(loaded[k], first + k * group);
+  }
 }
 
 inline constexpr int64_t kLimit = int64_t(1) << 31;

@@ -17,6 +17,19 @@
 namespace fastdl::cuda {
 namespace {
 
+// The variance of a row whose elements are `shift` more than m on average, and whose squared distances from it are
+// `square` on average. The team's first thread stores it, and the mean.
+template <class C, class Team>
+__device__ __forceinline__ C store_moments(double* mean, double* var, const Team& team, C m, C shift,
+                                           C square) {
+  const C variance = larger(square - shift * shift, C(0));
+  if (team.index == 0) {
+    if (mean != nullptr) mean[team.row] = double(m) + double(shift);
+    var[team.row] = variance;
+  }
+  return variance;
+}
+
 // Blocks whose lanes hold `values` for which a multiprocessor's registers last.
 constexpr int forward_blocks(int values, bool plain) {
   return plain ? values > 16 ? 3 : 4 : 1;
@@ -59,12 +72,7 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256,
     team.sum(moments);
     if (!mine) continue;
     const C shift = mean != nullptr ? moments[0] * share : C(0);
-    const C variance = larger(moments[1] * share - shift * shift, C(0));
-    if (team.index == 0) {
-      if (mean != nullptr) mean[team.row] = double(m) + double(shift);
-      var[team.row] = variance;
-    }
-    const C r = 1 / std::sqrt(variance + eps);
+    const C r = 1 / std::sqrt(store_moments(mean, var, team, m, shift, moments[1] * share) + eps);
     const int64_t number = kPlain ? 0 : affine.first(team.row);
     FASTDL_UNROLL
     for (int j = 0; j < kPacks; ++j) {
@@ -109,12 +117,7 @@ __global__ void __launch_bounds__(kLongThreads, 2)
     slice.each(C(0), add, row);
     team.sum(moments);
     const C shift = mean != nullptr ? moments[0] * share : C(0);
-    const C variance = larger(moments[1] * share - shift * shift, C(0));
-    if (team.index == 0) {
-      if (mean != nullptr) mean[team.row] = double(m) + double(shift);
-      var[team.row] = variance;
-    }
-    const C r = 1 / std::sqrt(variance + eps);
+    const C r = 1 / std::sqrt(store_moments(mean, var, team, m, shift, moments[1] * share) + eps);
     const int64_t number = affine.first(team.row);
     const auto write = [&](int64_t j, Values<C, N>& a) {
       FASTDL_UNROLL

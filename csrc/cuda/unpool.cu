@@ -5,7 +5,7 @@
 #include "cuda/unpool.h"
 
 #include "cuda/errors.h"
-#include "cuda/numeric.h"
+#include "cuda/pool_places.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -63,7 +63,6 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // One output a plane: groups of lanes have one. Of two candidates the earlier one wins: the larger value, of
 // equals the first, of NaNs the last.
-constexpr int kAhead = 8;
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     plane_max(T* y, int64_t* indices, const T* x, int64_t planes, int64_t size, int group) {
@@ -80,15 +79,9 @@ __global__ void __launch_bounds__(kThreads)
       place = at;
     }
   };
-  for (int64_t first = lane; first < size; first += kAhead * group) {
-    T loaded[kAhead] = {};
-    FASTDL_UNROLL
-    for (int k = 0; k < kAhead; ++k)
-      if (first + k * group < size) loaded[k] = from[first + k * group];
-    FASTDL_UNROLL
-    for (int k = 0; k < kAhead; ++k)
-      if (first + k * group < size) take(C(widen(loaded[k])), first + k * group);
-  }
+  pool::each_of_plane(from, size, lane, group, [&](T value, int64_t at) {
+    if (at < size) take(C(widen(value)), at);
+  });
   for (int mask = group / 2; mask > 0; mask /= 2) take(shuffle_xor(best, mask), shuffle_xor(place, mask));
   if (lane == 0 && plane < planes) {
     y[plane] = narrow<T>(best);
@@ -160,7 +153,7 @@ void adaptive_max_pool_forward(Dtype dtype, void* y, int64_t* indices, const voi
   by_dtype(dtype, [&]<class T>(T) {
     if (p.out_plane() == 1 && items * p.in_plane() > 0) {
       int group = 8;
-      while (group < 32 && group * kAhead < p.in_plane()) group *= 2;
+      while (group < 32 && group * pool::kAhead < p.in_plane()) group *= 2;
       return launch("adaptive_max_pool", plane_max<T>, dim3(unsigned(ceil_div(items, kThreads / group))),
                     dim3(kThreads), 0, stream, static_cast<T*>(y), indices, static_cast<const T*>(x), items,
                     p.in_plane(), group);
