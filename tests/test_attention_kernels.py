@@ -277,6 +277,9 @@ TENSOR_SHAPES = [
     (1, 4, 4, 1, 600, 64, 64),  # keys in parts
     (1, 8, 2, 2, 700, 16, 24),  # in parts, and the heads of a group together
     (1, 2, 2, 70, 70, 130, 40),  # sizes up to 256; not for TF32
+    (2, 2, 1, 200, 75, 32, 64),  # warps with 32 queries, in gradients as well
+    (1, 3, 3, 140, 90, 100, 128),
+    (1, 4, 2, 8, 300, 200, 256),  # the largest heads, in parts
     (1, 1, 1, 30, 20, 300, 31),  # too large for tensor cores
 ]
 
@@ -294,7 +297,7 @@ def test_tensor_cores(monkeypatch, name, kind, shape):
         dtype = pytest.importorskip("ml_dtypes").bfloat16
     (q, k, v, g), rng = inputs(shape, dtype)
     mask = mask_of(kind, shape, dtype, rng)
-    for causal, p in ((False, 0.0), (True, 0.3)):
+    for causal, p in ((False, 0.0), (True, 0.0), (True, 0.3)):
         options = (causal, 0.3, p, 5, 7)
         need = kind == "float"
         y, lse = module.attention_forward(q, k, v, mask, *options)

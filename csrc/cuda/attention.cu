@@ -13,39 +13,46 @@ namespace {
 constexpr int kThreads = 128, kMostParts = 64;
 constexpr int kPadding = 128;  // the largest tile of rows
 constexpr int kMaskTile = 64;
+constexpr int kKeyStep = 128;  // a part has whole tiles of keys of every kernel
 
 int rows_of_block(Dtype dtype, const Attention& a) {
-  const int rows = tensor_rows(dtype, a);
-  return rows > 0 ? rows : exact_rows(dtype);
-}
-// Heads whose queries share a block. Dropout's words come by four queries of one head.
-int heads_of_block(Dtype dtype, const Attention& a) {
-  const int64_t ratio = a.heads / a.groups;
-  return a.p == 0 && ratio * a.queries <= rows_of_block(dtype, a) ? int(ratio) : 1;
+  return tensor_possible(dtype, a) ? tensor_rows(dtype, a) : exact_rows(dtype);
 }
 
-// One block per row: y = sum_part 2^(lse_part - lse) o_part.
+// One block per row: y = sum_part 2^(lse_part - lse) o_part. Lanes have two parts each of what weights are made
+// of, so that all of them are on their way at once; each warp does that for itself.
 template <class T>
 __global__ void __launch_bounds__(kThreads) combine(const AttentionForward<T> f) {
   using C = Compute<T>;
+  static_assert(kMostParts == 64);
   const int64_t row = blockIdx.x;
-  C top = -infinity<C>(), total = 0;
-  for (int part = 0; part < f.parts; ++part) top = larger(top, f.partial.lse[part * f.partial.rows + row]);
+  const int lane = lane_id();
+  C weights[2];
+  FASTDL_UNROLL
+  for (int k = 0; k < 2; ++k) {
+    const int part = lane + 32 * k;
+    weights[k] = part < f.parts ? f.partial.lse[part * f.partial.rows + row] : -infinity<C>();
+  }
+  const C top = lanes_reduce(larger(weights[0], weights[1]), 32, Larger{});
   const bool empty = top == -infinity<C>();
   const C base = empty ? C(0) : top;
-  for (int part = 0; part < f.parts; ++part)
-    total += power_of_two(f.partial.lse[part * f.partial.rows + row] - base);
+  FASTDL_UNROLL
+  for (C& weight : weights) weight = power_of_two(weight - base);
+  const C total = lanes_reduce(weights[0] + weights[1], 32, Plus{});
   const C inverse = empty ? C(0) : 1 / total;
   const int i = int(row % f.scores.queries);
   const int64_t head = row / f.scores.queries;
   T* const y = head_of<T>(f.y, head / f.scores.heads, head % f.scores.heads) + i * f.y.row;
-  for (int column = int(threadIdx.x); column < f.value_size; column += kThreads) {
+  for (int first = int(threadIdx.x) - lane; first < f.value_size; first += kThreads) {
+    const int column = first + lane;
     C sum = 0;
+    FASTDL_UNROLL_BY(8)
     for (int part = 0; part < f.parts; ++part) {
-      const int64_t at = part * f.partial.rows + row;
-      sum += power_of_two(f.partial.lse[at] - base) * f.partial.o[at * f.value_size + column];
+      const C weight = shuffle(part < 32 ? weights[0] : weights[1], part % 32);
+      if (column < f.value_size)
+        sum += weight * f.partial.o[(part * f.partial.rows + row) * f.value_size + column];
     }
-    y[column] = narrow<T>(sum * inverse);
+    if (column < f.value_size) y[column] = narrow<T>(sum * inverse);
   }
   if (threadIdx.x == 0) f.lse[row] = empty ? infinity<C>() : top + std::log2(total);
 }
@@ -138,15 +145,26 @@ int64_t attention_padded(int64_t queries) {
   return (queries + kPadding - 1) / kPadding * kPadding;
 }
 
+// Dropout's words come by four queries of one head.
+int heads_of_block(Dtype dtype, const Attention& a) {
+  const int64_t ratio = a.heads / a.groups;
+  const int most = tensor_possible(dtype, a) ? kPadding : exact_rows(dtype);
+  return a.p == 0 && ratio * a.queries <= most ? int(ratio) : 1;
+}
+
+int64_t most_parts(const Attention& a) {
+  const int64_t keys = a.causal && a.queries < a.keys ? a.queries : a.keys;
+  const int64_t parts = keys / 256;  // less is not worth combining
+  return parts < 1 ? 1 : parts < kMostParts ? parts : kMostParts;
+}
+
 int attention_parts(Dtype dtype, const Attention& a) {
   if (a.rows() == 0) return 1;
   const int pack = heads_of_block(dtype, a);
   if (pack == 1 && hopper_forward_wanted(dtype, a)) return 1;
   const int64_t blocks = a.batch * a.heads / pack * ceil_div(a.queries * pack, rows_of_block(dtype, a));
-  const int64_t keys = a.causal && a.queries < a.keys ? a.queries : a.keys;
-  const int64_t wanted = 2 * multiprocessors() / blocks, most = keys / 256;  // less is not worth combining
-  const int64_t parts = wanted < most ? wanted : most;
-  return int(parts < 1 ? 1 : parts < kMostParts ? parts : kMostParts);
+  const int64_t wanted = 2 * multiprocessors() / blocks, most = most_parts(a);
+  return int(wanted < 1 ? 1 : wanted < most ? wanted : most);
 }
 
 int64_t attention_forward_scratch(Dtype dtype, const Attention& a, int parts) {
@@ -178,7 +196,7 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
                                 {int(a.queries), pack},
                                 int(ceil_div(a.queries * pack, rows)),
                                 parts,
-                                int(ceil_div(ceil_div(a.keys, parts), 64)) * 64,
+                                int(ceil_div(ceil_div(a.keys, parts), kKeyStep)) * kKeyStep,
                                 async};
     if constexpr (sizeof(T) == 2) {
       if (pack == 1 && parts == 1 && hopper_forward_wanted(dtype, a) &&
@@ -186,7 +204,7 @@ void attention_forward(Dtype dtype, const Heads& y, void* lse, const Heads& quer
         return;
     }
     if constexpr (!std::is_same_v<T, double>) {
-      if (tensor_rows(dtype, a) > 0)
+      if (tensor_possible(dtype, a))
         tensor_forward<T>(f, a, dtype, stream);
       else
         exact_forward<T>(f, a, stream);
@@ -236,7 +254,7 @@ void attention_backward(Dtype dtype, const Heads& grad_query, const Heads& grad_
       if (scratch != nullptr) return hopper_backward<T>(f, scratch, stream);
     }
     if constexpr (!std::is_same_v<T, double>) {
-      if (tensor_rows(dtype, a) > 0) return tensor_backward<T>(f, stream);
+      if (tensor_possible(dtype, a)) return tensor_backward<T>(f, stream);
     }
     exact_backward<T>(f, stream);
   });

@@ -128,8 +128,12 @@ __device__ __forceinline__ uint32_t kept_weights(const Scores<T>& scores, int64_
 struct QueryRows {
   int queries, pack;
   __device__ __forceinline__ int count() const { return queries * pack; }
-  __device__ __forceinline__ int head(int row) const { return pack == 1 ? 0 : row / queries; }
-  __device__ __forceinline__ int query(int row) const { return pack == 1 ? row : row % queries; }
+  __device__ __forceinline__ int head(int row) const {
+    return pack == 1 ? 0 : int(unsigned(row) / unsigned(queries));
+  }
+  __device__ __forceinline__ int query(int row) const {
+    return pack == 1 ? row : int(unsigned(row) % unsigned(queries));
+  }
 };
 
 // 2^x, for weights: below the normal numbers 0 will do.
@@ -170,10 +174,10 @@ struct AttentionForward {
   struct Place {
     int part, row, head, batch;
   };
-  __device__ __forceinline__ Place place(int64_t n, int rows_of_tile) const {
-    const int heads = scores.heads / rows.pack;
-    const int64_t head = n / parts / tiles;
-    return {int(n % parts), (tiles - 1 - int(n / parts % tiles)) * rows_of_tile,
+  __device__ __forceinline__ Place place(unsigned n, int rows_of_tile) const {
+    const unsigned heads = unsigned(scores.heads / rows.pack), item = n / unsigned(parts),
+                   head = item / unsigned(tiles);
+    return {int(n % unsigned(parts)), (tiles - 1 - int(item % unsigned(tiles))) * rows_of_tile,
             int(head % heads) * rows.pack, int(head / heads)};
   }
   // The key after the last that rows of this tile see in this part.
@@ -215,6 +219,10 @@ inline bool whole_packs(const Heads& x, int64_t size, size_t item) {
   return aligned(x.data, 16) && pack(size) && pack(x.batch) && pack(x.head) && pack(x.row);
 }
 
+// Heads whose queries share a block, and into how many parts keys may be split.
+int heads_of_block(Dtype dtype, const Attention& a);
+int64_t most_parts(const Attention& a);
+
 // The kernels by file.
 inline int exact_rows(Dtype dtype) {  // queries of a block
   return dtype == Dtype::float64 ? 32 : 64;
@@ -227,7 +235,8 @@ template <class T>
 void exact_mask(void* partial, const MaskShape& shape, int parts, const AttentionBackward<T>& f,
                 Stream stream);
 
-int tensor_rows(Dtype dtype, const Attention& a);  // queries of a block; 0: not a problem for tensor cores
+bool tensor_possible(Dtype dtype, const Attention& a);
+int tensor_rows(Dtype dtype, const Attention& a);  // queries of a block
 template <class T>
 void tensor_forward(const AttentionForward<T>& f, const Attention& a, Dtype dtype, Stream stream);
 template <class T>

@@ -39,28 +39,48 @@ struct Tile {
   }
 
   // Rows 0 .. kRows of row(r), null for none, `size` elements each; the rest is 0. Whole packs go
-  // asynchronously.
+  // asynchronously. For rows whose address is costly; the loop is not unrolled.
   template <int kRows, int kTensorThreads = cuda::kTensorThreads, class Row>
   __device__ __forceinline__ void load(Row row, int size, bool async) const {
-    constexpr int kAll = kRows * kChunks;
-    static_assert(kAll % kTensorThreads == 0);
     if (async) {
-      FASTDL_UNROLL
-      for (int k = 0; k < kAll / kTensorThreads; ++k) {
-        const int n = int(threadIdx.x) + k * kTensorThreads, r = n / kChunks, c = n % kChunks;
+      FASTDL_ROLLED
+      for (int n = int(threadIdx.x); n < kRows * kChunks; n += kTensorThreads) {
+        const int r = n / kChunks, c = n % kChunks;
         const T* from = row(r);
-        if (from != nullptr && c * kPer < size)
-          cp_async_16(chunk(r, c), from + c * kPer);
-        else
-          *reinterpret_cast<Pack<T, kPer>*>(chunk(r, c)) = Pack<T, kPer>{};
+        const bool present = from != nullptr && c * kPer < size;
+        cp_async_16_or_zeros(chunk(r, c), present ? from + c * kPer : nullptr, present);
       }
     } else {
-      FASTDL_ROLLED
-      for (int n = int(threadIdx.x); n < kAll * kPer; n += kTensorThreads) {
-        const int r = n / (kChunks * kPer), e = n % (kChunks * kPer);
-        const T* from = row(r);
-        chunk(r, e / kPer)[e % kPer] = from != nullptr && e < size ? from[e] : T(0.0f);
+      load_elements<kRows, kTensorThreads>(row, size);
+    }
+  }
+  // The same of rows one after the other. A thread has the same chunk of all its rows.
+  template <int kRows, int kTensorThreads = cuda::kTensorThreads>
+  __device__ __forceinline__ void load(const RowsOf<T>& rows, int size, bool async) const {
+    constexpr int kStep = kTensorThreads / kChunks;
+    static_assert(kTensorThreads % kChunks == 0 && kRows % kStep == 0);
+    if (async) {
+      const int first = int(threadIdx.x) / kChunks, c = int(threadIdx.x) % kChunks;
+      const bool inside = c * kPer < size;
+      const T* from = rows.first + first * rows.step + c * kPer;
+      const int64_t step = kStep * rows.step;
+      FASTDL_UNROLL
+      for (int r = 0; r < kRows; r += kStep) {
+        const bool present = inside && first + r < rows.count;
+        cp_async_16_or_zeros(chunk(first + r, c), from, present);
+        from += step;
       }
+    } else {
+      load_elements<kRows, kTensorThreads>(rows, size);
+    }
+  }
+  template <int kRows, int kTensorThreads, class Row>
+  __device__ __forceinline__ void load_elements(const Row& row, int size) const {
+    FASTDL_ROLLED
+    for (int n = int(threadIdx.x); n < kRows * kChunks * kPer; n += kTensorThreads) {
+      const int r = n / (kChunks * kPer), e = n % (kChunks * kPer);
+      const T* from = row(r);
+      chunk(r, e / kPer)[e % kPer] = from != nullptr && e < size ? from[e] : T(0.0f);
     }
   }
 };
@@ -108,31 +128,54 @@ __device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const f
   }
 }
 
+// Own rows are queries or, with kOwnKeys, keys; place(row) gives the place of one and its mask's offset.
 struct OwnPlace {
   int own;
   int64_t mask;
 };
 
-// Hides and masks scores of own rows from `own` and of the other side from `other`. place(row) gives an own
-// row's query or key and its mask's offset.
-template <bool kOwnKeys, class T, int kM, int N, class Place>
+// Sets scores to -infinity where one of the two does not exist or causality hides it, and adds the mask to others.
+// The other side's first row is `other`. Without kMasking the code is a comparison for each score: it runs for some
+// tiles only, but a kernel is fetched from memory before it runs, and the first time takes microseconds for each
+// 10 kB that it passes.
+template <bool kOwnKeys, bool kMasking, class T, int kM, int N, class Place>
 __device__ __forceinline__ void mask_scores(float (&z)[kM][N][4], const Scores<T>& scores, int other,
                                             Place place) {
-  const bool masked = scores.masked();
   FASTDL_UNROLL
   for (int m = 0; m < kM; ++m) FASTDL_UNROLL
   for (int half = 0; half < 2; ++half) {
     const auto [own, mask] = place(16 * m + 8 * half + lane_id() / 4);
-    FASTDL_UNROLL
-    for (int n = 0; n < N; ++n) FASTDL_UNROLL
-    for (int c = 0; c < 2; ++c) {
-      float& score = z[m][n][2 * half + c];
-      const int column = other + 8 * n + lane_id() % 4 * 2 + c;
-      const int i = kOwnKeys ? column : own, j = kOwnKeys ? own : column;
-      if (scores.hides(i, j))
-        score = -infinity<float>();
-      else if (masked)
-        score += scores.term(mask, i, j);
+    // Of the others, counted from this lane's first one, visible are
+    const int lane_first = other + lane_id() % 4 * 2, count = kOwnKeys ? scores.queries : scores.keys;
+    const int first = kOwnKeys && scores.causal ? own - lane_first : -lane_first;
+    int last = count - 1 - lane_first;
+    if (!kOwnKeys && scores.causal && own < count - 1) last = own - lane_first;
+    const bool exists = own < (kOwnKeys ? scores.keys : scores.queries);
+    if (!exists) last = -1;
+    if constexpr (kMasking) {
+      const int64_t at = mask + (kOwnKeys ? lane_first * scores.mask_row + own * scores.mask_col
+                                          : own * scores.mask_row + lane_first * scores.mask_col);
+      const int64_t step = kOwnKeys ? scores.mask_row : scores.mask_col;
+      const auto each = [&](auto term) {
+        FASTDL_UNROLL
+        for (int n = 0; n < N; ++n) FASTDL_UNROLL
+        for (int c = 0; c < 2; ++c) {
+          const bool seen = 8 * n + c <= last && (!kOwnKeys || 8 * n + c >= first);
+          float& score = z[m][n][2 * half + c];
+          score = seen ? score + term(at + (8 * n + c) * step) : -infinity<float>();
+        }
+      };
+      if (scores.added != nullptr)
+        each([&](int64_t i) { return widen(scores.added[i]) * float(kLog2E); });
+      else if (scores.allowed != nullptr)
+        each([&](int64_t i) { return scores.allowed[i] != 0 ? 0.0f : -infinity<float>(); });
+      else
+        each([](int64_t) { return 0.0f; });
+    } else {
+      FASTDL_UNROLL
+      for (int n = 0; n < N; ++n) FASTDL_UNROLL
+      for (int c = 0; c < 2; ++c)
+        if (8 * n + c > last || (kOwnKeys && 8 * n + c < first)) z[m][n][2 * half + c] = -infinity<float>();
     }
   }
 }
