@@ -28,6 +28,9 @@ ATTENTION = [
     (4, 2, 140, 129, 128, True),
     (1, 1, 385, 40, 64, True),  # queries beyond the last key
     (3, 3, 129, 640, 64, False),  # rings go around
+    (3, 3, 250, 150, 64, False),  # two tiles either way: those of 128 rows
+    (2, 1, 140, 150, 256, False),
+    (3, 3, 300, 200, 256, True),  # blocks store and load in the same place
 ]
 
 

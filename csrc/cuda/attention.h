@@ -2,7 +2,8 @@
 // queries, G heads of keys and values (each serves H / G heads of queries in a row), L queries, S keys, E and
 // V the sizes of a query and of a value.
 //
-//   attention_hopper_*.cu  16-bit types on compute capability 9.0, sizes 64 and 128
+//   attention_hopper_*.cu  16-bit types on compute capability 9.0, sizes 64 and 128; without masks and dropout
+//                          forward, 256 too
 //   attention_tensor_*.cu  16-bit types, and float32 where TF32 is allowed: tensor cores, sizes up to 256
 //                          (TF32: 128)
 //   attention_exact.cu     everything else in the type's own arithmetic, any size; the gradient of masks

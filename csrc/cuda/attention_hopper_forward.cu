@@ -1,5 +1,5 @@
-// Attention's forward pass with wgmma and bulk copies, for 16-bit types and heads of 64 or 128 (after
-// FlashAttention-3, Shah et al. 2024); see attention.h.
+// Attention's forward pass with wgmma and bulk copies, for 16-bit types and heads of 64, 128 or, without masks,
+// 256 (after FlashAttention-3, Shah et al. 2024); see attention.h.
 //
 // A block has one warpgroup that only loads and kGroups that compute 64 queries each. Keys and values come in
 // tiles of 128 rows through rings of kStages, each with a barrier that says it is full and one that it may be
@@ -9,33 +9,38 @@
 // the last to the first, so those that need hiding (the diagonal, the keys' end) come first; a score is
 // hidden by setting it to -infinity. Masks come by a thread of their own, dropout's words are made beside the
 // products (attention_hopper_mask.h). Blocks stay and take one tile of queries after the other, the longest
-// first, with the loads of the next under way; q and y have places of their own in shared memory for that.
+// first, with the loads of the next under way; q and y have places of their own in shared memory for that. Heads
+// of 256 have tiles of 64 keys, and one place for both.
 //
 // Limits, of a multiprocessor per 64 x 128 scores at 4096 operations a cycle: products 1024 cycles for heads
 // of 128, 512 for 64; exponentials 512 at 16 a cycle; shared memory for the products, 128 bytes a cycle, 640
 // and 384. So heads of 128 are bound by products, at best near the device's 989 TFLOP/s; of 64 by whichever
 // of products and exponentials is hidden worse. Registers: 65536 = 128 * 24 + 256 * 240 for 128 (scores 64,
-// result 64, weights 32), 128 * 32 + 384 * 160 for 64. Shared memory: 192 KiB and 176 KiB.
+// result 64, weights 32; for 256 they are 32, 128 and 16), 128 * 32 + 384 * 160 for three groups of 64. Shared
+// memory: 192 KiB for 128 and 256, 176 KiB for 64.
 #include "cuda/attention_hopper_mask.h"
 
 namespace fastdl::cuda {
 namespace {
 
-constexpr int kGroupThreads = 128, kGroupRows = 64, kKeys = 128;
+constexpr int kGroupThreads = 128, kGroupRows = 64;
 constexpr int kLine = 128, kColumns = 64;  // bytes and elements of a row in a tile: half of a head of 128
 constexpr int kTurn = 1, kOwn = 4;         // the first of the named barriers
 constexpr int64_t kCache = 32 << 20;       // keys and values that the second-level cache should hold
 
 // kMasking: there may be a mask, dropout, or both.
-template <int kD, bool kMasking>
+template <int kSize, int kWarpgroups, bool kMasks>
 struct Plan {
-  static constexpr int kGroups = kD == 64 && !kMasking ? 3 : 2, kRows = kGroups * kGroupRows;
-  static constexpr int kThreads = (1 + kGroups) * kGroupThreads, kStages = kD == 64 ? 4 : 2;
-  static constexpr int kFewer = kMasking ? 40 : kD == 64 ? 32 : 24;
-  static constexpr int kMore = kMasking ? 232 : kD == 64 ? 160 : 240;
+  static constexpr int kD = kSize, kGroups = kWarpgroups, kRows = kGroups * kGroupRows;
+  static constexpr bool kMasking = kMasks;
+  static constexpr int kThreads = (1 + kGroups) * kGroupThreads;
+  static constexpr int kKeys = kD == 256 ? 64 : 128, kStages = kD == 64 ? 4 : 2;
+  static constexpr int kFewer = kMasking ? 40 : kGroups == 3 ? 32 : 24;
+  static constexpr int kMore = kMasking ? 232 : kGroups == 3 ? 160 : 240;
   static constexpr int kBlocks = kD / kColumns;  // of columns, each kLine wide
   static constexpr int kQueryBlock = kRows * kLine, kKeyBlock = kKeys * kLine;
   static constexpr int kQueryBytes = kBlocks * kQueryBlock, kKeyBytes = kBlocks * kKeyBlock;
+  static constexpr bool kOnePlace = kD == 256;  // for q and y: there is no room for two
   // Of a mask for a warpgroup's scores of a tile: two blocks of 64 keys, or one of 128 bytes.
   static constexpr int kMaskStages = kD == 64 ? 2 : 1, kMaskBlock = kGroupRows * kLine;
 };
@@ -59,12 +64,14 @@ struct HopperForward {
     int row, head, batch, steps;  // steps: tiles of keys
   };
   // Item n: sections of heads whose keys and values fit into the cache, in them the longest rows first.
-  __device__ __forceinline__ Place place(int n, int rows) const {
+  template <class P>
+  __device__ __forceinline__ Place place(int n) const {
+    constexpr int rows = P::kRows;
     const int first = n / (section * tiles) * section, within = n % (section * tiles);
     const int count = section < all_heads - first ? section : all_heads - first;
     const int head = first + within % count, row = (tiles - 1 - within / count) * rows;
     const int seen = causal && row + rows < keys ? row + rows : keys;
-    return {row, head % heads, head / heads, (seen + kKeys - 1) / kKeys};
+    return {row, head % heads, head / heads, (seen + P::kKeys - 1) / P::kKeys};
   }
 };
 
@@ -118,8 +125,10 @@ struct Rows {
 constexpr float kRise = 8;
 
 // Scores, times factor in units of log 2, become weights.
-__device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const HopperForward& f, float factor,
+template <int kHalf>
+__device__ __forceinline__ void weigh(float (&s)[kHalf], Rows& rows, const HopperForward& f, float factor,
                                       int row, int column) {
+  constexpr int kKeys = 2 * kHalf;
   const int lane = lane_id();
   if (column + kKeys > f.keys || (f.causal && column + kKeys > row + 1)) {
     FASTDL_UNROLL
@@ -155,10 +164,10 @@ __device__ __forceinline__ void weigh(float (&s)[kKeys / 2], Rows& rows, const H
     rows.total[half] = rows.total[half] * rows.shrink[half] + sum;
   }
 }
-template <class T>
-__device__ __forceinline__ void narrow_weights(uint32_t (&p)[kKeys / 16][4], const float (&s)[kKeys / 2]) {
+template <class T, int kSteps>
+__device__ __forceinline__ void narrow_weights(uint32_t (&p)[kSteps][4], const float (&s)[8 * kSteps]) {
   FASTDL_UNROLL
-  for (int k = 0; k < kKeys / 16; ++k) FASTDL_UNROLL
+  for (int k = 0; k < kSteps; ++k) FASTDL_UNROLL
   for (int i = 0; i < 4; ++i) p[k][i] = narrow_pair<T>(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
 }
 
@@ -168,25 +177,22 @@ struct MaskTiles {
 };
 struct NoMaskTiles {};
 
-template <int kD, bool kMasking>
-struct Shared : std::conditional_t<kMasking,
-                                   MaskTiles<Plan<kD, kMasking>::kGroups, Plan<kD, kMasking>::kMaskStages,
-                                             2 * Plan<kD, kMasking>::kMaskBlock>,
-                                   NoMaskTiles> {
-  using P = Plan<kD, kMasking>;
-  unsigned char queries[P::kQueryBytes], results[P::kQueryBytes];
-  unsigned char keys[P::kStages][P::kKeyBytes], values[P::kStages][P::kKeyBytes];
+template <class P>
+struct Shared
+    : std::conditional_t<P::kMasking, MaskTiles<P::kGroups, P::kMaskStages, 2 * P::kMaskBlock>, NoMaskTiles> {
+  unsigned char queries[P::kQueryBytes], keys[P::kStages][P::kKeyBytes], values[P::kStages][P::kKeyBytes];
+  unsigned char own_results[P::kOnePlace ? 16 : P::kQueryBytes];
   Barrier key_full[P::kStages], key_empty[P::kStages], value_full[P::kStages], value_empty[P::kStages];
   Barrier query_full, query_empty, mask_full[P::kGroups][P::kMaskStages],
       mask_empty[P::kGroups][P::kMaskStages];
   int item;  // whose queries query_full announces; none are left where it is too large
+
+  __device__ __forceinline__ unsigned char* results() { return P::kOnePlace ? queries : own_results; }
 };
 
 // One thread keeps everything but masks loaded that there is room for.
-template <int kD, bool kMasking>
-__device__ __forceinline__ void load_items(Shared<kD, kMasking>& shared, const Maps& maps,
-                                           const HopperForward& f) {
-  using P = Plan<kD, kMasking>;
+template <class P>
+__device__ __forceinline__ void load_items(Shared<P>& shared, const Maps& maps, const HopperForward& f) {
   bulk_prefetch(maps.query);
   bulk_prefetch(maps.key);
   bulk_prefetch(maps.value);
@@ -200,7 +206,7 @@ __device__ __forceinline__ void load_items(Shared<kD, kMasking>& shared, const M
   Numbers numbers;
   FASTDL_ROLLED
   for (; numbers.now < f.items(); numbers.next(f)) {
-    const auto at = f.place(numbers.now, P::kRows);
+    const auto at = f.place<P>(numbers.now);
     const auto load = [&](unsigned char* to, int block_bytes, const TensorMap& map, int row, int head,
                           Barrier& full) {
       barrier_expect(full, uint32_t(P::kBlocks * block_bytes));
@@ -211,7 +217,8 @@ __device__ __forceinline__ void load_items(Shared<kD, kMasking>& shared, const M
     const int group = at.head / f.ratio;
     const auto load_keys = [&](int step) {
       barrier_wait(shared.key_empty[key.stage], key.parity ^ 1);
-      load(shared.keys[key.stage], P::kKeyBlock, maps.key, step * kKeys, group, shared.key_full[key.stage]);
+      load(shared.keys[key.stage], P::kKeyBlock, maps.key, step * P::kKeys, group,
+           shared.key_full[key.stage]);
       key = key.next();
     };
     load_keys(at.steps - 1);
@@ -221,7 +228,7 @@ __device__ __forceinline__ void load_items(Shared<kD, kMasking>& shared, const M
     for (int step = at.steps - 1; step >= 0; --step) {
       if (step > 0) load_keys(step - 1);
       barrier_wait(shared.value_empty[value.stage], value.parity ^ 1);
-      load(shared.values[value.stage], P::kKeyBlock, maps.value, step * kKeys, group,
+      load(shared.values[value.stage], P::kKeyBlock, maps.value, step * P::kKeys, group,
            shared.value_full[value.stage]);
       value = value.next();
     }
@@ -231,10 +238,9 @@ __device__ __forceinline__ void load_items(Shared<kD, kMasking>& shared, const M
 }
 
 // Another one loads masks, for each warpgroup by itself.
-template <class T, int kD>
-__device__ __forceinline__ void load_masks(Shared<kD, true>& shared, const Masking<T>& masking,
+template <class T, class P>
+__device__ __forceinline__ void load_masks(Shared<P>& shared, const Masking<T>& masking,
                                            const HopperForward& f) {
-  using P = Plan<kD, true>;
   Ring<P::kMaskStages> mask;
   uint32_t parity = 0;
   FASTDL_ROLLED
@@ -243,7 +249,7 @@ __device__ __forceinline__ void load_masks(Shared<kD, true>& shared, const Maski
     const int number = shared.item;
     barrier_arrive(shared.query_empty);
     if (number >= f.items()) return;
-    const auto at = f.place(number, P::kRows);
+    const auto at = f.place<P>(number);
     if (!masking.scores.masked()) continue;
     FASTDL_ROLLED
     for (int step = at.steps - 1; step >= 0; --step) {
@@ -251,7 +257,7 @@ __device__ __forceinline__ void load_masks(Shared<kD, true>& shared, const Maski
       for (int group = 0; group < P::kGroups; ++group) {
         barrier_wait(shared.mask_empty[group][mask.stage], mask.parity ^ 1);
         masking.load(shared.masks[group][mask.stage], P::kMaskBlock, at.batch, at.head,
-                     at.row + group * kGroupRows, step * kKeys, shared.mask_full[group][mask.stage]);
+                     at.row + group * kGroupRows, step * P::kKeys, shared.mask_full[group][mask.stage]);
       }
       mask = mask.next();
     }
@@ -259,10 +265,11 @@ __device__ __forceinline__ void load_masks(Shared<kD, true>& shared, const Maski
 }
 
 // A warpgroup's 64 rows of every item.
-template <class T, int kD, bool kMasking>
+template <class T, class P>
 struct Group {
-  using P = Plan<kD, kMasking>;
-  Shared<kD, kMasking>& shared;
+  static constexpr int kD = P::kD, kKeys = P::kKeys;
+  static constexpr bool kMasking = P::kMasking;
+  Shared<P>& shared;
   const Options<T, kMasking>& options;
   const int me, thread = int(threadIdx.x) % kGroupThreads, lane = lane_id();
 
@@ -345,7 +352,7 @@ struct Group {
       barrier_wait(shared.query_full, parity);
       const int number = shuffle(shared.item, 0);  // to the compiler the same in all lanes
       if (number >= f.items()) break;
-      const auto at = f.place(number, P::kRows);
+      const auto at = f.place<P>(number);
       const int first = at.row + me * kGroupRows, row = first + thread / 32 * 16;  // the group's, the warp's
       Rows rows{{-infinity<float>(), -infinity<float>()}, {0, 0}, {0, 0}};
       float y[kD / 2] = {};
@@ -354,11 +361,11 @@ struct Group {
       take_turn();
       multiply_keys(s, value.stage);
       pass_turn();
-      Kept kept = keep(f, at, row, step * kKeys);
+      Kept kept = keep(f, at, row, step * P::kKeys);
       wgmma_wait<0>();
       wgmma_touch(s);
       free(shared.key_empty[value.stage]);
-      mask_and_weigh(s, rows, f, row, step * kKeys, mask, kept);
+      mask_and_weigh(s, rows, f, row, step * P::kKeys, mask, kept);
       narrow_weights<T>(p, s);
       FASTDL_ROLLED
       for (--step; step >= 0; --step) {
@@ -369,11 +376,11 @@ struct Group {
         multiply_keys(s, key.stage);
         add_values(y, p, value.stage);
         pass_turn();
-        kept = keep(f, at, row, step * kKeys);  // beside the products
+        kept = keep(f, at, row, step * P::kKeys);  // beside the products
         wgmma_wait<1>();
         wgmma_touch(s);
         free(shared.key_empty[key.stage]);
-        mask_and_weigh(s, rows, f, row, step * kKeys, mask, kept);
+        mask_and_weigh(s, rows, f, row, step * P::kKeys, mask, kept);
         wgmma_wait<0>();
         wgmma_touch(y);
         wgmma_touch(s);  // no weights are narrowed before the product with the last ones is over
@@ -386,7 +393,7 @@ struct Group {
         }
         narrow_weights<T>(p, s);
       }
-      free(shared.query_empty);
+      if constexpr (!P::kOnePlace) free(shared.query_empty);
       barrier_wait(shared.value_full[value.stage], value.parity);
       take_turn();
       add_values(y, p, value.stage);
@@ -417,7 +424,7 @@ struct Group {
         f.lse[(int64_t(at.batch) * f.heads + at.head) * f.queries + i] =
             empty ? infinity<float>() : rows.base[half] + std::log2(sum);
     }
-    unsigned char* const to = shared.results + me * kGroupRows * kLine;
+    unsigned char* const to = shared.results() + me * kGroupRows * kLine;
     if (thread == 0) bulk_wait_read<0>();  // the result before has left
     sync_named(kOwn + me, kGroupThreads);
     int line = (thread / 32 * 16 + lane / 4) * kLine + lane / 4 * 16 + lane % 4 * 4;  // in chunk 0
@@ -430,22 +437,27 @@ struct Group {
     }
     fence_async_shared();
     sync_named(kOwn + me, kGroupThreads);
-    if (thread != 0 || first >= f.queries) return;
-    FASTDL_UNROLL
-    for (int block = 0; block < P::kBlocks; ++block)
-      bulk_store(y_map, to + block * P::kQueryBlock, {block * kColumns, first, at.head, at.batch});
-    bulk_commit();
+    if (thread == 0 && first < f.queries) {
+      FASTDL_UNROLL
+      for (int block = 0; block < P::kBlocks; ++block)
+        bulk_store(y_map, to + block * P::kQueryBlock, {block * kColumns, first, at.head, at.batch});
+      bulk_commit();
+    }
+    if constexpr (P::kOnePlace) {  // the next queries may come when this has left
+      if (thread == 0) bulk_wait_read<0>();
+      sync_named(kOwn + me, kGroupThreads);
+      free(shared.query_empty);
+    }
   }
 };
 
-template <class T, int kD, bool kMasking>
-__global__ void __launch_bounds__(Plan<kD, kMasking>::kThreads, 1)
+template <class T, class P>
+__global__ void __launch_bounds__(P::kThreads, 1)
     hopper_forward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const HopperForward f,
-                          const FASTDL_GRID_CONSTANT Options<T, kMasking> options) {
+                          const FASTDL_GRID_CONSTANT Options<T, P::kMasking> options) {
   if constexpr (kHopperCode) {
-    using P = Plan<kD, kMasking>;
     FASTDL_TILES_SHARED(memory);
-    auto& shared = *reinterpret_cast<Shared<kD, kMasking>*>(memory);
+    auto& shared = *reinterpret_cast<Shared<P>*>(memory);
     if (threadIdx.x == 0) {
       for (int s = 0; s < P::kStages; ++s) {
         barrier_init(shared.key_full[s], 1);
@@ -454,8 +466,8 @@ __global__ void __launch_bounds__(Plan<kD, kMasking>::kThreads, 1)
         barrier_init(shared.value_empty[s], 4 * P::kGroups);
       }
       barrier_init(shared.query_full, 1);
-      barrier_init(shared.query_empty, 4 * P::kGroups + int(kMasking));
-      if constexpr (kMasking) {
+      barrier_init(shared.query_empty, 4 * P::kGroups + int(P::kMasking));
+      if constexpr (P::kMasking) {
         for (int g = 0; g < P::kGroups; ++g)
           for (int s = 0; s < P::kMaskStages; ++s)
             barrier_init(shared.mask_full[g][s], 1), barrier_init(shared.mask_empty[g][s], 4);
@@ -466,13 +478,13 @@ __global__ void __launch_bounds__(Plan<kD, kMasking>::kThreads, 1)
     const int warpgroup = int(threadIdx.x) / kGroupThreads;
     if (warpgroup == 0) {
       registers_fewer<P::kFewer>();
-      if (threadIdx.x == 0) load_items<kD, kMasking>(shared, maps, f);
-      if constexpr (kMasking) {
-        if (threadIdx.x == 32) load_masks<T, kD>(shared, options, f);
+      if (threadIdx.x == 0) load_items<P>(shared, maps, f);
+      if constexpr (P::kMasking) {
+        if (threadIdx.x == 32) load_masks<T, P>(shared, options, f);
       }
     } else {
       registers_more<P::kMore>();
-      Group<T, kD, kMasking>{shared, options, warpgroup - 1}.compute_items(maps.y, f);
+      Group<T, P>{shared, options, warpgroup - 1}.compute_items(maps.y, f);
     }
   }
 }
@@ -494,16 +506,15 @@ struct Boxes {
   }
 };
 
-template <class T, int kD, bool kMasking>
+template <class T, class P>
 bool start(const AttentionForward<T>& f, const Attention& a, void* counter, Stream stream) {
-  using P = Plan<kD, kMasking>;
   const Boxes query(f.query, a, a.heads, a.queries, P::kRows), y(f.y, a, a.heads, a.queries, kGroupRows);
-  const Boxes key(f.key, a, a.groups, a.keys, kKeys), value(f.value, a, a.groups, a.keys, kKeys);
+  const Boxes key(f.key, a, a.groups, a.keys, P::kKeys), value(f.value, a, a.groups, a.keys, P::kKeys);
   const MaskBoxes<T> mask(f.scores, a.batch, kGroupRows);
   if (!query.possible() || !key.possible() || !value.possible() || !y.possible() || !mask.possible())
     return false;
-  const auto options = [&]() -> Options<T, kMasking> {
-    if constexpr (kMasking)
+  const auto options = [&]() -> Options<T, P::kMasking> {
+    if constexpr (P::kMasking)
       return mask.argument(f.scores);
     else
       return {};
@@ -513,40 +524,68 @@ bool start(const AttentionForward<T>& f, const Attention& a, void* counter, Stre
   const int64_t section = !a.causal || held < 1 ? 1 : held < all_heads ? held : all_heads;
   const int64_t grid = all_heads * tiles < multiprocessors() ? all_heads * tiles : multiprocessors();
   if (counter != nullptr) zero(counter, sizeof(uint32_t), stream);
-  launch("attention_hopper", hopper_forward_kernel<T, kD, kMasking>, dim3(unsigned(grid)), dim3(P::kThreads),
-         sizeof(Shared<kD, kMasking>), stream, Maps{query.map<T>(), key.map<T>(), value.map<T>(), y.map<T>()},
+  launch("attention_hopper", hopper_forward_kernel<T, P>, dim3(unsigned(grid)), dim3(P::kThreads),
+         sizeof(Shared<P>), stream, Maps{query.map<T>(), key.map<T>(), value.map<T>(), y.map<T>()},
          HopperForward{f.lse, static_cast<uint32_t*>(counter), f.scores.factor, int(a.heads), f.ratio,
                        int(a.queries), int(a.keys), int(tiles), int(all_heads), int(section), a.causal},
          options());
   return true;
 }
 
-int64_t items(const Attention& a) {
-  return a.batch * a.heads *
-         ceil_div(a.queries, a.size == 64 ? Plan<64, false>::kRows : Plan<128, false>::kRows);
+int64_t items(const Attention& a, int groups) {
+  return a.batch * a.heads * ceil_div(a.queries, groups * kGroupRows);
+}
+
+// Heads of 64: three warpgroups keep the tensor cores a little busier, two leave fewer multiprocessors idle in
+// the end: 48 heads of 512 queries are 144 tiles or 192, both two rounds of 132. Steps that the device takes:
+double steps(const Attention& a, int groups) {
+  const int rows = groups * kGroupRows;
+  const int64_t tiles = ceil_div(a.queries, rows), all = items(a, groups), most = ceil_div(a.keys, 128) + 1;
+  const int64_t wide = multiprocessors();
+  double taken = double(ceil_div(all, wide) * most);
+  if (a.causal) {
+    int64_t sum = 0;
+    for (int64_t tile = 1; tile <= tiles; ++tile)
+      sum += (tile * rows < a.keys ? ceil_div(tile * rows, 128) : most - 1) + 1;
+    const double average = double(sum) / double(tiles);
+    const double even = double(all) * average / double(wide) + average / 2;
+    taken = all <= wide || even < double(most) ? double(most) : even;
+  }
+  return taken * groups * (groups == 2 ? 1.08 : 1.0);
+}
+int groups_of(const Attention& a) {
+  if (a.size != 64) return 2;
+  if (items(a, 3) > 16 * multiprocessors()) return 3;
+  return steps(a, 2) < steps(a, 3) ? 2 : 3;
 }
 
 }  // namespace
 
 bool hopper_forward_wanted(Dtype dtype, const Attention& a) {
   if (!a.hopper || (dtype != Dtype::float16 && dtype != Dtype::bfloat16)) return false;
-  if (a.size != a.value_size || (a.size != 64 && a.size != 128) || a.keys == 0) return false;
+  if (a.size != a.value_size || a.keys == 0) return false;
+  if (a.size != 64 && a.size != 128 && !(a.size == 256 && a.p == 0)) return false;
   if (!(a.scale > 0)) return false;   // the largest score is found before scaling
   if (a.queries <= 64) return false;  // a third or half of a tile
-  return 2 * items(a) >= multiprocessors() && items(a) < int64_t(1) << 30;
+  const int64_t all = items(a, a.size == 64 ? 3 : 2);
+  // With few items others split the keys, where there are enough of them.
+  return (a.keys <= 1024 ? 4 : 2) * all >= multiprocessors() && all < int64_t(1) << 30;
 }
 
 int64_t hopper_forward_scratch(const Attention& a) {
-  return a.causal && items(a) > 2 * multiprocessors() ? sizeof(uint32_t) : 0;
+  return a.causal && items(a, groups_of(a)) > 2 * multiprocessors() ? sizeof(uint32_t) : 0;
 }
 
 template <class T>
 bool hopper_forward(const AttentionForward<T>& f, const Attention& a, void* counter, Stream stream) {
-  if (f.scores.masked() || f.scores.threshold != 0)
-    return a.size == 64 ? start<T, 64, true>(f, a, counter, stream)
-                        : start<T, 128, true>(f, a, counter, stream);
-  return a.size == 64 ? start<T, 64, false>(f, a, counter, stream)
-                      : start<T, 128, false>(f, a, counter, stream);
+  const bool masking = f.scores.masked() || f.scores.threshold != 0;
+  if (a.size == 256) return !masking && start<T, Plan<256, 2, false>>(f, a, counter, stream);
+  if (a.size == 128)
+    return masking ? start<T, Plan<128, 2, true>>(f, a, counter, stream)
+                   : start<T, Plan<128, 2, false>>(f, a, counter, stream);
+  if (masking) return start<T, Plan<64, 2, true>>(f, a, counter, stream);
+  return groups_of(a) == 2 ? start<T, Plan<64, 2, false>>(f, a, counter, stream)
+                           : start<T, Plan<64, 3, false>>(f, a, counter, stream);
 }
 
 template bool hopper_forward<__half>(const AttentionForward<__half>&, const Attention&, void*, Stream);

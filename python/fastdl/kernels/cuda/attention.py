@@ -99,11 +99,12 @@ class _Problem:
         self.runtime = device.of(query)
         self.query, self.key, self.value = _rows(query), _rows(key), _rows(value)
         tf32 = precisions.matmul != "highest"
+        plain = mask is None and p == 0
         hopper = (
             query.dtype.itemsize == 2
             and size == value_size
-            and size in (64, 128)
-            and hopper_trusted(op if mask is None and p == 0 else f"{op} with masks", self.runtime)
+            and (size in (64, 128) or (size == 256 and plain and op == "attention_forward"))
+            and hopper_trusted(op if plain else f"{op} with masks", self.runtime)
         )
         self.allowed = False
         self.mask = None
@@ -179,10 +180,15 @@ def attention_forward(
     return y, lse
 
 
+# Sizes of heads, and causal or not: so that each kernel without masks has its turn.
+_PLAIN = ((64, False), (128, True))
+_PLAIN_FORWARD = (*_PLAIN, (64, True), (256, True))
+
+
 def _problems(
-    runtime: Any, masks: bool
+    runtime: Any, masks: bool, plain: tuple[tuple[int, bool], ...] = _PLAIN
 ) -> Iterator[tuple[list[Array], Array | None, tuple[bool, float, float, int, int]]]:
-    """Both sizes and types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone.
+    """Sizes and both types, causal and not, ragged, two heads of queries for one of keys, some tiles for everyone.
 
     Heads lie inside of rows, as projections make them. With ``masks``: masks of each kind and dropout.
     Gives query, key, value, an array like query; a mask; and the other arguments.
@@ -191,8 +197,7 @@ def _problems(
     queries, keys = 280, 345
     for dtype in half_types():
         cases: list[tuple[int, bool, tuple[int, ...] | None, float]] = [
-            (64, False, None, 0.0),
-            (128, True, None, 0.0),
+            (size, causal, None, 0.0) for size, causal in plain
         ]
         if masks:
             cases = [
@@ -217,7 +222,7 @@ def _problems(
 
 def _forward_trial(runtime: Any, masks: bool) -> list[Array]:
     results: list[Array] = []
-    for (query, key, value, _), mask, options in _problems(runtime, masks):
+    for (query, key, value, _), mask, options in _problems(runtime, masks, _PLAIN_FORWARD):
         results += attention_forward(query, key, value, mask, *options)
     return results
 
