@@ -10,7 +10,7 @@ import pytest
 
 import emulation
 from fastdl.kernels import reference
-from fastdl.kernels.cuda import hopper
+from fastdl.kernels.cuda import attention, hopper
 from parity import backends, load
 from test_cuda_hopper import mask_of
 
@@ -214,6 +214,19 @@ def test_problems_of_other_kernels(scratches, kind):
         v, g = v[..., :32], g[..., :32]
     check(gradients(q, k, v, g), q, k, v, g)
     assert scratches == [0]
+
+
+@emulated_only  # with its two multiprocessors
+@pytest.mark.parametrize(("heads", "length", "prefers"), [(1, 128, False), (4, 128, True), (2, 512, True)])
+def test_few_tasks_are_for_other_kernels(monkeypatch, scratches, heads, length, prefers):
+    """On a device that is trusted, where nothing is demanded."""
+    monkeypatch.setattr(attention, "hopper_trusted", lambda *_: True)
+    q, k, v, g = inputs((1, heads, heads, length, length), 64, np.float16)
+    options = (False, 0.2, 0.0, 0, 0)
+    y, lse = attention.attention_forward(q, k, v, None, *options)
+    check(attention.attention_backward(g, q, k, v, None, y, lse, *options, False)[:3], q, k, v, g)
+    assert (scratches != []) == prefers
+    assert all(bytes_ > 0 for bytes_ in scratches)
 
 
 @emulated_only

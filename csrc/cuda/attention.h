@@ -56,6 +56,10 @@ bool hopper_backward_trial_end(Stream stream);
 // Rows of a head in `statistics`, an array (B, H, that, 2) of the type computed in that backward needs.
 int64_t attention_padded(int64_t queries);
 
+// Few tasks leave multiprocessors idle, and tasks of a head wait for each other's additions; then the blocks of 64
+// rows of attention_tensor_backward.cu, four times as many, are sooner done, though they compute seven products.
+bool attention_backward_prefers_hopper(const Attention& a);
+
 // Bytes of scratch with which backward uses the kernels for compute capability 9.0; 0: they cannot do this.
 int64_t attention_backward_scratch(Dtype dtype, const Heads& grad_query, const Heads& grad_key,
                                    const Heads& grad_value, const Heads& grad_y, const Heads& query,

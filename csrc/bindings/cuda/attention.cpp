@@ -67,6 +67,7 @@ void register_attention(py::module_& m) {
                                   heads(key, dtype), heads(value, dtype), mask_of(mask, allowed, dtype), a,
                                   parts, pointer(scratch), stream_of(stream));
         });
+  m.def("attention_backward_prefers_hopper", cuda::attention_backward_prefers_hopper);
   m.def("attention_backward_scratch",
         [](int dtype, const py::object& grad_query, const py::object& grad_key, const py::object& grad_value,
            const py::object& grad_y, const py::object& query, const py::object& key, const py::object& value,

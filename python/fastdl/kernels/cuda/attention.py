@@ -17,7 +17,7 @@ from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import convert
-from fastdl.kernels.cuda.hopper import choose, family, half_types, hopper_trusted
+from fastdl.kernels.cuda.hopper import choose, family, half_types, hopper_demanded, hopper_trusted
 from fastdl.kernels.cuda.random import random_key
 from fastdl.kernels.cuda.reduce import sum_forward
 
@@ -283,7 +283,9 @@ def attention_backward(
         a.mask,
         a.allowed,
     )
-    needed = extension.attention_backward_scratch(a.number, *arrays, a.description)
+    needed = 0
+    if hopper_demanded() or extension.attention_backward_prefers_hopper(a.description):
+        needed = extension.attention_backward_scratch(a.number, *arrays, a.description)
     scratch = runtime.empty((needed,), np.uint8) if needed else None
     extension.attention_backward(
         a.number,

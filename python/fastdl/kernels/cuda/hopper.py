@@ -74,6 +74,11 @@ def hopper_trusted(name: str, runtime: Any) -> bool:
     return _decided(name, runtime)
 
 
+def hopper_demanded() -> bool:
+    """Inside ``choose(True)``: also where others would be faster."""
+    return _choice.get() is True
+
+
 def _decided(name: str, runtime: Any) -> bool:
     known = _verdicts.get((name, runtime.device()))
     if known is not None:
