@@ -221,10 +221,11 @@ def test_problems_of_other_kernels(scratches, kind):
 def test_few_tasks_are_for_other_kernels(monkeypatch, scratches, heads, length, prefers):
     """On a device that is trusted, where nothing is demanded."""
     monkeypatch.setattr(attention, "hopper_trusted", lambda *_: True)
+    module = load("cuda")
     q, k, v, g = inputs((1, heads, heads, length, length), 64, np.float16)
     options = (False, 0.2, 0.0, 0, 0)
-    y, lse = attention.attention_forward(q, k, v, None, *options)
-    check(attention.attention_backward(g, q, k, v, None, y, lse, *options, False)[:3], q, k, v, g)
+    y, lse = module.attention_forward(q, k, v, None, *options)
+    check(module.attention_backward(g, q, k, v, None, y, lse, *options, False)[:3], q, k, v, g)
     assert (scratches != []) == prefers
     assert all(bytes_ > 0 for bytes_ in scratches)
 
