@@ -73,40 +73,52 @@ __global__ void __launch_bounds__(kBlock ? kSums ? kMostSums : 1024 : lane_threa
     }
   }
   if constexpr (kSums) {
-    // Calls f(number, sum of g, sum of g h) for this thread's elements of a row.
-    const auto each = [&](auto f) {
-      FASTDL_UNROLL
-      for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
-      for (int k = 0; k < N; ++k)
-        if (slice.inside(j, k)) f(slice.element(j, k), sums[j][0].v[k], sums[j][1].v[k]);
-    };
     C* to = partials + 2 * int64_t(blockIdx.x) * length;
     if constexpr (kBlock) {
-      each([&](int64_t i, C a, C b) {
-        to[i] = a;
-        to[length + i] = b;
-      });
-    } else {
-      FASTDL_SHARED(C, total, 2 * kColumns);
       FASTDL_UNROLL
       for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
-      for (int k = 0; k < N; ++k) FASTDL_UNROLL
-      for (int which = 0; which < 2; ++which)  // over the teams of the warp
-        for (int mask = group; mask < 32; mask *= 2)
-          sums[j][which].v[k] += shuffle_xor(sums[j][which].v[k], mask);
-      const int warp = int(threadIdx.x) / 32;
-      const bool first = (int(threadIdx.x) & 31) < group;
-      for (int w = 0; w < int(blockDim.x) / 32; ++w) {
-        if (warp == w && first)
-          each([&](int64_t i, C a, C b) {
-            total[i] = w == 0 ? a : total[i] + a;
-            total[kColumns + i] = w == 0 ? b : total[kColumns + i] + b;
-          });
-        sync_threads();
+      for (int k = 0; k < N; ++k) {
+        if (!slice.inside(j, k)) continue;
+        to[slice.element(j, k)] = sums[j][0].v[k];
+        to[length + slice.element(j, k)] = sums[j][1].v[k];
       }
-      for (int i = int(threadIdx.x); i < int(length); i += int(blockDim.x)) {
-        to[i] = total[i];
-        to[length + i] = total[kColumns + i];
+    } else {
+      FASTDL_DYNAMIC_SHARED(C, of_warps);  // (warps, 2, kColumns)
+      const int lanes = H::group(group);
+      FASTDL_ROLLED  // over the teams of the warp; of whole warps there is nothing to do
+          for (int mask = lanes; mask < 32; mask *= 2) {
+        FASTDL_UNROLL
+        for (int j = 0; j < kPacks; ++j) FASTDL_UNROLL
+        for (int k = 0; k < N; ++k) FASTDL_UNROLL
+        for (int which = 0; which < 2; ++which) sums[j][which].v[k] += shuffle_xor(sums[j][which].v[k], mask);
+      }
+      if ((int(threadIdx.x) & 31) < lanes) {
+        FASTDL_UNROLL
+        for (int which = 0; which < 2; ++which) {
+          C* const own = of_warps + (int(threadIdx.x) / 32 * 2 + which) * kColumns;
+          FASTDL_UNROLL
+          for (int j = 0; j < kPacks; ++j) {
+            constexpr int kPart = int(16 / sizeof(C));
+            FASTDL_UNROLL
+            for (int k = 0; k < N; ++k) {
+              if constexpr (!kPlain) own[slice.element(j, k)] = sums[j][which].v[k];
+              if (!kPlain || k % kPart != 0) continue;
+              Pack<C, kPart> part;
+              FASTDL_UNROLL
+              for (int e = 0; e < kPart; ++e) part.v[e] = sums[j][which].v[k + e];
+              *reinterpret_cast<Pack<C, kPart>*>(own + slice.element(j, k)) = part;
+            }
+          }
+        }
+      }
+      sync_threads();
+      FASTDL_ROLLED
+      for (int n = int(threadIdx.x); n < 2 * int(length); n += int(blockDim.x)) {
+        const int which = n >= int(length), i = n - which * int(length);
+        C sum = 0;
+        FASTDL_UNROLL_BY(4)
+        for (int w = 0; w < int(blockDim.x) / 32; ++w) sum += of_warps[(2 * w + which) * kColumns + i];
+        to[n] = sum;
       }
     }
   }
@@ -210,8 +222,8 @@ void row_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_
                     var, affine, p.rows, p.length, C(p.eps), packed);
     const bool sums = scratch != nullptr && plan.sums > 0, fast = packed && plain(p);
     C* partials = sums ? static_cast<C*>(scratch) + 2 * p.length : nullptr;
-    const auto run = [&](auto kernel) {
-      launch("norm_backward", kernel, grid, block, 0, stream, to, partials, g, from, mean, var, affine,
+    const auto run = [&](auto kernel, size_t shared = 0) {
+      launch("norm_backward", kernel, grid, block, shared, stream, to, partials, g, from, mean, var, affine,
              p.rows, p.length, C(p.eps), plan.rows.group, packed);
     };
     if (plan.rows.block) {
@@ -225,7 +237,8 @@ void row_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_
     } else {
       by_packs<T>(units(p, plan.rows), fast, [&]<int kPacks, bool kPlain>() {
         run(sums ? row_norm_backward_once<T, false, kPacks, kPlain, true>
-                 : row_norm_backward_once<T, false, kPacks, kPlain, false>);
+                 : row_norm_backward_once<T, false, kPacks, kPlain, false>,
+            sums ? size_t(plan.rows.threads) * 2 * kPacks * kWidest<T> * sizeof(C) : 0);
       });
     }
     if (sums) finish_channel_gradients(dtype, grad_weight, grad_bias, scratch, plan.sums, p.length, stream);
