@@ -273,7 +273,7 @@ void attention_backward(Dtype dtype, const Heads& grad_query, const Heads& grad_
       if (scratch != nullptr) return hopper_backward<T>(f, scratch, stream);
     }
     if constexpr (!std::is_same_v<T, double>) {
-      if (tensor_possible(dtype, a)) return tensor_backward<T>(f, stream);
+      if (tensor_possible(dtype, a)) return tensor_backward<T>(f, a, stream);
     }
     exact_backward<T>(f, stream);
   });

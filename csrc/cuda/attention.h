@@ -4,8 +4,7 @@
 //
 //   attention_hopper_*.cu  16-bit types on compute capability 9.0, sizes 64 and 128; without masks and dropout
 //                          forward, 256 too
-//   attention_tensor_*.cu  16-bit types, and float32 where TF32 is allowed: tensor cores, sizes up to 256
-//                          (TF32: 128)
+//   attention_tensor_*.cu  16-bit types and float32: tensor cores, sizes up to 256 (float32: 128)
 //   attention_exact.cu     everything else in the type's own arithmetic, any size; the gradient of masks
 #pragma once
 
@@ -31,7 +30,7 @@ struct Attention {
   bool causal;  // query i sees keys 0 .. i
   double scale, p;
   Key key;      // of dropout
-  bool tf32;    // may float32 be computed by tensor cores?
+  bool tf32;    // may float32 be rounded to TF32?
   bool hopper;  // may the kernels for compute capability 9.0 be used?
 
   int64_t rows() const { return batch * heads * queries; }

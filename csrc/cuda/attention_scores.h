@@ -240,7 +240,7 @@ int tensor_rows(Dtype dtype, const Attention& a);  // queries of a block
 template <class T>
 void tensor_forward(const AttentionForward<T>& f, const Attention& a, Dtype dtype, Stream stream);
 template <class T>
-void tensor_backward(const AttentionBackward<T>& f, Stream stream);
+void tensor_backward(const AttentionBackward<T>& f, const Attention& a, Stream stream);
 
 bool hopper_forward_wanted(Dtype dtype, const Attention& a);  // but for strides
 int64_t hopper_forward_scratch(const Attention& a);           // bytes that it wants

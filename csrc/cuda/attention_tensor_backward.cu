@@ -34,7 +34,7 @@ constexpr int kBackwardBytes =
     kStreamRows<T, kD> * 4;
 
 // Block `block` of those for these gradients, of which each head has `tiles`.
-template <class T, int kD, int kGradients, int kQueryTiles, bool kMasking>
+template <class T, int kD, int kGradients, int kQueryTiles, bool kMasking, int kTerms>
 __device__ __forceinline__ void gradients(const AttentionBackward<T>& f, T* shared, unsigned block,
                                           int tiles) {
   constexpr bool kOwnKeys = kGradients != kQueryGradient;
@@ -118,7 +118,7 @@ __device__ __forceinline__ void gradients(const AttentionBackward<T>& f, T* shar
     if (works) {
       const int own_tile = own - block_row;
       float p[kM][kColumns][4] = {};
-      multiply_rows<T, kD, kM, kColumns>(p, x1, own_tile, y1(stage));
+      multiply_rows<T, kD, kTerms>(p, x1, own_tile, y1(stage));
       FASTDL_UNROLL
       for (int m = 0; m < kM; ++m) FASTDL_UNROLL
       for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
@@ -142,7 +142,7 @@ __device__ __forceinline__ void gradients(const AttentionBackward<T>& f, T* shar
           p[m][n][c] = power_of_two(p[m][n][c] - (kOwnKeys ? of_query(stage, n, c)[0] : lse[m][c / 2]));
       }
       float dz[kM][kColumns][4] = {};
-      if constexpr (kFirst) multiply_rows<T, kD, kM, kColumns>(dz, x2, own_tile, y2(stage));
+      if constexpr (kFirst) multiply_rows<T, kD, kTerms>(dz, x2, own_tile, y2(stage));
       FASTDL_UNROLL
       for (int m = 0; m < kM; ++m) FASTDL_UNROLL
       for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
@@ -153,8 +153,8 @@ __device__ __forceinline__ void gradients(const AttentionBackward<T>& f, T* shar
               p[m][n][c] * (factor * dz[m][n][c] - (kOwnKeys ? of_query(stage, n, c)[1] : center[m][c / 2]));
         if constexpr (kSecond) p[m][n][c] *= factor;
       }
-      if constexpr (kSecond) add_rows<T, kD, kM, kColumns>(second, p, y2(stage));
-      if constexpr (kFirst) add_rows<T, kD, kM, kColumns>(first, dz, y1(stage));
+      if constexpr (kSecond) add_rows<T, kD, kTerms>(second, p, y2(stage));
+      if constexpr (kFirst) add_rows<T, kD, kTerms>(first, dz, y1(stage));
     }
     sync_threads();  // this tile has been read
   }
@@ -178,12 +178,12 @@ struct Tiles {
   unsigned key_blocks;
 };
 
-template <class T, int kD, int kQueryTiles, bool kMasking>
+template <class T, int kD, int kQueryTiles, bool kMasking, int kTerms>
 __global__ void __launch_bounds__(kTensorThreads, 2)
     tensor_backward_kernel(const AttentionBackward<T> f, const Tiles tiles) {
   FASTDL_DYNAMIC_SHARED(T, shared);
   const auto go = [&](auto which, unsigned block, int of_head) {
-    gradients<T, kD, which.value, kQueryTiles, kMasking>(f, shared, block, of_head);
+    gradients<T, kD, which.value, kQueryTiles, kMasking, kTerms>(f, shared, block, of_head);
   };
   const unsigned block = blockIdx.x;
   if constexpr (kD <= 128) {
@@ -198,40 +198,44 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
   }
 }
 
-template <class T, int kD, int kQueryTiles, bool kMasking>
+template <class T, int kD, int kQueryTiles, int kTerms>
 void run(const AttentionBackward<T>& f, Stream stream) {
   const int queries = int(ceil_div(f.scores.queries, kOwnRows<kQueryGradient, kQueryTiles>)),
             keys = int(ceil_div(f.scores.keys, kOwnRows<kKeyGradient, kQueryTiles>));
   const Tiles tiles{queries, keys, unsigned(f.batch) * unsigned(f.groups) * unsigned(keys)};
   const int64_t blocks =
       int64_t(tiles.key_blocks) * (kD <= 128 ? 1 : 2) + int64_t(f.batch) * f.scores.heads * tiles.queries;
+  const bool masking = f.scores.masked() || f.scores.threshold != 0;
   if (blocks > 0)
-    launch("attention_backward", tensor_backward_kernel<T, kD, kQueryTiles, kMasking>, dim3(unsigned(blocks)),
-           dim3(kTensorThreads), kBackwardBytes<T, kD, kQueryTiles>, stream, f, tiles);
+    launch("attention_backward",
+           masking ? tensor_backward_kernel<T, kD, kQueryTiles, true, kTerms>
+                   : tensor_backward_kernel<T, kD, kQueryTiles, false, kTerms>,
+           dim3(unsigned(blocks)), dim3(kTensorThreads), kBackwardBytes<T, kD, kQueryTiles>, stream, f,
+           tiles);
 }
 
 }  // namespace
 
 template <class T>
-void tensor_backward(const AttentionBackward<T>& f, Stream stream) {
+void tensor_backward(const AttentionBackward<T>& f, const Attention& a, Stream stream) {
   by_size<T>(f.size > f.value_size ? f.size : f.value_size, [&](auto size) {
     constexpr int kD = size.value;
-    const auto shaped = [&](auto masking) {
-      if constexpr (kMostQueryTiles<T, kD> == 2) {
-        const int64_t wide = int64_t(f.batch) * f.scores.heads * ceil_div(f.scores.queries, 128);
-        if (!in_halves(f.scores.queries) && wide >= 2 * multiprocessors())
-          return run<T, kD, 2, masking.value>(f, stream);
-      }
-      run<T, kD, 1, masking.value>(f, stream);
-    };
-    f.scores.masked() || f.scores.threshold != 0 ? shaped(std::true_type{}) : shaped(std::false_type{});
+    if constexpr (kMostQueryTiles<T, kD> == 2) {
+      const int64_t wide = int64_t(f.batch) * f.scores.heads * ceil_div(f.scores.queries, 128);
+      if (!in_halves(f.scores.queries) && wide >= 2 * multiprocessors()) return run<T, kD, 2, 1>(f, stream);
+    }
+    if constexpr (sizeof(T) == 4) {
+      if (!a.tf32) return run<T, kD, 1, 2>(f, stream);
+    }
+    run<T, kD, 1, 1>(f, stream);
   });
 }
 
-template void tensor_backward<float>(const AttentionBackward<float>&, Stream);
-template void tensor_backward<__half>(const AttentionBackward<__half>&, Stream);
+template void tensor_backward<float>(const AttentionBackward<float>&, const Attention&, Stream);
+template void tensor_backward<__half>(const AttentionBackward<__half>&, const Attention&, Stream);
 #ifndef FASTDL_FEW_DTYPES
-template void tensor_backward<__nv_bfloat16>(const AttentionBackward<__nv_bfloat16>&, Stream);
+template void tensor_backward<__nv_bfloat16>(const AttentionBackward<__nv_bfloat16>&, const Attention&,
+                                             Stream);
 #endif
 
 }  // namespace fastdl::cuda

@@ -11,7 +11,8 @@
 //          each tile's keys each, and in the end add up their results, weighted by 2^(maximum of the warp). A
 //          warp's chain of products and exponentials is a quarter as long, and each multiprocessor has four
 //          times as many warps to hide their latencies.
-// Masks and dropout are in kernels of their own (kMasking): they are several times as long, and the first block
+// Float32 has three products of TF32 for each of its own, or one where that precision is allowed (kTerms, see
+// fragments.h). Masks and dropout are in kernels of their own (kMasking): they are several times as long, and the first block
 // of a multiprocessor waits while its code comes from memory.
 #include "cuda/attention_tile.h"
 
@@ -205,7 +206,7 @@ __device__ __forceinline__ void finish_keys(const AttentionForward<T>& f, const 
   }
 }
 
-template <class T, int kD, int kAlongRows, int kAlongKeys, bool kMasking>
+template <class T, int kD, int kAlongRows, int kAlongKeys, bool kMasking, int kTerms>
 __global__ void __launch_bounds__(Plan<T, kD, kAlongRows, kAlongKeys>::kThreads)
     tensor_forward_kernel(const AttentionForward<T> f) {
   using P = Plan<T, kD, kAlongRows, kAlongKeys>;
@@ -251,7 +252,7 @@ __global__ void __launch_bounds__(Plan<T, kD, kAlongRows, kAlongKeys>::kThreads)
       const Tile<T, kD> own_keys{keys(stage).data + own_key * kD},
           own_values{values(stage).data + own_key * kD};
       float z[kM][kColumns][4] = {};
-      multiply_rows<T, kD, kM, kColumns>(z, queries, own, own_keys);
+      multiply_rows<T, kD, kTerms>(z, queries, own, own_keys);
       FASTDL_UNROLL
       for (int m = 0; m < kM; ++m) FASTDL_UNROLL
       for (int n = 0; n < kColumns; ++n) FASTDL_UNROLL
@@ -275,7 +276,7 @@ __global__ void __launch_bounds__(Plan<T, kD, kAlongRows, kAlongKeys>::kThreads)
           }
         }
       }
-      add_rows<T, kD, kM, kColumns>(y, z, own_values);
+      add_rows<T, kD, kTerms>(y, z, own_values);
     }
     if (there) sync_threads();  // this stage has been read
     load(j + P::kStages * kKeys);
@@ -294,8 +295,7 @@ __global__ void __launch_bounds__(Plan<T, kD, kAlongRows, kAlongKeys>::kThreads)
 
 bool tensor_possible(Dtype dtype, const Attention& a) {
   const int64_t size = a.size > a.value_size ? a.size : a.value_size;
-  if (dtype == Dtype::float64) return false;
-  return dtype == Dtype::float32 ? a.tf32 && size <= 128 : size <= 256;
+  return dtype != Dtype::float64 && size <= (dtype == Dtype::float32 ? 128 : 256);
 }
 
 int tensor_rows(Dtype dtype, const Attention& a) {
@@ -318,21 +318,25 @@ void tensor_forward(const AttentionForward<T>& f, const Attention& a, Dtype dtyp
     constexpr int kD = size.value;
     const int64_t blocks = a.batch * a.heads / f.rows.pack * f.tiles * f.parts;
     const int rows = tensor_rows(dtype, a);
-    const auto go = [&](auto along_rows, auto along_keys, auto masking) {
-      constexpr int kRows = along_rows.value, kKeys = along_keys.value;
-      using P = Plan<T, kD, kRows, kKeys>;
-      launch("attention", tensor_forward_kernel<T, kD, kRows, kKeys, masking.value>, dim3(unsigned(blocks)),
-             dim3(P::kThreads), P::kBytes, stream, f);
+    const bool masking = f.scores.masked() || f.scores.threshold != 0;
+    const auto go = [&]<int kAlongRows, int kAlongKeys, int kTerms>() {
+      using P = Plan<T, kD, kAlongRows, kAlongKeys>;
+      launch("attention",
+             masking ? tensor_forward_kernel<T, kD, kAlongRows, kAlongKeys, true, kTerms>
+                     : tensor_forward_kernel<T, kD, kAlongRows, kAlongKeys, false, kTerms>,
+             dim3(unsigned(blocks)), dim3(P::kThreads), P::kBytes, stream, f);
     };
-    const auto shaped = [&](auto masking) {
-      using One = std::integral_constant<int, 1>;
-      if (rows == 16) return go(One{}, std::integral_constant<int, kApart<T, kD>>{}, masking);
+    const auto of_terms = [&]<int kTerms>() {
+      if (rows == 16) return go.template operator()<1, kApart<T, kD>, kTerms>();
       if constexpr (kD <= 64 && sizeof(T) == 2) {
-        if (rows == 64) return go(std::integral_constant<int, 2>{}, One{}, masking);
+        if (rows == 64) return go.template operator()<2, 1, kTerms>();
       }
-      go(std::integral_constant<int, kWarps>{}, One{}, masking);
+      go.template operator()<kWarps, 1, kTerms>();
     };
-    f.scores.masked() || f.scores.threshold != 0 ? shaped(std::true_type{}) : shaped(std::false_type{});
+    if constexpr (sizeof(T) == 4) {
+      if (!a.tf32) return of_terms.template operator()<2>();
+    }
+    of_terms.template operator()<1>();
   });
 }
 

@@ -86,44 +86,42 @@ struct Tile {
 };
 
 // sums += rows row .. of x times rows of y.
-template <class T, int kD, int kM, int N>
+template <class T, int kD, int kTerms, int kM, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kM][N][4], const Tile<T, kD>& x, int row,
                                               const Tile<T, kD>& y) {
-  FASTDL_UNROLL
-  for (int k = 0; k < kD / kStepSize<T>; ++k) {
-    uint32_t a[kM][4];
+  constexpr int kSteps = kD / kStepSize<T>;
+  [[maybe_unused]] constexpr int kAtOnce = kTerms == 2 ? 2 : 4;
+  FASTDL_UNROLL_BY(kAtOnce)  // no more: code is fetched, too
+  for (int k = 0; k < kSteps; ++k) {
+    uint32_t a[kM][kTerms][4];
     FASTDL_UNROLL
     for (int m = 0; m < kM; ++m) load_a<T>(a[m], x, row + 16 * m, k);
     FASTDL_UNROLL
     for (int n = 0; n < N; n += 2) {
-      uint32_t b[4];
+      uint32_t b[kTerms][4];
       load_b<T>(b, y, 8 * n, k);
       FASTDL_UNROLL
-      for (int m = 0; m < kM; ++m) {
-        multiply_add<T>(sums[m][n], a[m], b[0], b[1]);
-        multiply_add<T>(sums[m][n + 1], a[m], b[2], b[3]);
-      }
+      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+      for (int half = 0; half < 2; ++half) multiply_add<T>(sums[m][n + half], a[m], b, half);
     }
   }
 }
 // result += weights times the rows of y.
-template <class T, int kD, int kM, int N>
+template <class T, int kD, int kTerms, int kM, int N>
 __device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const float (&weights)[kM][N][4],
                                          const Tile<T, kD>& y) {
   FASTDL_UNROLL
   for (int k = 0; k < 8 * N / kStepSize<T>; ++k) {
-    uint32_t a[kM][4];
+    uint32_t a[kM][kTerms][4];
     FASTDL_UNROLL
     for (int m = 0; m < kM; ++m) a_from_sums<T>(a[m], weights[m], k);
     FASTDL_UNROLL
     for (int n = 0; n < kD / 8; n += 2) {
-      uint32_t b[4];
+      uint32_t b[kTerms][4];
       load_b_rows<T>(b, y, k * kStepSize<T>, 8 * n);
       FASTDL_UNROLL
-      for (int m = 0; m < kM; ++m) {
-        multiply_add<T>(result[m][n], a[m], b[0], b[1]);
-        multiply_add<T>(result[m][n + 1], a[m], b[2], b[3]);
-      }
+      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+      for (int half = 0; half < 2; ++half) multiply_add<T>(result[m][n + half], a[m], b, half);
     }
   }
 }

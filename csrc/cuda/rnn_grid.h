@@ -98,18 +98,18 @@ __device__ __forceinline__ void warp_product(Compute<T>* sums, int step, WarpLin
     const int bytes = lines.bytes - at < line_bytes ? lines.bytes - at : line_bytes;
     if constexpr (kTensor) {
       for (int k = 0; k < bytes / kGridStep; ++k) {
-        uint32_t a[4];
+        uint32_t a[1][4];
         load_a<T>(a, state, 0, k);
         FASTDL_UNROLL
         for (int n = 0; n < kGridColumns / 16; ++n) {
           if (16 * n >= columns) break;
           // Weights are rounded already. Columns beyond are the first again, and not used.
           const int column = 16 * n + lane % 8 + lane / 16 * 8;
-          uint32_t b[4];
+          uint32_t b[1][4];
           ldmatrix_x4<false>(
-              b, weight.chunk(column < columns ? column : 0, (at + k * kGridStep) / 16 + lane / 8 % 2));
-          multiply_add<T>(fragment[2 * n], a, b[0], b[1]);
-          if (16 * n + 8 < columns) multiply_add<T>(fragment[2 * n + 1], a, b[2], b[3]);
+              b[0], weight.chunk(column < columns ? column : 0, (at + k * kGridStep) / 16 + lane / 8 % 2));
+          multiply_add<T>(fragment[2 * n], a, b, 0);
+          if (16 * n + 8 < columns) multiply_add<T>(fragment[2 * n + 1], a, b, 1);
         }
       }
     } else {
@@ -191,10 +191,10 @@ __device__ __forceinline__ void load_weights(const Lines<T>& to, const StepProdu
   sync_threads();
   if constexpr (kTensor && sizeof(T) == 4) {
     for (int n = int(threadIdx.x); n < columns * chunks; n += kGridThreads) {
-      uint32_t words[4];
+      uint32_t words[1][4];
       T* const at = to.chunk(n / chunks, n % chunks);
       memcpy(words, at, 16);
-      round_fragment<T>(words);
+      to_terms<T>(words);
       memcpy(at, words, 16);
     }
     sync_threads();

@@ -96,15 +96,15 @@ __device__ __forceinline__ void step_product(unsigned char* shared, A a, B b, in
     if constexpr (kTensor) {
       FASTDL_UNROLL
       for (int k = 0; k < kLine / 32; ++k) {
-        uint32_t second[4];
+        uint32_t second[1][4];
         load_b<T>(second, y, 16 * warp, k);
         FASTDL_UNROLL
         for (int m = 0; m < 2; ++m) {
           if (16 * m >= rows) break;
-          uint32_t first[4];
+          uint32_t first[1][4];
           load_a<T>(first, x, 16 * m, k);
-          multiply_add<T>(fragment[m][0], first, second[0], second[1]);
-          multiply_add<T>(fragment[m][1], first, second[2], second[3]);
+          multiply_add<T>(fragment[m][0], first, second, 0);
+          multiply_add<T>(fragment[m][1], first, second, 1);
         }
       }
     } else {

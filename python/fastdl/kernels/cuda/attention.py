@@ -1,6 +1,7 @@
 """Scaled dot-product attention; see :mod:`fastdl.kernels.reference.attention`.
 
-16-bit types go through the tensor cores, float32 does where TF32 is allowed (``set_float32_matmul_precision``).
+16-bit types and float32 go through the tensor cores, float32 by three products of TF32 for each of its own or, where
+that precision is allowed (``set_float32_matmul_precision``), by one.
 ``lse`` is float32 for 16-bit types. The gradient of a mask is summed over what was broadcast in a fixed order.
 """
 
