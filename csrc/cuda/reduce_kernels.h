@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(256)
     if constexpr (kBlock)
       a = block_merge(a, policy);
     else
-      with_operation(policy, [&](const auto& fixed) { a = lanes_reduce(a, team.size, fixed); });
+      a = lanes_reduce(a, team.size, policy);
     if (!mine || team.index != 0) continue;
     if (!kBlock || t.slices == 1)
       policy.finish(output, a, x0);
@@ -255,9 +255,11 @@ __global__ void __launch_bounds__(256)
     each_pack<V, ahead<P>()>(from, t.reduced, first, thread, works ? end : 0, m.threads, add);
     if (end == t.packs && (end - first) % m.threads == thread) {  // the next one's turn
       const T* last = from + int64_t(t.packs) * V;
-      FASTDL_UNROLL
-      for (int k = 0; k < V; ++k)
-        if (uint32_t(k) < m.rest) policy.add(a[k], C(widen(last[k])), x0[k], row[k] + passed);
+      with_operation(policy, [&](const auto& fixed) {
+        FASTDL_UNROLL
+        for (int k = 0; k < V; ++k)
+          if (uint32_t(k) < m.rest) fixed.add(a[k], C(widen(last[k])), x0[k], row[k] + passed);
+      });
     }
     sync_threads();  // the previous item's have been read
     FASTDL_UNROLL

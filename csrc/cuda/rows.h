@@ -10,12 +10,12 @@
 
 namespace fastdl::cuda {
 
-// Over the `size` lanes of aligned groups (1, 2, .. 32): all of the warp's lanes take part.
+// Over the `size` lanes of aligned groups (1, 2, .. 32): all of the warp's lanes take part. (A loop is less code than
+// five questions.)
 template <class C, class F>
 __device__ __forceinline__ C lanes_reduce(C v, int size, F f) {
-  FASTDL_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2)
-    if (mask < size) v = f(v, shuffle_xor(v, mask));
+  FASTDL_ROLLED
+  for (int mask = size / 2; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
   return v;
 }
 template <class C, class F>
@@ -139,9 +139,8 @@ struct RowTeam {
     if constexpr (kBlock) {
       block_sums(v);
     } else {
-      FASTDL_UNROLL
-      for (int mask = 16; mask > 0; mask /= 2) {
-        if (mask >= size) continue;
+      FASTDL_ROLLED
+      for (int mask = size / 2; mask > 0; mask /= 2) {
         FASTDL_UNROLL
         for (int i = 0; i < 2; ++i) v[i] += shuffle_xor(v[i], mask);
       }
