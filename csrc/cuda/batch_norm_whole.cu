@@ -4,6 +4,8 @@
 //
 // A block has a channel, or, where inner = 1, eight or four side by side. Threads have units of a pack or an element,
 // all of which are on their way before one is looked at. Sums are those of batch_norm.cu, of x minus a first element.
+#include <array>
+
 #include "cuda/norm_statistics.h"
 
 namespace fastdl::cuda {
@@ -33,27 +35,36 @@ struct Part {
     end = present ? whole.units : 0;
   }
   __device__ __forceinline__ bool has(int k) const { return row + k * rows < end; }
-  // Where unit k starts.
-  __device__ __forceinline__ uint32_t place(int k) const {
-    const uint32_t unit = row + k * rows, n = whole.per_plane.quotient(unit);
+  // Where a unit starts.
+  __device__ __forceinline__ uint32_t place(uint32_t unit) const {
+    const uint32_t n = whole.per_plane.quotient(unit);
     return (n * whole.channels + channel) * whole.inner + (unit - n * whole.per_plane.divisor) * M;
   }
-  template <class T, int K>
-  __device__ __forceinline__ void load(Loaded<T, M> (&to)[K], const T* from) const {
-    FASTDL_UNROLL
-    for (int k = 0; k < K; ++k)
-      if (has(k)) to[k] = Loaded<T, M>(*reinterpret_cast<const Pack<T, M>*>(from + place(k)));
-  }
-  // f(unit k, element) for every element.
-  template <int K, class T, class F>
-  __device__ __forceinline__ void store(T* to, F&& f) const {
+  // Unit k of each array. Units that are not there are the last one again: with a question for each load, some would
+  // wait for others.
+  template <int K, class T, class... To>
+  __device__ __forceinline__ void load(std::array<const T*, sizeof...(To)> from, To&... to) const {
     FASTDL_UNROLL
     for (int k = 0; k < K; ++k) {
-      if (!has(k)) break;
+      const uint32_t at = place(std::min(row + k * rows, whole.units - 1));
+      int array = 0;
+      ((to[k] = Loaded<T, M>(*reinterpret_cast<const Pack<T, M>*>(from[array++] + at))), ...);
+    }
+  }
+  // f(unit k, element) for every element. kAgain: places are found once more, as those of the loads, kept since then,
+  // would fill registers.
+  template <int K, bool kAgain, class T, class F>
+  __device__ __forceinline__ void store(T* to, F&& f) const {
+    int first = int(row);
+    if constexpr (kAgain) opaque(first);
+    FASTDL_UNROLL
+    for (int k = 0; k < K; ++k) {
+      const uint32_t unit = uint32_t(first) + k * rows;
+      if (unit >= end) break;
       Pack<T, M> pack;
       FASTDL_UNROLL
       for (int m = 0; m < M; ++m) pack.v[m] = narrow<T>(f(k, m));
-      *reinterpret_cast<Pack<T, M>*>(to + place(k)) = pack;
+      *reinterpret_cast<Pack<T, M>*>(to + place(unit)) = pack;
     }
   }
 };
@@ -100,7 +111,7 @@ __global__ void __launch_bounds__(kMostThreads)
   const Part<M> part(whole);
   const uint32_t c = part.channel;
   Loaded<T, M> loaded[K];
-  part.load(loaded, x);
+  part.template load<K, T>({x}, loaded);
   const C x0 = C(widen(x[c * whole.inner]));
   const C w = weight != nullptr ? C(widen(weight[c])) : C(1), b = bias != nullptr ? C(widen(bias[c])) : C(0);
   C sums[2] = {0, 0};
@@ -123,7 +134,8 @@ __global__ void __launch_bounds__(kMostThreads)
     var[c] = variance;
   }
   const auto s = statistics_of<C>(of_all, variance, eps);
-  part.template store<K>(y, [&](int k, int m) { return s.normalised(C(widen(loaded[k][m]))) * w + b; });
+  part.template store<K, false>(y,
+                                [&](int k, int m) { return s.normalised(C(widen(loaded[k][m]))) * w + b; });
 }
 
 // grad_x: null if it is not wanted. training: mean and var are the batch's own, gradients flow through them.
@@ -137,8 +149,7 @@ __global__ void __launch_bounds__(kMostThreads)
   const Part<M> part(whole);
   const uint32_t c = part.channel;
   Loaded<T, M> a[K], g[K];
-  part.load(a, x);
-  part.load(g, grad_y);
+  part.template load<K, T>({x, grad_y}, a, g);
   const C w = weight != nullptr ? C(widen(weight[c])) : C(1);
   const auto s = statistics<C>(mean, var, c, eps);
   C sums[2] = {0, 0};
@@ -161,7 +172,7 @@ __global__ void __launch_bounds__(kMostThreads)
   if (grad_x == nullptr) return;
   const C factor = w * s.r, own = training ? C(1) : C(0);
   const C mean_g = own * C(all[0] * share), mean_gh = own * C(all[1] * share);
-  part.template store<K>(grad_x, [&](int k, int m) {
+  part.template store<K, true>(grad_x, [&](int k, int m) {
     return factor * (C(widen(g[k][m])) - mean_g - s.normalised(C(widen(a[k][m]))) * mean_gh);
   });
 }
