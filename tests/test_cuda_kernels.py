@@ -74,6 +74,12 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     planes, labels = odd[:, :, None].repeat(2, 2), target[:, None].repeat(2, 1)
     weight, bias = numbers(64, dtype, 4) + np.asarray(1, dtype), numbers(64, dtype, 5)
     image, scale = numbers((2, 4, 6, 8), dtype, 6), numbers(4, dtype, 7)
+    # More than a block's registers hold of a channel.
+    batch, tall = numbers((70, 2, 15, 17), dtype, 26), numbers((4200, 3), dtype, 27)
+
+    def moments(x: Any) -> Any:
+        return reference.batch_norm_forward(wide(x), None, None, 1e-5)[1:]
+
     index = np.array([3, 0, 3, 3, 5, 1])
     spots = reference.adaptive_max_pool_forward(wide(image), (2, 3))[1]
     twice = np.random.default_rng(2).integers(0, 90, (2, 4, 6, 8))
@@ -142,6 +148,12 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("rms_norm_forward", long, None, 1800, 1e-5),
         ("group_norm_forward", image, scale, None, 2, 1e-5),
         ("batch_norm_forward", image, scale, scale, 1e-5),
+        ("batch_norm_forward", batch, scale[:2], None, 1e-5),
+        ("batch_norm_forward", tall, None, None, 1e-5),
+        *(
+            ("batch_norm_backward", a[::-1].copy(), a, None, *moments(a), 1e-5, True, True, True, True)
+            for a in (image, batch, tall)
+        ),
         ("dropout_forward", odd, 0.3, 1 / 0.7, 7, 3),
         ("gather_forward", odd, 1, odd_index),
         ("gather_backward", odd, 1, odd_index, 5),
@@ -172,6 +184,9 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("embedding_backward", many.reshape(4100, 1), np.arange(4100) % 7, None, None, 7, -1, True),
         ("max_pool_forward", image, (3, 3), (2, 2), (1, 1), (1, 1), (3, 4), True),
         ("avg_pool_forward", image, (2, 2), (2, 2), (0, 0), (3, 4), True, None),
+        ("max_pool_forward", image, (6, 8), (6, 8), (0, 0), (1, 1), (1, 1), True),  # whole planes
+        ("avg_pool_forward", image, (6, 8), (6, 8), (0, 0), (1, 1), True, None),
+        ("avg_pool_backward", image[:, :, :1, :1], (6, 8), (6, 8), (6, 8), (0, 0), True, None),
         ("adaptive_avg_pool_forward", image, (4, 3)),
         ("adaptive_max_pool_forward", image, (4, 3)),
         ("adaptive_max_pool_backward", image[:, :, :2, :3], spots, (6, 8)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,6 +52,40 @@ def test_kernels_can_be_left_out():
     finally:
         extension.skip_kernels(False)
     assert y.tolist() == [1, 1, 1, 1]
+
+
+def tensor(*shape: int, requires_grad: bool = True) -> Any:
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return fastdl.tensor(values, device="cuda", requires_grad=requires_grad)
+
+
+def gradients(function: Callable[[Any], Any], x: Any) -> Callable[[], Any]:
+    """A call of backward alone."""
+    y = function(x)
+    up = fastdl.ones(y.shape, device="cuda")
+    return lambda: fastdl.autograd.grad(y, x, up, retain_graph=True)
+
+
+@pytest.mark.parametrize("shape", [(32, 12, 7, 7), (64, 12)], ids=str)
+def test_batch_norm_of_channels_that_fit_is_one_launch_each_way(shape):
+    x, weight, bias = tensor(*shape), tensor(shape[1]), tensor(shape[1])
+
+    def norm(x: Any) -> Any:
+        return F.batch_norm(x, None, None, weight, bias, training=True)
+
+    assert launches(lambda: norm(x)) == 1
+    assert launches(gradients(norm, x)) == 1
+    long = tensor(5000, 4)
+    assert launches(lambda: F.batch_norm(long, None, None, training=True)) == 3
+
+
+def test_small_losses_and_means_add_up_where_they_are_computed():
+    x, y, logits = tensor(1000), tensor(1000, requires_grad=False), tensor(128, 10)
+    labels = fastdl.tensor(np.arange(128) % 10, device="cuda")
+    assert launches(lambda: F.mse_loss(x, y)) == 1
+    assert launches(lambda: F.cross_entropy(logits, labels)) == 2
+    assert launches(gradients(lambda x: x.mean(), x)) == 1
+    assert launches(gradients(lambda x: x.mean(1), logits)) == 1
 
 
 def parameters(count: int, device: str = "cuda") -> list[Any]:
@@ -169,6 +204,19 @@ def test_a_remembered_convolution_follows_what_is_asked_of_it(monkeypatch):
     with fastdl.conv_algorithm("winograd"), pytest.raises(ValueError, match="winograd"):
         F.conv2d(x, weight)
     np.testing.assert_array_equal(F.conv2d(x, weight).numpy(force=True), exact)
+
+
+def test_places_that_an_operation_makes_are_sent_without_waiting(monkeypatch):
+    x, cupy, blocking = tensor(4, 2, 3), sys.modules["cupy"], []
+    asarray = cupy.asarray
+    monkeypatch.setattr(
+        cupy, "asarray", lambda a, **options: blocking.append(options["blocking"]) or asarray(a, **options)
+    )
+    packed = nn.utils.rnn.pack_padded_sequence(x, [4, 2])
+    padded, _ = nn.utils.rnn.pad_packed_sequence(packed)
+    x.repeat_interleave(fastdl.tensor([2, 1, 0, 1]), 0)
+    assert blocking == [False] * 3
+    np.testing.assert_array_equal(padded.numpy(force=True)[:2], x.numpy(force=True)[:2])
 
 
 def test_clipping_can_be_recorded():

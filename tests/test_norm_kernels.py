@@ -31,6 +31,12 @@ BATCH_SHAPES = [
     (2, 1, 70_000),
     (40, 2, 2000),
     (9, 70, 5, 11),
+    # On CUDA: eight and four channels of a block side by side, then more than its registers hold.
+    (300, 13),
+    (2500, 6),
+    (4500, 5),
+    (70, 3, 15, 17),
+    (300, 2, 8, 8),
 ]
 
 
@@ -201,7 +207,7 @@ def test_local_response_kernels(shape, size, dtype, level):
 def test_large_means_in_float32(level, offset):
     """x - mean is right although float32 has few digits left for it; so are the gradients."""
     module = load(level)
-    for shape in ((8, 4, 500), (2000, 4), (3, 2, 100, 100)):
+    for shape in ((8, 4, 500), (2000, 4), (3, 2, 100, 100), (40, 4, 500), (5000, 4)):
         x, g, weight, bias = arrays(shape, np.float32, shape[1], 1.0, offset)
         y, mean, var = module.batch_norm_forward(x, weight, bias, EPS)
         want_y, want_mean, want_var = reference.batch_norm_forward(*wide(x, weight, bias), EPS)

@@ -1,6 +1,6 @@
 // Means over adaptive windows, [o in / out, (o + 1) in / out) rounded outwards: a thread has an output and adds up its
 // window; backward it has an input and gathers from the outputs over it, in order. One output a plane is the mean of a
-// row. x and y cross memory once.
+// row, and its gradient the same for all of the plane. x and y cross memory once.
 #include <algorithm>
 
 #include "cuda/pool_places.h"
@@ -61,7 +61,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) short_means(T* y, const T* x, int planes, int size, int group) {
   using C = Compute<T>;
   const int lane = int(threadIdx.x) & (group - 1);
-  const int plane = int((blockIdx.x * kThreads + threadIdx.x) / uint32_t(group));
+  const int plane = int((blockIdx.x * kThreads + threadIdx.x) >> bits_of(uint32_t(group) - 1));
   const T* from = x + int64_t(plane < planes ? plane : 0) * size;
   C sum = 0;
   each_of_plane(from, size, lane, group, [&](T value, int) { sum += C(widen(value)); });
@@ -84,6 +84,24 @@ __global__ void __launch_bounds__(kThreads)
     sum = team.sum(sum);
     if (team.index == 0) y[team.row] = narrow<T>(sum / C(size));
   }
+}
+
+// Backward: a thread writes a pack, in which a plane may end and the next one begin (they are no shorter than packs).
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    spread_means(T* grad_x, const T* grad_y, uint32_t count, Divisor size, bool packed) {
+  using C = Compute<T>;
+  constexpr int N = kWidest<T>;
+  const uint32_t first = (blockIdx.x * kThreads + threadIdx.x) * N;
+  if (first >= count) return;
+  const uint32_t plane = size.quotient(first), next = (plane + 1) * size.divisor;
+  const bool both = next < first + N && next < count;
+  const C a = C(widen(grad_y[plane])) / C(size.divisor);
+  const C b = both ? C(widen(grad_y[plane + 1])) / C(size.divisor) : a;
+  Values<C, N> r;
+  FASTDL_UNROLL
+  for (int k = 0; k < N; ++k) r.v[k] = first + k < next ? a : b;
+  store_run<N>(grad_x, int64_t(first), int64_t(count), packed, r);
 }
 
 template <class T>
@@ -140,7 +158,14 @@ void adaptive_avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, c
                                 Stream stream) {
   const Places i = inputs_of(p);
   const AdaptivePool pool = adaptive_pool(p);
+  if (i.count == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
+    constexpr int N = kWidest<T>;
+    if (p.out_plane() == 1 && p.in_plane() >= N)
+      return launch("adaptive_avg_pool_backward", spread_means<T>,
+                    dim3(unsigned(ceil_div(i.count, N * kThreads))), dim3(kThreads), 0, stream,
+                    static_cast<T*>(grad_x), static_cast<const T*>(grad_y), i.count,
+                    Divisor(uint32_t(p.in_plane())), aligned(grad_x, 16));
     launch_over("adaptive_avg_pool_backward", adaptive_backward<T>, i, stream, static_cast<T*>(grad_x),
                 static_cast<const T*>(grad_y), pool, i);
   });

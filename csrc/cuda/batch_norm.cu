@@ -4,7 +4,8 @@
 // Channels are summed by planes, or by columns where inner = 1, in slabs that a second launch adds in order:
 // a slab is some planes where there are many, a slice of one where there are few, so that the device is full
 // and slabs are no more than that takes. Variances are of x minus a first element, never of x itself. x is
-// read once for the moments and once for y; backward twice, with the gradient.
+// read once for the moments and once for y; backward twice, with the gradient. Channels that a block's registers
+// hold are batch_norm_whole.cu's.
 #include <algorithm>
 
 #include "cuda/norm_statistics.h"
@@ -393,6 +394,8 @@ void update_running(Dtype dtype, const Running& running, int64_t* batches, Strea
   });
 }
 
+namespace {
+
 void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const ChannelNorm& p, void* scratch,
                    Stream stream) {
   if (p.batch * p.channels * p.inner == 0) return;
@@ -406,8 +409,6 @@ void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const 
            grid_of(p, 1));
   });
 }
-
-namespace {
 
 template <bool kGradient>
 void apply_batch(const char* op, Dtype dtype, void* out, const void* grad_y, const void* x,
@@ -432,10 +433,27 @@ void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, c
   apply_batch<false>("batch_norm", dtype, y, nullptr, x, mean, var, weight, bias, nullptr, p, stream);
 }
 
-void batch_norm_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const double* mean,
-                       const double* var, const void* weight, const void* sums, const ChannelNorm& p,
-                       Stream stream) {
-  apply_batch<true>("batch_norm_backward", dtype, grad_x, grad_y, x, mean, var, weight, nullptr, sums, p,
-                    stream);
+int64_t batch_norm_scratch(Dtype dtype, const ChannelNorm& p) {
+  return channels_fit(dtype, p) ? 0 : channel_scratch(dtype, p);
+}
+
+void batch_norm_forward(Dtype dtype, void* y, double* mean, double* var, const void* x, const void* weight,
+                        const void* bias, const ChannelNorm& p, void* scratch, Stream stream) {
+  if (channels_fit(dtype, p)) return whole_batch_norm(dtype, y, mean, var, x, weight, bias, p, stream);
+  batch_moments(dtype, mean, var, x, p, scratch, stream);
+  batch_norm_apply(dtype, y, x, mean, var, weight, bias, p, stream);
+}
+
+void batch_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_bias, const void* grad_y,
+                         const void* x, const void* weight, const double* mean, const double* var,
+                         bool training, const ChannelNorm& p, void* scratch, Stream stream) {
+  if (channels_fit(dtype, p))
+    return whole_batch_norm_backward(dtype, grad_x, grad_weight, grad_bias, grad_y, x, weight, mean, var,
+                                     training, p, stream);
+  if (grad_weight != nullptr || grad_bias != nullptr || (training && grad_x != nullptr))
+    channel_gradients(dtype, grad_weight, grad_bias, grad_y, x, mean, var, p, scratch, stream);
+  if (grad_x != nullptr)
+    apply_batch<true>("batch_norm_backward", dtype, grad_x, grad_y, x, mean, var, weight, nullptr,
+                      training ? scratch : nullptr, p, stream);
 }
 }  // namespace fastdl::cuda

@@ -360,9 +360,18 @@ __global__ void __launch_bounds__(256)
 // pairs.
 constexpr int kSumThreads = 512, kSumBlocks = 128;
 
+// What is wanted (not null) of a loss's sum and weights.
+template <class T>
+__device__ __forceinline__ void put_total(T* loss, Compute<T>* normaliser, double sum, double weights,
+                                          Reduction reduction) {
+  if (loss != nullptr) *loss = narrow<T>(Compute<T>(reduction == Reduction::mean ? sum / weights : sum));
+  if (normaliser != nullptr) *normaliser = Compute<T>(reduction == Reduction::none ? 1.0 : weights);
+}
+
 template <class T>
 __global__ void __launch_bounds__(kSumThreads)
-    loss_partials(double* partials, const Compute<T>* losses, Loss<T> loss) {
+    loss_partials(double* partials, T* total, Compute<T>* normaliser, const Compute<T>* losses, Loss<T> loss,
+                  Reduction reduction) {
   const int64_t positions = loss.shape.positions();
   double sum = 0, weights = 0;
   for (int64_t p = int64_t(blockIdx.x) * kSumThreads + threadIdx.x; p < positions;
@@ -377,7 +386,10 @@ __global__ void __launch_bounds__(kSumThreads)
   }
   sum = block_reduce(sum, 0.0, Plus{});
   weights = block_reduce(weights, 0.0, Plus{});
-  if (threadIdx.x == 0) {
+  if (threadIdx.x != 0) return;
+  if (gridDim.x == 1) {
+    put_total<T>(total, normaliser, sum, weights, reduction);
+  } else {
     partials[2 * blockIdx.x] = sum;
     partials[2 * blockIdx.x + 1] = weights;
   }
@@ -388,9 +400,7 @@ __global__ void __launch_bounds__(kSumBlocks)
   const bool mine = int(threadIdx.x) < blocks;
   const double sum = block_reduce(mine ? partials[2 * threadIdx.x] : 0.0, 0.0, Plus{});
   const double weights = block_reduce(mine ? partials[2 * threadIdx.x + 1] : 0.0, 0.0, Plus{});
-  if (threadIdx.x != 0) return;
-  if (loss != nullptr) *loss = narrow<T>(Compute<T>(reduction == Reduction::mean ? sum / weights : sum));
-  if (normaliser != nullptr) *normaliser = Compute<T>(reduction == Reduction::none ? 1.0 : weights);
+  if (threadIdx.x == 0) put_total<T>(loss, normaliser, sum, weights, reduction);
 }
 
 unsigned sum_blocks(int64_t positions) {
@@ -490,10 +500,13 @@ void loss_reduce(Dtype dtype, void* loss, void* normaliser, const void* losses, 
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
     const unsigned blocks = sum_blocks(problem.shape.positions());
-    launch("loss_partials", loss_partials<T>, dim3(blocks), dim3(kSumThreads), 0, stream, scratch,
-           static_cast<const C*>(losses), loss_of<T>(problem));
-    launch("loss_total", loss_total<T>, dim3(1), dim3(kSumBlocks), 0, stream, static_cast<T*>(loss),
-           static_cast<C*>(normaliser), static_cast<const double*>(scratch), int(blocks), reduction);
+    T* total = static_cast<T*>(loss);
+    C* divisor = static_cast<C*>(normaliser);
+    launch("loss_partials", loss_partials<T>, dim3(blocks), dim3(kSumThreads), 0, stream, scratch, total,
+           divisor, static_cast<const C*>(losses), loss_of<T>(problem), reduction);
+    if (blocks > 1)
+      launch("loss_total", loss_total<T>, dim3(1), dim3(kSumBlocks), 0, stream, total, divisor,
+             static_cast<const double*>(scratch), int(blocks), reduction);
   });
 }
 

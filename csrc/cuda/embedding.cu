@@ -296,9 +296,11 @@ struct Matching {
     C sum = 0;
     for (int64_t first = begin; first < end; first += kLanes) {
       const int64_t at = first + threadIdx.x;
-      const uint32_t hits = ballot(at < end && index[at] == mine);
-      for (int k = 0; k < kLanes && hits >> k != 0; ++k) {
-        const int64_t j = first + k, row = (hits >> k & 1) == 0 ? -1 : bag != nullptr ? bag[j] : j;
+      // Few have this index: only those are looked at.
+      FASTDL_ROLLED
+      for (uint32_t hits = ballot(at < end && index[at] == mine); hits != 0; hits &= hits - 1) {
+        const int64_t j = first + bits_of((hits & (0 - hits)) - 1);  // what is below the lowest
+        const int64_t row = bag != nullptr ? bag[j] : j;
         if (row < 0 || row >= grad_rows || d >= width) continue;
         const C g = C(widen(grad_y[row * width + d]));
         sum += scale != nullptr ? C(widen(scale[j])) * g : g;

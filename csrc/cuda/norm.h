@@ -46,15 +46,23 @@ struct Running {
 };
 // batches (null: not counted) goes up by one.
 void update_running(Dtype dtype, const Running& running, int64_t* batches, Stream stream);
-// Batch norm: statistics per channel; y from them; grad_x, with the sums of channel_gradients (null:
-// statistics were given, no gradient flows through them).
-void batch_moments(Dtype dtype, double* mean, double* var, const void* x, const ChannelNorm& problem,
-                   void* scratch, Stream stream);
+// Batch norm: statistics per channel, and y from them; y from given ones; gradients, of which each may be null
+// (training: statistics were the batch's own, gradients flow through them). Bytes of scratch: 0 where channels fit.
+int64_t batch_norm_scratch(Dtype dtype, const ChannelNorm& problem);
+void batch_norm_forward(Dtype dtype, void* y, double* mean, double* var, const void* x, const void* weight,
+                        const void* bias, const ChannelNorm& problem, void* scratch, Stream stream);
 void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var,
                       const void* weight, const void* bias, const ChannelNorm& problem, Stream stream);
-void batch_norm_grad_x(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const double* mean,
-                       const double* var, const void* weight, const void* sums, const ChannelNorm& problem,
-                       Stream stream);
+void batch_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_bias, const void* grad_y,
+                         const void* x, const void* weight, const double* mean, const double* var,
+                         bool training, const ChannelNorm& problem, void* scratch, Stream stream);
+// Do a block's registers hold a channel? Then both are one launch (batch_norm_whole.cu).
+bool channels_fit(Dtype dtype, const ChannelNorm& problem);
+void whole_batch_norm(Dtype dtype, void* y, double* mean, double* var, const void* x, const void* weight,
+                      const void* bias, const ChannelNorm& problem, Stream stream);
+void whole_batch_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_bias,
+                               const void* grad_y, const void* x, const void* weight, const double* mean,
+                               const double* var, bool training, const ChannelNorm& problem, Stream stream);
 
 // d = k + alpha / size * sum of x^2 over the window of channels; y = x d^-beta.
 struct LocalResponse {

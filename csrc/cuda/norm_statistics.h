@@ -14,13 +14,16 @@ struct Statistics {
   __device__ __forceinline__ C normalised(C x) const { return ((x - high) - low) * r; }
 };
 template <class C>
-__device__ __forceinline__ Statistics<C> statistics(const double* mean, const double* var, int64_t i, C eps) {
+__device__ __forceinline__ Statistics<C> statistics_of(double mean, double var, C eps) {
   Statistics<C> s;
-  const double m = mean != nullptr ? mean[i] : 0.0;
-  s.high = C(m);
-  s.low = C(m - double(s.high));
-  s.r = 1 / std::sqrt(C(var[i]) + eps);
+  s.high = C(mean);
+  s.low = C(mean - double(s.high));
+  s.r = 1 / std::sqrt(C(var) + eps);
   return s;
+}
+template <class C>
+__device__ __forceinline__ Statistics<C> statistics(const double* mean, const double* var, int64_t i, C eps) {
+  return statistics_of<C>(mean != nullptr ? mean[i] : 0.0, var[i], eps);
 }
 
 }  // namespace fastdl::cuda

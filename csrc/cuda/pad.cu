@@ -56,19 +56,17 @@ __global__ void __launch_bounds__(kThreads) pad_kernel(Word* y, const Word* x, A
   }
 }
 
-// Calls f(o) for the outputs that copy input i, in rising order.
+// Calls f(o) for the outputs that copy input i, in rising order. f has one place: axes are nested, and each of
+// three would have three in the next one.
 template <class F>
 __device__ __forceinline__ void for_each_copy(const Axes& a, int axis, int i, F&& f) {
   const int n = a.in[axis], out = a.out[axis], here = i + a.before[axis];
-  if (a.mode == Padding::replicate) {
-    int first = i == 0 ? 0 : here, last = i == n - 1 ? out - 1 : here;
-    if (first < 0) first = 0;
-    if (last >= out) last = out - 1;
-    for (int o = first; o <= last; ++o) f(o);
-    return;
-  }
+  const bool range = a.mode == Padding::replicate;
   int left, right;
-  if (a.mode == Padding::circular) {
+  if (range) {
+    left = i == 0 || here < 0 ? 0 : here;
+    right = i == n - 1 || here >= out ? out - 1 : here;
+  } else if (a.mode == Padding::circular) {
     const int period = n - a.cut[axis] + (a.before[axis] < 0 ? a.before[axis] : 0);
     left = here - period;
     right = here + period;
@@ -76,9 +74,12 @@ __device__ __forceinline__ void for_each_copy(const Axes& a, int axis, int i, F&
     left = a.before[axis] - i;
     right = a.before[axis] + 2 * (n - 1) - i;
   }
-  if (left != here && left >= 0 && left < out && source(a, axis, left) == i) f(left);
-  if (here >= 0 && here < out && source(a, axis, here) == i) f(here);
-  if (right != here && right >= 0 && right < out && source(a, axis, right) == i) f(right);
+  const int end = range ? right - left + 1 : 3;
+  FASTDL_ROLLED
+  for (int k = 0; k < end; ++k) {
+    const int o = range ? left + k : k == 0 ? left : k == 1 ? here : right;
+    if (range || (o >= 0 && o < out && (k == 1 || o != here) && source(a, axis, o) == i)) f(o);
+  }
 }
 
 template <class T>

@@ -1,6 +1,7 @@
 // Losses element by element: a value and its slope for the first array (see the reference for the formulas).
 // The sum is taken where the values are computed: inputs are read once, nothing of their size is written.
-// Blocks leave one double each, a second launch adds these in order. Backward is a map.
+// Blocks leave one double each, a second launch adds these in order; a block that is alone writes the loss itself.
+// Backward is a map.
 #include "cuda/pointwise_loss.h"
 
 #include "cuda/map.h"
@@ -115,6 +116,23 @@ struct SlopeOf {
   }
 };
 
+// Where a block's sum goes.
+template <class T>
+struct Total {
+  double* partials;
+  T* loss;
+  double scale;
+
+  __device__ __forceinline__ void put(double sum) const {
+    sum = block_reduce(sum, 0.0, Plus{});
+    if (threadIdx.x != 0) return;
+    if (gridDim.x == 1)
+      *loss = narrow<T>(Compute<T>(sum * scale));
+    else
+      partials[blockIdx.x] = sum;
+  }
+};
+
 template <int N, class C, class F, class... V>
 __device__ __forceinline__ C sum_pack(int count, const F& f, const V&... x) {
   C sum = 0;
@@ -128,7 +146,7 @@ __device__ __forceinline__ C sum_pack(int count, const F& f, const V&... x) {
 
 template <class T>
 __global__ void __launch_bounds__(kMapThreads)
-    loss_sums(double* partials, Geometry g, ValueOf<T> f, Operand<const T> x, Operand<const T> t,
+    loss_sums(Total<T> total, Geometry g, ValueOf<T> f, Operand<const T> x, Operand<const T> t,
               Operand<const T> u, Operand<const T> v) {
   constexpr int N = ValueOf<T>::kPack;
   double sum = 0;
@@ -138,13 +156,12 @@ __global__ void __launch_bounds__(kMapThreads)
     sum += double(sum_pack<N, Compute<T>>(p.count, f, fetch<N, T>(g, p, x), fetch<N, T>(g, p, t),
                                           fetch<N, T>(g, p, u), fetch<N, T>(g, p, v)));
   }
-  sum = block_reduce(sum, 0.0, Plus{});
-  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+  total.put(sum);
 }
 // The same sums where all arrays are dense or broadcast: a thread's next packs are loaded together.
 template <class T>
 __global__ void __launch_bounds__(kMapThreads)
-    loss_sums_dense(double* partials, Dense g, ValueOf<T> f, Operand<const T> x, Operand<const T> t,
+    loss_sums_dense(Total<T> total, Dense g, ValueOf<T> f, Operand<const T> x, Operand<const T> t,
                     Operand<const T> u, Operand<const T> v) {
   constexpr int N = ValueOf<T>::kPack, U = 2;
   double sum = 0;
@@ -172,8 +189,7 @@ __global__ void __launch_bounds__(kMapThreads)
     FASTDL_UNROLL
     for (int j = 0; j < U; ++j) sum += double(sums[j]);
   }
-  sum = block_reduce(sum, 0.0, Plus{});
-  if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+  total.put(sum);
 }
 template <class T>
 __global__ void __launch_bounds__(kSumBlocks)
@@ -200,6 +216,7 @@ void pointwise_loss_sum(Dtype dtype, void* loss, double* scratch, const LossProb
   by_dtype(dtype, [&]<class T>(T) {
     constexpr int N = ValueOf<T>::kPack;
     const ValueOf<T> f{p.op, p.first, p.second, Compute<T>(p.number)};
+    const Total<T> total{scratch, static_cast<T*>(loss), scale};
     int64_t size = 1;
     for (int64_t extent : p.shape) size *= extent;
     unsigned blocks = 0;
@@ -211,13 +228,14 @@ void pointwise_loss_sum(Dtype dtype, void* loss, double* scratch, const LossProb
       blocks = grid_for(g.packs, kMapThreads);
       if (blocks > kSumBlocks) blocks = kSumBlocks;
       const auto run = [&](auto kernel, const auto& geometry) {
-        launch("pointwise_loss", kernel, dim3(blocks), dim3(kMapThreads), 0, stream, scratch, geometry, f, x,
-               t, u, v);
+        launch("pointwise_loss", kernel, dim3(blocks), dim3(kMapThreads), 0, stream, total, geometry, f, x, t,
+               u, v);
       };
       if (all_dense(m, x, t, u, v))
         run(loss_sums_dense<T>, dense_of<N>(g));
       else
         run(loss_sums<T>, g);
+      if (blocks == 1) return;
     }
     launch("pointwise_loss", loss_total<T>, dim3(1), dim3(kSumBlocks), 0, stream, static_cast<T*>(loss),
            static_cast<const double*>(scratch), int(blocks), scale);

@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "cuda/pool_places.h"
+#include "cuda/unpool.h"
 
 namespace fastdl::cuda {
 
@@ -373,6 +374,15 @@ bool flat(const PoolProblem& p) {
   return alone(p.d) && p.h.dilation == 1 && p.w.dilation == 1;
 }
 
+// One window that is the whole plane, and long: a row for groups of lanes (adaptive pooling), where a thread for
+// an output would have its loads one behind the other, and planes would leave most of the device idle.
+bool whole_planes(const PoolProblem& p) {
+  const auto whole = [](const PoolAxis& a) {
+    return a.out == 1 && a.kernel == a.in && a.pad == 0 && a.dilation == 1;
+  };
+  return whole(p.d) && whole(p.h) && whole(p.w) && p.in_plane() >= 16;
+}
+
 template <class T>
 bool strips_packed(const void* grad_x, const PoolProblem& p) {
   return p.w.in % kStrip == 0 && aligned(grad_x, sizeof(T) * kStrip);
@@ -384,6 +394,7 @@ void max_pool_forward(Dtype dtype, void* y, void* offsets, const void* x, const 
                       Stream stream) {
   const Places o = outputs_of(p);
   const Pool pool = pool_of(p);
+  if (whole_planes(p)) return plane_max_forward(dtype, y, offsets, p.taps() <= 256 ? 1 : 4, x, p, stream);
   by_dtype(dtype, [&]<class T>(T) {
     const auto run = [&]<class Offset, int kH, int kW>(Offset, Window<kH, kW>) {
       launch_over("max_pool", max_forward<T, Offset, kH, kW>, o, stream, static_cast<T*>(y),
@@ -418,6 +429,7 @@ void max_pool_indices(int64_t* indices, const void* offsets, const PoolProblem& 
 
 void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, bool include_pad,
                       int64_t divisor, Stream stream) {
+  if (divisor == 0 && whole_planes(p)) return adaptive_avg_pool_forward(dtype, y, x, p, stream);
   const Places o = outputs_of(p);
   const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
@@ -430,6 +442,7 @@ void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p,
 
 void avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p, bool include_pad,
                        int64_t divisor, Stream stream) {
+  if (divisor == 0 && whole_planes(p)) return adaptive_avg_pool_backward(dtype, grad_x, grad_y, p, stream);
   const Places pieces = strips_of(p, flat(p) ? kRows : 1);
   const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {

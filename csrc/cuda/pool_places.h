@@ -35,6 +35,7 @@ __device__ __forceinline__ void for_each_place(const Places& places, F&& f) {
 inline constexpr int kAhead = 8;
 template <class T, class N, class F>
 __device__ __forceinline__ void each_of_plane(const T* plane, N size, int lane, int group, F&& f) {
+  FASTDL_ROLLED
   for (N first = lane; first < size; first += kAhead * group) {
     T loaded[kAhead] = {};
     FASTDL_UNROLL

@@ -13,7 +13,7 @@
 //   FASTDL_UNROLL_BY(n)
 //   sync_threads()  sync_warp()  thread_fence()  lane_id()
 //   shuffle_xor(v, mask)  shuffle(v, lane)  shuffle_up(v, delta)  ballot(b)         the whole warp takes part
-//   rounded_product(a, b)  multiply_high(a, b)  exp2_approximate(x)  reciprocal_approximate(x)  opaque(x)
+//   rounded_product(a, b)  multiply_high(a, b)  bits_of(x)  exp2_approximate(x)  reciprocal_approximate(x)  opaque(x)
 //   larger_or_nan(a, b)  smaller_or_nan(a, b)  store_16(to, from)
 //   log_gamma  erfcx  erf_inverse  normal_below  normal_quantile  bessel_i0  bessel_i1  sin_pi  cos_pi
 //   atomic_add(p, v)  atomic_max(p, v)  atomic_cas(p, expected, desired)
@@ -246,6 +246,10 @@ __device__ __forceinline__ float rounded_product(float a, float b) {
 }
 __device__ __forceinline__ double rounded_product(double a, double b) {
   return __dmul_rn(a, b);
+}
+// How many bits are set.
+__device__ __forceinline__ int bits_of(uint32_t x) {
+  return __popc(x);
 }
 __device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
   return __umulhi(a, b);

@@ -11,6 +11,26 @@ int64_t reduce_scratch(const Reduce& problem) {
   return bytes;
 }
 
+namespace {
+
+template <class C>
+C fold_of_nothing(Fold op) {
+  constexpr C kInfinity = std::numeric_limits<C>::infinity();
+  switch (op) {
+    case Fold::prod:
+      return C(1);
+    case Fold::amax:
+      return -kInfinity;
+    case Fold::amin:
+    case Fold::smallest:
+      return kInfinity;
+    default:
+      return C(0);
+  }
+}
+
+}  // namespace
+
 void fold(Fold op, Dtype dtype, void* y, bool wide, const Reduce& problem, double scale, double p,
           void* scratch, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
@@ -20,7 +40,7 @@ void fold(Fold op, Dtype dtype, void* y, bool wide, const Reduce& problem, doubl
     if (op == Fold::norm && p != 1 && p != 2)
       reduce<T>("fold", PowersOf<T>{to, C(p)}, problem, false, scratch, stream);
     else
-      reduce<T>("fold", FoldOf<T>{op, to, p == 2}, problem, false, scratch, stream);
+      reduce<T>("fold", FoldOf<T>{op, to, p == 2, fold_of_nothing<C>(op)}, problem, false, scratch, stream);
   });
 }
 

@@ -4,7 +4,8 @@
 // as one piece (tiles), others have some lanes or a block each. It stays: threads have packs of neighbouring
 // columns, and several share one where columns are few; the rows of a narrow matrix are read as one piece.
 // With too few outputs to fill the device each is cut into slices, and a second launch merges them in order.
-// x is read once, by 16 bytes wherever it can be, and a thread has up to 128 bytes on their way.
+// x is read once, by 16 bytes wherever it can be, and a thread has up to 128 bytes on their way. Which operation
+// a fold is gets asked once for what was loaded together: asked once for all, each would have all code of its own.
 #pragma once
 
 #include "cuda/reduce_plan.h"
@@ -29,8 +30,9 @@ constexpr int ahead(int most = 8) {
     return most;
 }
 
-// Calls visit(i, pack i) for the packs first + index, first + index + step, .. below end. Whether all of the
-// next ones are there is asked for the whole team, whose indices are below step.
+// Calls visit(all) for some of the packs first + index, first + index + step, .. below end that were loaded
+// together; all(f) calls f(i, pack i) for each of them. Whether all of the next ones are there is asked for the
+// whole team, whose indices are below step.
 template <int N, int kAhead, class T, class F>
 __device__ __forceinline__ void each_pack(const T* from, const Axes& axes, uint32_t first, uint32_t index,
                                           uint32_t end, uint32_t step, F&& visit) {
@@ -52,9 +54,11 @@ __device__ __forceinline__ void each_pack(const T* from, const Axes& axes, uint3
       for (int j = 0; j < kCount; ++j)
         if (kWhole || i + j * step < end) load(j, from + axes.offset(i + j * step));
     }
-    FASTDL_UNROLL
-    for (int j = 0; j < kCount; ++j)
-      if (kWhole || i + j * step < end) visit(i + j * step, loaded[j]);
+    visit([&](auto&& f) {
+      FASTDL_UNROLL
+      for (int j = 0; j < kCount; ++j)
+        if (kWhole || i + j * step < end) f(i + j * step, loaded[j]);
+    });
   };
   constexpr std::integral_constant<int, kAhead> many;
   constexpr std::integral_constant<int, (kAhead < 4 ? kAhead : 4)> few;
@@ -92,8 +96,9 @@ __device__ __forceinline__ A block_merge(A a, const P& policy) {
 
 // A block's rows, of the matrix x, are copied to shared memory; `group` lanes reduce one.
 template <class T, class P>
-__device__ __forceinline__ void tile_of(const P& policy, T* tile, const T* x, const Task& t, uint32_t rows,
-                                        uint32_t group) {
+__global__ void __launch_bounds__(256)
+    reduce_tiles(P policy, const T* x, Task t, uint32_t rows, uint32_t group) {
+  FASTDL_DYNAMIC_SHARED(T, tile);
   using C = Compute<T>;
   constexpr uint32_t N = kWidest<T>;
   const uint32_t first = blockIdx.x * rows, length = t.packs;
@@ -104,26 +109,22 @@ __device__ __forceinline__ void tile_of(const P& policy, T* tile, const T* x, co
   cp_async_commit();
   cp_async_wait<0>();
   sync_threads();
-  const uint32_t lane = threadIdx.x & (group - 1);
-  for (uint32_t row = threadIdx.x / group; row < rows; row += 256 / group) {
-    const T* at = tile + (row < mine ? row : 0) * length;
-    const C x0 = C(widen(*at));
-    auto a = policy.start();
-    for (uint32_t k = lane; k < length; k += group) policy.add(a, C(widen(at[k])), x0, k);
-    a = lanes_reduce(a, int(group), policy);
-    if (row < mine && lane == 0) policy.finish(first + row, a, x0);
-  }
-}
-template <class T, class P>
-__global__ void __launch_bounds__(256)
-    reduce_tiles(P policy, const T* x, Task t, uint32_t rows, uint32_t group) {
-  FASTDL_DYNAMIC_SHARED(T, tile);
-  with_operation(policy, [&](const auto& fixed) { tile_of(fixed, tile, x, t, rows, group); });
+  const uint32_t lane = threadIdx.x & (group - 1), shift = uint32_t(bits_of(group - 1));
+  with_operation(policy, [&](const auto& fixed) {
+    for (uint32_t row = threadIdx.x >> shift; row < rows; row += 256 >> shift) {
+      const T* at = tile + (row < mine ? row : 0) * length;
+      const C x0 = C(widen(*at));
+      auto a = fixed.start();
+      for (uint32_t k = lane; k < length; k += group) fixed.add(a, C(widen(at[k])), x0, k);
+      a = lanes_reduce(a, int(group), fixed);
+      if (row < mine && lane == 0) fixed.finish(first + row, a, x0);
+    }
+  });
 }
 
-template <int N, bool kBlock, class T, class P>
-__device__ __forceinline__ void rows_of(const P& policy, typename P::Accumulator* partials, const T* x,
-                                        const Task& t, int group) {
+template <class T, class P, int N, bool kBlock>
+__global__ void __launch_bounds__(256)
+    reduce_rows(P policy, typename P::Accumulator* partials, const T* x, Task t, int group) {
   using C = Compute<T>;
   RowTeam<kBlock> team(group);
   const int64_t items = kBlock ? int64_t(t.outputs) * t.slices : t.outputs;
@@ -139,12 +140,16 @@ __device__ __forceinline__ void rows_of(const P& policy, typename P::Accumulator
     const C x0 = t.packs > 0 ? C(widen(*from)) : C(0);
     auto a = policy.start();
     const uint32_t first = slice * t.per_slice, end = mine ? std::min(t.packs, first + t.per_slice) : 0;
+    const auto add = [&](const auto& all) {
+      with_operation(policy, [&](const auto& fixed) {
+        all([&](uint32_t i, const Loaded<T, N>& pack) {
+          FASTDL_UNROLL
+          for (int k = 0; k < N; ++k) fixed.add(a, C(widen(pack[k])), x0, i * N + k);
+        });
+      });
+    };
     each_pack<N, ahead<P>(kBlock ? 8 : 4)>(from, t.reduced, first, uint32_t(team.index), end,
-                                           uint32_t(team.size), [&](uint32_t i, const Loaded<T, N>& pack) {
-                                             FASTDL_UNROLL
-                                             for (int k = 0; k < N; ++k)
-                                               policy.add(a, C(widen(pack[k])), x0, i * N + k);
-                                           });
+                                           uint32_t(team.size), add);
     if constexpr (kBlock)
       a = block_merge(a, policy);
     else
@@ -156,18 +161,13 @@ __device__ __forceinline__ void rows_of(const P& policy, typename P::Accumulator
       partials[team.row] = a;
   }
 }
-template <class T, class P, int N, bool kBlock>
-__global__ void __launch_bounds__(256)
-    reduce_rows(P policy, typename P::Accumulator* partials, const T* x, Task t, int group) {
-  with_operation(policy, [&](const auto& fixed) { rows_of<N, kBlock>(fixed, partials, x, t, group); });
-}
-
 // ---- the innermost axis stays
 
 // A block has blockDim.x packs of columns, each shared by blockDim.y threads.
-template <int V, class T, class P>
-__device__ __forceinline__ void columns_of(const P& policy, typename P::Accumulator* shared,
-                                           typename P::Accumulator* partials, const T* x, const Task& t) {
+template <class T, class P, int V>
+__global__ void __launch_bounds__(512)
+    reduce_columns(P policy, typename P::Accumulator* partials, const T* x, Task t) {
+  FASTDL_DYNAMIC_SHARED(typename P::Accumulator, shared);
   using C = Compute<T>;
   const uint32_t width = blockDim.x * V, groups = (t.outputs + width - 1) / width;
   for (uint32_t item = blockIdx.x; item < groups * t.slices; item += gridDim.x) {
@@ -183,11 +183,15 @@ __device__ __forceinline__ void columns_of(const P& policy, typename P::Accumula
       x0[k] = t.packs > 0 ? C(widen(from[k])) : C(0);
     }
     const uint32_t first = slice * t.per_slice, end = mine ? std::min(t.packs, first + t.per_slice) : 0;
-    each_pack<V, ahead<P>()>(from, t.reduced, first, threadIdx.y, end, blockDim.y,
-                             [&](uint32_t i, const Loaded<T, V>& pack) {
-                               FASTDL_UNROLL
-                               for (int k = 0; k < V; ++k) policy.add(a[k], C(widen(pack[k])), x0[k], i);
-                             });
+    const auto add = [&](const auto& all) {
+      with_operation(policy, [&](const auto& fixed) {
+        all([&](uint32_t i, const Loaded<T, V>& pack) {
+          FASTDL_UNROLL
+          for (int k = 0; k < V; ++k) fixed.add(a[k], C(widen(pack[k])), x0[k], i);
+        });
+      });
+    };
+    each_pack<V, ahead<P>()>(from, t.reduced, first, threadIdx.y, end, blockDim.y, add);
     if (blockDim.y == 1) {  // then there are no slices
       if (!mine) continue;
       if constexpr (requires { policy.finish_side_by_side(output, a); }) {
@@ -211,23 +215,17 @@ __device__ __forceinline__ void columns_of(const P& policy, typename P::Accumula
     }
   }
 }
-template <class T, class P, int V>
-__global__ void __launch_bounds__(512)
-    reduce_columns(P policy, typename P::Accumulator* partials, const T* x, Task t) {
-  FASTDL_DYNAMIC_SHARED(typename P::Accumulator, shared);
-  with_operation(policy, [&](const auto& fixed) { columns_of<V>(fixed, shared, partials, x, t); });
-}
-
 struct Matrix {
   Divisor columns;
   uint32_t threads;  // at work: their packs are whole rows
   uint32_t rows;     // so many
   uint32_t rest;     // elements beyond the last pack
 };
-template <int V, class T, class P>
-__device__ __forceinline__ void matrix_of(const P& policy, typename P::Accumulator* shared,
-                                          typename P::Accumulator* partials, const T* x, const Task& t,
-                                          const Matrix& m) {
+template <class T, class P>
+__global__ void __launch_bounds__(256)
+    reduce_matrix(P policy, typename P::Accumulator* partials, const T* x, Task t, Matrix m) {
+  constexpr int V = kWidest<T>;
+  FASTDL_SHARED(typename P::Accumulator, shared, 256 * V);
   using C = Compute<T>;
   const uint32_t n = m.columns.divisor, matrices = t.outputs / n, thread = threadIdx.x;
   const bool works = thread < m.threads;
@@ -245,24 +243,29 @@ __device__ __forceinline__ void matrix_of(const P& policy, typename P::Accumulat
       row[k] = m.columns.quotient(thread * V + k);
       x0[k] = C(widen(from[thread * V + k - row[k] * n]));
     }
-    each_pack<V, ahead<P>()>(from, t.reduced, first, thread, works ? end : 0, m.threads,
-                             [&](uint32_t, const Loaded<T, V>& pack) {
-                               FASTDL_UNROLL
-                               for (int k = 0; k < V; ++k)
-                                 policy.add(a[k], C(widen(pack[k])), x0[k], row[k] + passed);
-                               passed += m.rows;
-                             });
+    const auto add = [&](const auto& all) {
+      with_operation(policy, [&](const auto& fixed) {
+        all([&](uint32_t, const Loaded<T, V>& pack) {
+          FASTDL_UNROLL
+          for (int k = 0; k < V; ++k) fixed.add(a[k], C(widen(pack[k])), x0[k], row[k] + passed);
+          passed += m.rows;
+        });
+      });
+    };
+    each_pack<V, ahead<P>()>(from, t.reduced, first, thread, works ? end : 0, m.threads, add);
     if (end == t.packs && (end - first) % m.threads == thread) {  // the next one's turn
       const T* last = from + int64_t(t.packs) * V;
-      FASTDL_UNROLL
-      for (int k = 0; k < V; ++k)
-        if (uint32_t(k) < m.rest) policy.add(a[k], C(widen(last[k])), x0[k], row[k] + passed);
+      with_operation(policy, [&](const auto& fixed) {
+        FASTDL_UNROLL
+        for (int k = 0; k < V; ++k)
+          if (uint32_t(k) < m.rest) fixed.add(a[k], C(widen(last[k])), x0[k], row[k] + passed);
+      });
     }
     sync_threads();  // the previous item's have been read
     FASTDL_UNROLL
     for (int k = 0; k < V; ++k)
       if (works) shared[thread * V + k] = a[k];
-    merge_shared(shared, m.rows, n, policy);
+    merge_shared(&shared[0], m.rows, n, policy);
     for (uint32_t c = thread; c < n; c += 256) {
       if (t.slices == 1)
         policy.finish(matrix * n + c, shared[c], C(widen(from[c])));
@@ -271,14 +274,6 @@ __device__ __forceinline__ void matrix_of(const P& policy, typename P::Accumulat
     }
   }
 }
-template <class T, class P>
-__global__ void __launch_bounds__(256)
-    reduce_matrix(P policy, typename P::Accumulator* partials, const T* x, Task t, Matrix m) {
-  constexpr int V = kWidest<T>;
-  FASTDL_SHARED(typename P::Accumulator, shared, 256 * V);
-  with_operation(policy, [&](const auto& fixed) { matrix_of<V>(fixed, &shared[0], partials, x, t, m); });
-}
-
 // Partial results lie `of_output` and `of_slice` apart; blockDim.y threads share an output.
 template <class T, class P>
 __global__ void __launch_bounds__(256)

@@ -46,20 +46,9 @@ struct FoldOf {
   Fold op;
   Folded<T> to;
   bool squares;  // a norm's p is 2, not 1
+  C first;       // of nothing
 
-  __device__ __forceinline__ C start() const {
-    switch (op) {
-      case Fold::prod:
-        return C(1);
-      case Fold::amax:
-        return -infinity<C>();
-      case Fold::amin:
-      case Fold::smallest:
-        return infinity<C>();
-      default:
-        return C(0);
-    }
-  }
+  __device__ __forceinline__ C start() const { return first; }
   __device__ __forceinline__ void add(C& a, C x, C, uint32_t) const {
     switch (op) {
       case Fold::sum:
@@ -91,19 +80,16 @@ struct FoldOf {
         break;
     }
   }
+  // The operation need not be known here. (By masks, of which the compiler makes no table of jumps.)
+  template <Fold... kOf>
+  __device__ __forceinline__ bool is() const {
+    return ((0U | ... | (1U << int(kOf))) >> int(op) & 1) != 0;
+  }
   __device__ __forceinline__ C operator()(C a, C b) const {
-    switch (op) {
-      case Fold::prod:
-        return a * b;
-      case Fold::amax:
-      case Fold::largest:
-        return larger(a, b);
-      case Fold::amin:
-      case Fold::smallest:
-        return smaller(a, b);
-      default:
-        return a + b;
-    }
+    if (is<Fold::prod>()) return a * b;
+    if (is<Fold::amax, Fold::largest>()) return larger(a, b);
+    if (is<Fold::amin, Fold::smallest>()) return smaller(a, b);
+    return a + b;
   }
   __device__ __forceinline__ void finish(uint32_t output, C a, C) const {
     to.write(output, op == Fold::norm && squares ? std::sqrt(a) : a);

@@ -10,12 +10,12 @@
 
 namespace fastdl::cuda {
 
-// Over the `size` lanes of aligned groups (1, 2, .. 32): all of the warp's lanes take part.
+// Over the `size` lanes of aligned groups (1, 2, .. 32): all of the warp's lanes take part. (A loop is less code than
+// five questions.)
 template <class C, class F>
 __device__ __forceinline__ C lanes_reduce(C v, int size, F f) {
-  FASTDL_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2)
-    if (mask < size) v = f(v, shuffle_xor(v, mask));
+  FASTDL_ROLLED
+  for (int mask = size / 2; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
   return v;
 }
 template <class C, class F>
@@ -97,6 +97,7 @@ template <bool kBlock>
 struct RowTeam {
   int size, index;    // threads on the row, and which of them this one is
   int64_t row, step;  // the first row, and how far to the next
+  int before = 0;     // teams of the warp with lower lanes
 
   __device__ __forceinline__ explicit RowTeam(int group) {
     if constexpr (kBlock) {
@@ -105,11 +106,14 @@ struct RowTeam {
       row = blockIdx.x;
       step = gridDim.x;
     } else {
+      // A group is a power of two: divisions by others are some thirty instructions each.
+      const int shift = bits_of(uint32_t(group) - 1);
       size = group;
       index = int(threadIdx.x) & (group - 1);
-      const int per_block = int(blockDim.x) / group;
-      row = int64_t(blockIdx.x) * per_block + int(threadIdx.x) / group;
+      const uint32_t per_block = blockDim.x >> shift;
+      row = int64_t(blockIdx.x) * per_block + (threadIdx.x >> shift);
       step = int64_t(gridDim.x) * per_block;
+      before = int(threadIdx.x & 31) >> shift;
     }
   }
   // Threads of a warp whose row does not exist still take part in its shuffles: loop while any has one.
@@ -117,7 +121,7 @@ struct RowTeam {
     if constexpr (kBlock)
       return row < rows;
     else
-      return row - (int(threadIdx.x) & 31) / size < rows;  // the first row of the warp
+      return row - before < rows;  // the first row of the warp
   }
   template <class C, class F>
   __device__ __forceinline__ C reduce(C v, C identity, F f) const {
@@ -135,9 +139,8 @@ struct RowTeam {
     if constexpr (kBlock) {
       block_sums(v);
     } else {
-      FASTDL_UNROLL
-      for (int mask = 16; mask > 0; mask /= 2) {
-        if (mask >= size) continue;
+      FASTDL_ROLLED
+      for (int mask = size / 2; mask > 0; mask /= 2) {
         FASTDL_UNROLL
         for (int i = 0; i < 2; ++i) v[i] += shuffle_xor(v[i], mask);
       }

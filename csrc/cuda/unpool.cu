@@ -65,10 +65,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 // equals the first, of NaNs the last.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    plane_max(T* y, int64_t* indices, const T* x, int64_t planes, int64_t size, int group) {
+    plane_max(T* y, void* indices, int bytes, const T* x, int64_t planes, int64_t size, int group) {
   using C = Compute<T>;
   const int lane = int(threadIdx.x) & (group - 1);
-  const int64_t plane = int64_t(blockIdx.x) * (kThreads / group) + int(threadIdx.x) / group;
+  const int shift = bits_of(uint32_t(group) - 1);
+  const int64_t plane = int64_t(blockIdx.x) * (kThreads >> shift) + (threadIdx.x >> shift);
   const T* from = x + (plane < planes ? plane : 0) * size;
   C best = C(widen(from[0]));
   int64_t place = 0;
@@ -85,7 +86,13 @@ __global__ void __launch_bounds__(kThreads)
   for (int mask = group / 2; mask > 0; mask /= 2) take(shuffle_xor(best, mask), shuffle_xor(place, mask));
   if (lane == 0 && plane < planes) {
     y[plane] = narrow<T>(best);
-    indices[plane] = place;
+    if (indices == nullptr) return;
+    if (bytes == 1)
+      static_cast<uint8_t*>(indices)[plane] = uint8_t(place);
+    else if (bytes == 4)
+      static_cast<int32_t*>(indices)[plane] = int32_t(place);
+    else
+      static_cast<int64_t*>(indices)[plane] = place;
   }
 }
 
@@ -150,16 +157,23 @@ void launch_over(const char* op, void (*kernel)(P...), int64_t items, Stream str
 void adaptive_max_pool_forward(Dtype dtype, void* y, int64_t* indices, const void* x, const PoolProblem& p,
                                Stream stream) {
   const int64_t items = p.planes * p.out_plane();
+  if (p.out_plane() == 1 && items * p.in_plane() > 0)
+    return plane_max_forward(dtype, y, indices, int(sizeof(int64_t)), x, p, stream);
   by_dtype(dtype, [&]<class T>(T) {
-    if (p.out_plane() == 1 && items * p.in_plane() > 0) {
-      int group = 8;
-      while (group < 32 && group * pool::kAhead < p.in_plane()) group *= 2;
-      return launch("adaptive_max_pool", plane_max<T>, dim3(unsigned(ceil_div(items, kThreads / group))),
-                    dim3(kThreads), 0, stream, static_cast<T*>(y), indices, static_cast<const T*>(x), items,
-                    p.in_plane(), group);
-    }
     launch_over("adaptive_max_pool", adaptive_max<T>, items, stream, static_cast<T*>(y), indices,
                 static_cast<const T*>(x), p, items);
+  });
+}
+
+void plane_max_forward(Dtype dtype, void* y, void* indices, int bytes, const void* x, const PoolProblem& p,
+                       Stream stream) {
+  if (p.planes == 0) return;
+  int group = 8;
+  while (group < 32 && group * pool::kAhead < p.in_plane()) group *= 2;
+  by_dtype(dtype, [&]<class T>(T) {
+    launch("max_pool", plane_max<T>, dim3(unsigned(ceil_div(p.planes, kThreads / group))), dim3(kThreads), 0,
+           stream, static_cast<T*>(y), indices, bytes, static_cast<const T*>(x), p.planes, p.in_plane(),
+           group);
   });
 }
 

@@ -9,6 +9,10 @@ namespace fastdl::cuda {
 // Windows [o in / out, (o + 1) in / out), rounded outwards; of the problem only planes, in and out count.
 void adaptive_max_pool_forward(Dtype dtype, void* y, int64_t* indices, const void* x,
                                const PoolProblem& problem, Stream stream);
+// The same of one output a plane, which is then the tap of a window as large as the plane: indices (null: not wanted)
+// of 1, 4 or 8 bytes.
+void plane_max_forward(Dtype dtype, void* y, void* indices, int bytes, const void* x,
+                       const PoolProblem& problem, Stream stream);
 // indices as forward makes them: a gradient whose index is not in its own window counts for nothing.
 void adaptive_max_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const int64_t* indices,
                                 const PoolProblem& problem, uint64_t* report, Stream stream);

@@ -210,6 +210,14 @@ def to_device(array: Any, where: device, non_blocking: bool = False) -> Any:
         return xp.asarray(np.ascontiguousarray(array).reshape(array.shape), blocking=not non_blocking)
 
 
+def give_to_device(array: Any, where: device) -> Any:
+    """:func:`to_device` of an array that nobody changes any more: the host does not wait for the GPU to have it.
+
+    (A graph would read the host's memory again in every replay: while one is recorded the wait stays, an error.)
+    """
+    return to_device(array, where, not kernels.capture.active)
+
+
 def make(where: device, function: str, *arguments: Any) -> Any:
     """What a kernel function without array arguments (``empty``, ``random_uniform``) makes on a resolved device."""
     if where is CPU:

@@ -52,21 +52,26 @@ void register_norm(py::module_& m) {
     cuda::channel_gradients(Dtype(dtype), pointer(grad_weight), pointer(grad_bias), pointer(grad_y),
                             pointer(x), doubles(mean), doubles(var), p, pointer(scratch), stream_of(stream));
   });
-  m.def("batch_moments", [](int dtype, uintptr_t mean, uintptr_t var, uintptr_t x, const ChannelNorm& p,
-                            uintptr_t scratch, uintptr_t stream) {
-    cuda::batch_moments(Dtype(dtype), doubles(mean), doubles(var), pointer(x), p, pointer(scratch),
-                        stream_of(stream));
-  });
+  m.def("batch_norm_scratch",
+        [](int dtype, const ChannelNorm& p) { return cuda::batch_norm_scratch(Dtype(dtype), p); });
+  m.def("batch_norm_forward",
+        [](int dtype, uintptr_t y, uintptr_t mean, uintptr_t var, uintptr_t x, uintptr_t weight,
+           uintptr_t bias, const ChannelNorm& p, uintptr_t scratch, uintptr_t stream) {
+          cuda::batch_norm_forward(Dtype(dtype), pointer(y), doubles(mean), doubles(var), pointer(x),
+                                   pointer(weight), pointer(bias), p, pointer(scratch), stream_of(stream));
+        });
   m.def("batch_norm_apply", [](int dtype, uintptr_t y, uintptr_t x, uintptr_t mean, uintptr_t var,
                                uintptr_t weight, uintptr_t bias, const ChannelNorm& p, uintptr_t stream) {
     cuda::batch_norm_apply(Dtype(dtype), pointer(y), pointer(x), doubles(mean), doubles(var), pointer(weight),
                            pointer(bias), p, stream_of(stream));
   });
-  m.def("batch_norm_grad_x",
-        [](int dtype, uintptr_t grad_x, uintptr_t grad_y, uintptr_t x, uintptr_t mean, uintptr_t var,
-           uintptr_t weight, uintptr_t sums, const ChannelNorm& p, uintptr_t stream) {
-          cuda::batch_norm_grad_x(Dtype(dtype), pointer(grad_x), pointer(grad_y), pointer(x), doubles(mean),
-                                  doubles(var), pointer(weight), pointer(sums), p, stream_of(stream));
+  m.def("batch_norm_backward",
+        [](int dtype, uintptr_t grad_x, uintptr_t grad_weight, uintptr_t grad_bias, uintptr_t grad_y,
+           uintptr_t x, uintptr_t weight, uintptr_t mean, uintptr_t var, bool training, const ChannelNorm& p,
+           uintptr_t scratch, uintptr_t stream) {
+          cuda::batch_norm_backward(Dtype(dtype), pointer(grad_x), pointer(grad_weight), pointer(grad_bias),
+                                    pointer(grad_y), pointer(x), pointer(weight), doubles(mean), doubles(var),
+                                    training, p, pointer(scratch), stream_of(stream));
         });
   m.def("local_response_forward",
         [](int dtype, uintptr_t y, uintptr_t x, int64_t batch, int64_t channels, int64_t inner, int64_t size,

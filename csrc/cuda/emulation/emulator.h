@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -260,6 +261,9 @@ inline float rounded_product(float a, float b) {
 }  // compiled for a target without FMA
 inline double rounded_product(double a, double b) {
   return a * b;
+}
+inline int bits_of(uint32_t x) {
+  return std::popcount(x);
 }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) {
   return uint32_t(uint64_t(a) * b >> 32);

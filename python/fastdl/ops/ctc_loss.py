@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.devices import device_of, to_device, to_host
+from fastdl.devices import device_of, give_to_device, to_host
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
@@ -141,7 +141,7 @@ def ctc_loss(
     if batch and target_lengths.min() < 0:
         raise ArgumentError(f"{op}: target_lengths must not be negative, got {target_lengths.tolist()}")
     options = {
-        "targets": to_device(_padded(labels, target_lengths, batch), device_of(x)),
+        "targets": give_to_device(_padded(labels, target_lengths, batch), device_of(x)),
         "input_lengths": input_lengths,
         "target_lengths": target_lengths,
         "blank": blank,

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.devices import device_of, to_device, to_host
+from fastdl.devices import device_of, give_to_device, to_host
 from fastdl.dtypes import FLOATING, float16, float32, float64
 from fastdl.kernels import select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, sum_to, zeros
@@ -82,7 +82,7 @@ class RepeatInterleave(Op):
             whole = strided(x, extents, (*x.strides[: dim + 1], 0, *x.strides[dim + 1 :]))
             return pooled_copy(whole).reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
         places = np.repeat(np.arange(x.shape[dim]), repeats)
-        return select(x).index_select_forward(x, dim, to_device(places, device_of(x)))
+        return select(x).index_select_forward(x, dim, give_to_device(places, device_of(x)))
 
     def backward(self, grad: Any) -> Any:
         if isinstance(self.repeats, int):
@@ -92,7 +92,7 @@ class RepeatInterleave(Op):
             folded = contiguous(grad).reshape(split)
             kept = (*self.shape[: self.dim + 1], 1, *self.shape[self.dim + 1 :])
             return sum_to(folded, kept).reshape(self.shape)
-        places = to_device(np.repeat(np.arange(self.shape[self.dim]), self.repeats), device_of(grad))
+        places = give_to_device(np.repeat(np.arange(self.shape[self.dim]), self.repeats), device_of(grad))
         return in_float32(select(grad).index_select_backward, grad, self.dim, places, self.shape[self.dim])
 
     def linear(self, x: Any) -> Any:

@@ -133,6 +133,10 @@ class Mean(Reduction):
 
     def backward(self, grad: Any) -> Any:
         share = 1.0 / builtins.max(reduced_count(self.shape, self.axes), 1)
+        if on_device(grad) and reduced_count(self.shape, None) <= 1 << 18:
+            # One launch, not one for the share and one more for a copy.
+            self.aliases_grad = False  # type: ignore[misc]
+            return select(grad).mul_forward(self.spread(grad), share)
         return self.spread(select(grad).mul_forward(grad, share))
 
     def backward_graph(self, grad: Tensor) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.devices import device_of, to_device
+from fastdl.devices import device_of, give_to_device
 from fastdl.dtypes import float32, is_half
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import full, zeros
@@ -267,7 +267,7 @@ class TakeRows(Op):
     """Rows ``index`` (each at most once) of x seen as rows: the first two axes are one."""
 
     def forward(self, x: Any, index: Any) -> Any:
-        self.index, self.shape = to_device(index, device_of(x)), x.shape
+        self.index, self.shape = give_to_device(index, device_of(x)), x.shape
         x = x if x.flags.c_contiguous else pooled_copy(x)
         return select(x).index_select_forward(x.reshape(-1, *x.shape[2:]), 0, self.index)
 
@@ -285,7 +285,7 @@ class PlaceRows(Op):
     """An array of ``shape`` full of ``value`` with x's rows at ``index``: what TakeRows undoes."""
 
     def forward(self, x: Any, index: Any, shape: tuple[int, ...], value: float) -> Any:
-        self.index = to_device(index, device_of(x))
+        self.index = give_to_device(index, device_of(x))
         y = select(x).empty(shape, x.dtype)
         y.fill(value)
         y.reshape(-1, *shape[2:])[self.index] = x

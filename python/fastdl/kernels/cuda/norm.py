@@ -255,10 +255,47 @@ def _channels(op: str, x: Array, eps: float) -> tuple[Any, Any, int]:
     )
 
 
-def _apply(
-    op: str, number: int, given: Any, x: Array, mean: Array, var: Array, weight: Any, bias: Any
+def batch_norm_forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    op, x = "batch_norm", contiguous(x)
+    number = device.code(op, x)
+    runtime, problem, channels = _channels(op, x, eps)
+    weight = _parameter(op, "weight", weight, channels, x.dtype)
+    bias = _parameter(op, "bias", bias, channels, x.dtype)
+    y, mean, var = (
+        runtime.empty(x.shape, x.dtype),
+        runtime.empty(channels, _DOUBLE),
+        runtime.empty(channels, _DOUBLE),
+    )
+    pointer, scratch = runtime.pointer, _scratch(runtime, number, problem)
+    runtime.extension.batch_norm_forward(
+        number,
+        pointer(y),
+        pointer(mean),
+        pointer(var),
+        pointer(x),
+        pointer(weight),
+        pointer(bias),
+        problem,
+        pointer(scratch),
+        runtime.stream(),
+    )
+    return y, mean, var
+
+
+def _scratch(runtime: Any, number: int, problem: Any) -> Array | None:
+    size = runtime.extension.batch_norm_scratch(number, problem)
+    return runtime.empty(size, np.dtype(np.uint8)) if size else None
+
+
+def batch_norm_inference(
+    x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
 ) -> Array:
-    runtime, problem, channels = given
+    op, x = "batch_norm", contiguous(x)
+    number = device.code(op, x)
+    runtime, problem, channels = _channels(op, x, eps)
+    mean, var = (_statistic(op, n, convert(s, _DOUBLE), channels) for n, s in (("mean", mean), ("var", var)))
     weight = _parameter(op, "weight", weight, channels, x.dtype)
     bias = _parameter(op, "bias", bias, channels, x.dtype)
     y = runtime.empty(x.shape, x.dtype)
@@ -275,35 +312,6 @@ def _apply(
         runtime.stream(),
     )
     return y
-
-
-def batch_norm_forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float
-) -> tuple[Array, Array, Array]:
-    op, x = "batch_norm", contiguous(x)
-    number = device.code(op, x)
-    given = runtime, problem, channels = _channels(op, x, eps)
-    mean, var = runtime.empty(channels, _DOUBLE), runtime.empty(channels, _DOUBLE)
-    scratch = runtime.empty(runtime.extension.channel_scratch(number, problem), np.dtype(np.uint8))
-    runtime.extension.batch_moments(
-        number,
-        runtime.pointer(mean),
-        runtime.pointer(var),
-        runtime.pointer(x),
-        problem,
-        runtime.pointer(scratch),
-        runtime.stream(),
-    )
-    return _apply(op, number, given, x, mean, var, weight, bias), mean, var
-
-
-def batch_norm_inference(
-    x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
-) -> Array:
-    op, x = "batch_norm", contiguous(x)
-    number, given = device.code(op, x), _channels(op, x, eps)
-    mean, var = (_statistic(op, n, convert(s, _DOUBLE), given[2]) for n, s in (("mean", mean), ("var", var)))
-    return _apply(op, number, given, x, mean, var, weight, bias)
 
 
 def batch_norm_backward(
@@ -325,26 +333,25 @@ def batch_norm_backward(
     runtime, problem, channels = _channels(op, x, eps)
     weight = _parameter(op, "weight", weight, channels, x.dtype)
     mean, var = _statistic(op, "mean", mean, channels), _statistic(op, "var", var, channels)
-    grad_x = grad_weight = grad_bias = sums = None
-    if need_weight or need_bias or (need_x and training):
-        grad_weight, grad_bias, sums = _channel_gradients(
-            number, runtime, grad_y, x, mean, var, problem, channels, need_weight, need_bias
-        )
-    if need_x:
-        grad_x = runtime.empty(x.shape, x.dtype)
-        pointer = runtime.pointer
-        runtime.extension.batch_norm_grad_x(
-            number,
-            pointer(grad_x),
-            pointer(grad_y),
-            pointer(x),
-            pointer(mean),
-            pointer(var),
-            pointer(weight),
-            pointer(sums) if training else 0,
-            problem,
-            runtime.stream(),
-        )
+    grad_x = runtime.empty(x.shape, x.dtype) if need_x else None
+    grad_weight = runtime.empty(channels, x.dtype) if need_weight else None
+    grad_bias = runtime.empty(channels, x.dtype) if need_bias else None
+    pointer, scratch = runtime.pointer, _scratch(runtime, number, problem)
+    runtime.extension.batch_norm_backward(
+        number,
+        pointer(grad_x),
+        pointer(grad_weight),
+        pointer(grad_bias),
+        pointer(grad_y),
+        pointer(x),
+        pointer(weight),
+        pointer(mean),
+        pointer(var),
+        training,
+        problem,
+        pointer(scratch),
+        runtime.stream(),
+    )
     return grad_x, grad_weight, grad_bias
 
 
