@@ -98,15 +98,18 @@ __global__ void __launch_bounds__(kBlock ? kSums ? kMostSums : 1024 : lane_threa
           C* const own = of_warps + (int(threadIdx.x) / 32 * 2 + which) * kColumns;
           FASTDL_UNROLL
           for (int j = 0; j < kPacks; ++j) {
-            constexpr int kPart = int(16 / sizeof(C));
-            FASTDL_UNROLL
-            for (int k = 0; k < N; ++k) {
-              if constexpr (!kPlain) own[slice.element(j, k)] = sums[j][which].v[k];
-              if (!kPlain || k % kPart != 0) continue;
-              Pack<C, kPart> part;
+            if constexpr (kPlain) {
+              constexpr int kPart = int(16 / sizeof(C));
               FASTDL_UNROLL
-              for (int e = 0; e < kPart; ++e) part.v[e] = sums[j][which].v[k + e];
-              *reinterpret_cast<Pack<C, kPart>*>(own + slice.element(j, k)) = part;
+              for (int k = 0; k < N; k += kPart) {
+                Pack<C, kPart> part;
+                FASTDL_UNROLL
+                for (int e = 0; e < kPart; ++e) part.v[e] = sums[j][which].v[k + e];
+                *reinterpret_cast<Pack<C, kPart>*>(own + slice.element(j, k)) = part;
+              }
+            } else {
+              FASTDL_UNROLL
+              for (int k = 0; k < N; ++k) own[slice.element(j, k)] = sums[j][which].v[k];
             }
           }
         }
