@@ -95,7 +95,12 @@ def test_convert(backend, source, target):
 
 @pytest.mark.parametrize("n", [1, 21, 100_003])
 def test_convert_keeps_denormal_numbers(backend, n):
-    for source, target, tiny in (("f8", "f4", 1e-40), ("f4", "f8", 1e-40), ("f4", "?", 1e-40), ("f8", "?", 1e-310)):
+    for source, target, tiny in (
+        ("f8", "f4", 1e-40),
+        ("f4", "f8", 1e-40),
+        ("f4", "?", 1e-40),
+        ("f8", "?", 1e-310),
+    ):
         x = np.full(n, tiny, source)
         np.testing.assert_array_equal(backend.convert(x, np.dtype(target)), x.astype(target))
 
