@@ -50,10 +50,13 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         check_array(op, array.astype(array.dtype.newbyteorder("="), copy=False))
         return array, dtype
     types = _types(data)
-    if any([issubclass(t, Tensor) for t in types]):
-        if dtype is None:
+    typed = [t for t in types if issubclass(t, (Tensor, np.ndarray, np.generic))]
+    if typed:
+        tensors = any([issubclass(t, Tensor) for t in typed])
+        if dtype is None and (tensors or len(types) > 1):
             dtype = _common_dtype(data)
-        data = _plain(data)
+        if tensors:
+            data = _plain(data)
     try:
         array = np.asarray(data)
     except ValueError:
@@ -78,11 +81,7 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
             raise ArgumentError(
                 f"{op}: numbers of dtype {dtype} are in [{limits.min}, {limits.max}], got {beyond[0]}"
             )
-    if (
-        dtype is None
-        and array.dtype.kind in DIFFERENTIABLE
-        and not any([issubclass(t, (np.ndarray, np.generic)) for t in types])
-    ):
+    if dtype is None and array.dtype.kind in DIFFERENTIABLE and not typed:
         dtype = get_default_dtype()
         if array.dtype.kind == "c":
             dtype = complex_dtype(dtype)
@@ -108,7 +107,8 @@ def _common_dtype(data: Any) -> Any:
 
 def _plain(data: Any) -> Any:
     if isinstance(data, Tensor):
-        return to_host(data._data)
+        array = to_host(data._data)
+        return array.reshape(()) if array.size == 1 else array  # one number, whatever its shape
     return [_plain(d) for d in data] if isinstance(data, (list, tuple)) else data
 
 
