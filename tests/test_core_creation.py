@@ -29,7 +29,6 @@ import fastdl
         lambda lib: lib.tensor([np.float64(2.5), np.float64(1)]),
         lambda lib: lib.tensor([np.float32(2.5), 1, 0.5]),
         lambda lib: lib.tensor([np.int64(2), 0.5]),
-        lambda lib: lib.tensor([[1, 2], np.ones(2, np.float32)]),
         lambda lib: lib.tensor([lib.ones(1), lib.zeros(1, 1)]),
         lambda lib: lib.tensor(np.array([1, 2], np.int16)),
         lambda lib: lib.tensor([1, 2], dtype=lib.float16),
