@@ -201,7 +201,7 @@ def test_generator():
 def test_default_generator():
     assert fastdl.manual_seed(3) is fastdl.default_generator
     assert fastdl.initial_seed() == 3
-    with fastdl.random.fork_rng():
+    with fastdl.random.fork_rng(devices=[], device_type="cuda"):
         inside = fastdl.default_generator.draw()
     assert fastdl.default_generator.draw() == inside
     state = fastdl.get_rng_state()

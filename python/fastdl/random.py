@@ -228,11 +228,11 @@ def set_rng_state(new_state: Tensor) -> None:
 
 
 @contextmanager
-def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
+def fork_rng(devices: Any = None, enabled: bool = True, *, device_type: str = "cuda") -> Iterator[None]:
     """On leaving the ``with`` block the default generator is as it was before; see ``torch.random.fork_rng``.
 
     Args:
-        devices: accepted for compatibility; there is one generator.
+        devices, device_type: accepted for compatibility; there is one generator.
         enabled: False: do nothing.
     """
     state = default_generator.get_state()
