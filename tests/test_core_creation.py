@@ -165,6 +165,21 @@ def test_refusals(make, error, match):
         make()
 
 
+@pytest.mark.filterwarnings("ignore:torch.asarray")
+@pytest.mark.parametrize("copy", [None, True])
+@pytest.mark.parametrize("dtype", [None, "float64"])
+@pytest.mark.parametrize("requires_grad", [None, True, False])
+def test_asarray_of_what_requires_a_gradient(copy, dtype, requires_grad):
+    torch = pytest.importorskip("torch")
+    found = []
+    for lib in (fastdl, torch):
+        x = lib.ones(2, requires_grad=True)
+        flag = {} if requires_grad is None else {"requires_grad": requires_grad}
+        y = lib.asarray(x * 2, copy=copy, dtype=dtype and getattr(lib, dtype), **flag)
+        found.append((y.requires_grad, y.is_leaf, y.tolist()))
+    assert found[0] == found[1]
+
+
 def test_tensor_copies_and_from_numpy_shares():
     a = np.ones(3, np.float32)
     copied, shared = fastdl.tensor(a), fastdl.from_numpy(a)

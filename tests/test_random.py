@@ -195,6 +195,7 @@ def test_generator():
     assert g.draw() == following
     assert g.manual_seed(-1).initial_seed() == 2**64 - 1
     assert g.seed() == g.initial_seed()
+    assert g.set_state(g.get_state()) is g
     assert "seed=" in repr(g)
 
 

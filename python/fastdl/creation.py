@@ -174,13 +174,25 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
 
 
 def asarray(
-    obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False
+    obj: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    copy: bool | None = None,
+    requires_grad: bool | None = None,
 ) -> Tensor:
-    """``obj`` as a tensor, copied only if needed, or always (``copy=True``) or never; see ``torch.asarray``."""
+    """``obj`` as a tensor, copied only if needed, or always (``copy=True``) or never; see ``torch.asarray``.
+
+    It requires a gradient if ``obj`` does; ``requires_grad=False`` detaches it.
+    """
     if isinstance(obj, UntypedStorage):
         d = get_default_dtype() if dtype is None else as_dtype("asarray", dtype)
         obj = Tensor._wrap(obj._bytes().view(d))
-    if copy:
+    if requires_grad is None:
+        requires_grad = isinstance(obj, Tensor) and obj._requires_grad
+    if copy and isinstance(obj, Tensor):
+        result = obj.to(device, None if dtype is None else as_dtype("asarray", dtype), copy=True)
+    elif copy:
         result = tensor(obj, dtype=dtype, device=device)
     else:
         if not isinstance(obj, (Tensor, np.ndarray)) and hasattr(obj, "__dlpack__"):
@@ -195,7 +207,7 @@ def asarray(
             raise ValueError("asarray: copy=False, but this conversion needs a copy")
     if requires_grad and result._node is None:
         result.requires_grad = True
-    elif not requires_grad and result._requires_grad and not isinstance(obj, Tensor):
+    elif not requires_grad and result._requires_grad:
         result = result.detach()
     return result
 
