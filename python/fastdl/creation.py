@@ -101,15 +101,18 @@ def _types(data: Any) -> set[type]:
 def _common_dtype(data: Any) -> Any:
     """The dtype of a nested sequence that contains tensors: theirs, and those that Python numbers stand for."""
     if isinstance(data, (list, tuple)):
-        return reduce(promote_types, [_common_dtype(d) for d in data])
+        return reduce(
+            promote_types, {d._data.dtype if isinstance(d, Tensor) else _common_dtype(d) for d in data}
+        )
     return data.dtype if isinstance(data, (Tensor, np.ndarray, np.generic)) else number_dtype(data)
 
 
 def _plain(data: Any) -> Any:
-    if isinstance(data, Tensor):
-        array = to_host(data._data)
-        return array.reshape(()) if array.size == 1 else array  # one number, whatever its shape
-    return [_plain(d) for d in data] if isinstance(data, (list, tuple)) else data
+    if isinstance(data, (list, tuple)):
+        return [
+            d.item() if isinstance(d, Tensor) and d._data.size == 1 else _plain(d) for d in data
+        ]  # one element is a number, whatever its shape
+    return to_host(data._data) if isinstance(data, Tensor) else data
 
 
 def _odd_type(array: Any) -> str:
