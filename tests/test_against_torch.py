@@ -188,6 +188,7 @@ TABLES = {
         x = reals(4, 4); [*L.split(tensor=x, split_size_or_sections=2), *x.tensor_split(sections=2), *L.tensor_split(x, indices=(1, 2), dim=1), *L.hsplit(x, sections=2), *x.vsplit(indices=[1])]
         x = reals(2, 3); x.swapaxes(axis0=0, axis1=1), L.swapaxes(x, axis0=0, axis1=1), L.transpose(x, dim0=0, dim1=1)
         x = reals(4, 4); x.hsplit(parts=2)
+        x = reals(4, 4); [L.split_with_sizes(x, split_sizes=[1, 3])[1], L.dropout(x, p=0.5, train=False), x.uniform_(2, to=2)]
         [L.histogram(reals(9), density=True).hist, reals(9).histogram().bin_edges]
     """,
     "a bias that broadcasts": """

@@ -27,6 +27,9 @@ import fastdl
         lambda lib: lib.tensor(np.ones((0, 3))),
         lambda lib: lib.tensor(np.float64(2.5)),
         lambda lib: lib.tensor([np.float64(2.5), np.float64(1)]),
+        lambda lib: lib.tensor([np.float32(2.5), 1, 0.5]),
+        lambda lib: lib.tensor([np.int64(2), 0.5]),
+        lambda lib: lib.tensor([lib.ones(1), lib.zeros(1, 1)]),
         lambda lib: lib.tensor(np.array([1, 2], np.int16)),
         lambda lib: lib.tensor([1, 2], dtype=lib.float16),
         lambda lib: lib.tensor([1.7, -1.7], dtype=lib.int32),
@@ -160,6 +163,21 @@ def test_refusals(make, error, match):
         pytest.skip("about machines without a GPU")
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.filterwarnings("ignore:torch.asarray")
+@pytest.mark.parametrize("copy", [None, True])
+@pytest.mark.parametrize("dtype", [None, "float64"])
+@pytest.mark.parametrize("requires_grad", [None, True, False])
+def test_asarray_of_what_requires_a_gradient(copy, dtype, requires_grad):
+    torch = pytest.importorskip("torch")
+    found = []
+    for lib in (fastdl, torch):
+        x = lib.ones(2, requires_grad=True)
+        flag = {} if requires_grad is None else {"requires_grad": requires_grad}
+        y = lib.asarray(x * 2, copy=copy, dtype=dtype and getattr(lib, dtype), **flag)
+        found.append((y.requires_grad, y.is_leaf, y.tolist()))
+    assert found[0] == found[1]
 
 
 def test_tensor_copies_and_from_numpy_shares():

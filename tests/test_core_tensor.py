@@ -95,6 +95,9 @@ def test_properties():
     x = fastdl.zeros(2, 3, dtype=fastdl.float64)[:, 1:]
     assert (x.shape, x.size(), x.size(-1), x.ndim, x.dim(), x.numel()) == ((2, 2), (2, 2), 2, 2, 2, 4)
     assert (x.stride(), x.stride(0), x.storage_offset(), x.is_contiguous()) == ((3, 1), 3, 1, False)
+    for part in (x, x.detach(), x.data[1:].detach()):
+        assert part.untyped_storage().data_ptr() + 8 * part.storage_offset() == part.data_ptr()
+    assert x.data[1:].detach().storage_offset() == 4
     assert (x.element_size(), x.itemsize, x.nbytes) == (8, 8, 32)
     assert x.device == fastdl.device("cpu")
     assert str(x.device) == "cpu"

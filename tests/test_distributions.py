@@ -115,6 +115,7 @@ def test_log_prob_and_shapes_are_torch_s(name):
     same(ours.log_prob(x), theirs.log_prob(y))
     assert ours.sample().shape == tuple(theirs.sample().shape)
     assert ours.sample((4, 2)).shape == tuple(theirs.sample((4, 2)).shape)
+    assert ours.sample_n(3).shape == ours.sample((3,)).shape
     assert str(ours.sample().dtype) == str(theirs.sample().dtype).removeprefix("torch.")
     assert ours.has_rsample == theirs.has_rsample
 

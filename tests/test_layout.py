@@ -93,6 +93,18 @@ def test_convert(backend, source, target):
     assert backend.convert(np.ones(4, source), np.dtype("i2")) is None
 
 
+@pytest.mark.parametrize("n", [1, 21, 100_003])
+def test_convert_keeps_denormal_numbers(backend, n):
+    for source, target, tiny in (
+        ("f8", "f4", 1e-40),
+        ("f4", "f8", 1e-40),
+        ("f4", "?", 1e-40),
+        ("f8", "?", 1e-310),
+    ):
+        x = np.full(n, tiny, source)
+        np.testing.assert_array_equal(backend.convert(x, np.dtype(target)), x.astype(target))
+
+
 def test_zeros(backend):
     for shape, dtype in (((), "f4"), ((0, 3), "i8"), ((7, 9), "?"), ((5_000_001,), "f4"), ((33_333,), "f8")):
         x = backend.zeros(shape, np.dtype(dtype))

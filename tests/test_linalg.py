@@ -157,6 +157,9 @@ def test_a_singular_matrix():
             function(fastdl.tensor(a))
     assert fastdl.linalg.inv_ex(fastdl.tensor(a)).info.tolist() == [2, 0, 3]
     compare(lambda lib, x: lib.linalg.det(x), a)
+    for p in (1, -1, np.inf, "fro"):
+        want = torch.linalg.cond(torch.tensor(a), p)
+        np.testing.assert_allclose(fastdl.linalg.cond(fastdl.tensor(a), p).numpy(), want.numpy())
     triangle = np.array([[1.0, 0.0], [3.0, 0.0]])
     got = fastdl.linalg.solve_triangular(
         fastdl.tensor(triangle), fastdl.ones(2, 1, dtype=fastdl.float64), upper=False

@@ -195,13 +195,14 @@ def test_generator():
     assert g.draw() == following
     assert g.manual_seed(-1).initial_seed() == 2**64 - 1
     assert g.seed() == g.initial_seed()
+    assert g.set_state(g.get_state()) is g
     assert "seed=" in repr(g)
 
 
 def test_default_generator():
     assert fastdl.manual_seed(3) is fastdl.default_generator
     assert fastdl.initial_seed() == 3
-    with fastdl.random.fork_rng():
+    with fastdl.random.fork_rng(devices=[], device_type="cuda"):
         inside = fastdl.default_generator.draw()
     assert fastdl.default_generator.draw() == inside
     state = fastdl.get_rng_state()

@@ -145,6 +145,10 @@ def test_norms_as_torch():
     x[2] = np.rint(x[2])
     for p, dim in itertools.product([0, 1, 2, 3, 0.5, np.inf, -np.inf], [None, 0, 1, (0, 1)]):
         both("norm", lambda t: R.vector_norm(t, p, dim), lambda t: torch.linalg.vector_norm(t, p, dim), x)
+    for module in (fastdl, torch):  # a count has no gradient at all
+        t = module.ones(3, requires_grad=True)
+        module.linalg.vector_norm(t * 2, 0).backward()
+        assert t.grad is None
     both("norm", fastdl.norm, torch.norm, x)
     both("norm", lambda t: fastdl.norm(t, 1, 0, True), lambda t: torch.norm(t, 1, 0, True), x)
     both("norm", fastdl.norm, torch.norm, np.zeros((3, 2), np.float32))

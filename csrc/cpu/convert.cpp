@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "cpu/half.h"
+#include "cpu/runtime/denormals.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
 #include "cpu/simd/half.h"
@@ -31,6 +32,7 @@ void for_ranges(int64_t n, F&& f) {
 template <class To, class From>
 bool run(void* y, const void* x, int64_t n) {
   for_ranges(n, [=](int64_t begin, int64_t end) {
+    const FlushDenormals keep(std::is_integral_v<From>);
     auto* __restrict to = static_cast<To*>(y);
     const auto* __restrict from = static_cast<const From*>(x);
     for (int64_t i = begin; i < end; ++i)

@@ -50,10 +50,13 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
         check_array(op, array.astype(array.dtype.newbyteorder("="), copy=False))
         return array, dtype
     types = _types(data)
-    if any([issubclass(t, Tensor) for t in types]):
-        if dtype is None:
+    typed = [t for t in types if issubclass(t, (Tensor, np.ndarray, np.generic))]
+    if typed:
+        tensors = any([issubclass(t, Tensor) for t in typed])
+        if dtype is None and (tensors or len(types) > 1):
             dtype = _common_dtype(data)
-        data = _plain(data)
+        if tensors:
+            data = _plain(data)
     try:
         array = np.asarray(data)
     except ValueError:
@@ -78,11 +81,7 @@ def _from_values(op: str, data: Any, dtype: Any) -> tuple[Any, Any]:
             raise ArgumentError(
                 f"{op}: numbers of dtype {dtype} are in [{limits.min}, {limits.max}], got {beyond[0]}"
             )
-    if (
-        dtype is None
-        and array.dtype.kind in DIFFERENTIABLE
-        and not any([issubclass(t, (np.ndarray, np.generic)) for t in types])
-    ):
+    if dtype is None and array.dtype.kind in DIFFERENTIABLE and not typed:
         dtype = get_default_dtype()
         if array.dtype.kind == "c":
             dtype = complex_dtype(dtype)
@@ -102,14 +101,18 @@ def _types(data: Any) -> set[type]:
 def _common_dtype(data: Any) -> Any:
     """The dtype of a nested sequence that contains tensors: theirs, and those that Python numbers stand for."""
     if isinstance(data, (list, tuple)):
-        return reduce(promote_types, [_common_dtype(d) for d in data])
+        return reduce(
+            promote_types, {d._data.dtype if isinstance(d, Tensor) else _common_dtype(d) for d in data}
+        )
     return data.dtype if isinstance(data, (Tensor, np.ndarray, np.generic)) else number_dtype(data)
 
 
 def _plain(data: Any) -> Any:
-    if isinstance(data, Tensor):
-        return to_host(data._data)
-    return [_plain(d) for d in data] if isinstance(data, (list, tuple)) else data
+    if isinstance(data, (list, tuple)):
+        return [
+            d.item() if isinstance(d, Tensor) and d._data.size == 1 else _plain(d) for d in data
+        ]  # one element is a number, whatever its shape
+    return to_host(data._data) if isinstance(data, Tensor) else data
 
 
 def _odd_type(array: Any) -> str:
@@ -174,13 +177,25 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
 
 
 def asarray(
-    obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False
+    obj: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    copy: bool | None = None,
+    requires_grad: bool | None = None,
 ) -> Tensor:
-    """``obj`` as a tensor, copied only if needed, or always (``copy=True``) or never; see ``torch.asarray``."""
+    """``obj`` as a tensor, copied only if needed, or always (``copy=True``) or never; see ``torch.asarray``.
+
+    It requires a gradient if ``obj`` does; ``requires_grad=False`` detaches it.
+    """
     if isinstance(obj, UntypedStorage):
         d = get_default_dtype() if dtype is None else as_dtype("asarray", dtype)
         obj = Tensor._wrap(obj._bytes().view(d))
-    if copy:
+    if requires_grad is None:
+        requires_grad = isinstance(obj, Tensor) and obj._requires_grad
+    if copy and isinstance(obj, Tensor):
+        result = obj.to(device, None if dtype is None else as_dtype("asarray", dtype), copy=True)
+    elif copy:
         result = tensor(obj, dtype=dtype, device=device)
     else:
         if not isinstance(obj, (Tensor, np.ndarray)) and hasattr(obj, "__dlpack__"):
@@ -195,7 +210,7 @@ def asarray(
             raise ValueError("asarray: copy=False, but this conversion needs a copy")
     if requires_grad and result._node is None:
         result.requires_grad = True
-    elif not requires_grad and result._requires_grad and not isinstance(obj, Tensor):
+    elif not requires_grad and result._requires_grad:
         result = result.detach()
     return result
 

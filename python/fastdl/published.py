@@ -33,6 +33,9 @@ _OURS = {
     "axis0": "dim0",
     "axis1": "dim1",
     "tensor": "input",
+    "train": "training",
+    "split_size": "split_size_or_sections",
+    "split_sizes": "split_size_or_sections",
 } | dict.fromkeys(("indices", "sections"), "indices_or_sections")  # by other names of PyTorch's, or NumPy's
 _REFUSED = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
 _done: dict[Function, Function] = {}

@@ -149,7 +149,7 @@ class Generator:
         array[...] = np.frombuffer(state, np.uint8)
         return Tensor._wrap(array)
 
-    def set_state(self, new_state: Tensor) -> None:
+    def set_state(self, new_state: Tensor) -> Generator:
         """Continue where the generator stood when :meth:`get_state` was called."""
         array = to_host(new_state._data) if isinstance(new_state, Tensor) else np.asarray(new_state)
         if array.dtype != np.uint8 or array.shape != (16,):
@@ -161,6 +161,7 @@ class Generator:
         with self._lock:
             self._seed = int.from_bytes(state[:8], "little")
             self._offset = int.from_bytes(state[8:], "little")
+        return self
 
     def clone_state(self) -> Generator:
         """A new generator in the same state."""
@@ -228,11 +229,11 @@ def set_rng_state(new_state: Tensor) -> None:
 
 
 @contextmanager
-def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
+def fork_rng(devices: Any = None, enabled: bool = True, *, device_type: str = "cuda") -> Iterator[None]:
     """On leaving the ``with`` block the default generator is as it was before; see ``torch.random.fork_rng``.
 
     Args:
-        devices: accepted for compatibility; there is one generator.
+        devices, device_type: accepted for compatibility; there is one generator.
         enabled: False: do nothing.
     """
     state = default_generator.get_state()

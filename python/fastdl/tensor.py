@@ -139,10 +139,11 @@ class Tensor(Differentiable):
         return strides if dim is None else strides[dim]
 
     def storage_offset(self) -> int:
-        """Elements between the start of the base's memory and this view's first element."""
-        if self._base is None:
-            return 0
-        return (_address(self._data) - _address(self._base._data)) // self._data.itemsize  # type: ignore[no-any-return]
+        """Elements between the start of the memory that this tensor shares with others and its first element."""
+        whole = self._data if self._base is None else self._base._data
+        while whole.base.__class__ is whole.__class__:  # detached, a view has no base
+            whole = whole.base
+        return (_address(self._data) - _address(whole)) // self._data.itemsize  # type: ignore[no-any-return]
 
     def data_ptr(self) -> int:
         """The address of the first element; 0 on the device ``meta``."""

@@ -121,6 +121,10 @@ class Distribution:
         with no_grad():
             return self.rsample(sample_shape)
 
+    def sample_n(self, n: int) -> Tensor:
+        """``sample((n,))``: deprecated in PyTorch."""
+        return self.sample((n,))
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Values with a gradient to the parameters, where the distribution can be reparameterised."""
         raise NotImplementedError(f"{type(self).__name__} cannot be reparameterised; use sample()")

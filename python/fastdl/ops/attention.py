@@ -16,7 +16,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import eye
 from fastdl.ops.rearrange import repeat_interleave
@@ -140,7 +140,7 @@ def _check(query: Any, key: Any, value: Any, dropout_p: float) -> None:
             )
     mixed = not query.dtype == key.dtype == value.dtype and mode.autocast is None
     if mixed or query.dtype.kind not in FLOATING:
-        raise TypeError(
+        raise DtypeError(
             f"{op}: query, key and value must share one dtype, float32 or float64, got {query.dtype}, "
             f"{key.dtype} and {value.dtype}; convert with .to(dtype)"
         )
@@ -207,7 +207,7 @@ def _mask_axes(mask: Tensor, batch: tuple[int, ...], query: Any, key: Any, has_h
         mask = mask.to(query.dtype)  # masks are often made once, in the default dtype, for models of any
     array = mask._data
     if array.dtype.kind != "b" and array.dtype != query.dtype:
-        raise TypeError(
+        raise DtypeError(
             f"{op}: attn_mask must be bool (True: may be looked at) or {query.dtype} like query (added to the "
             f"scores), got {array.dtype}; convert with .bool() or .to(dtype)"
         )

@@ -391,7 +391,10 @@ def cond(A: Tensor, p: Any = None) -> Tensor:
         values = svdvals(A)
         large, small = amax(values, -1), amin(values, -1)
         return small / large if p == -2 else large / small
-    return matrix_norm(A, p) * matrix_norm(inv(A), p)
+    inverse, info = inv_ex(A)
+    singular: Any = info != 0
+    inverse = inverse.masked_fill(singular[..., None, None], 1.0)
+    return (matrix_norm(A, p) * matrix_norm(inverse, p)).masked_fill(singular, float("inf"))
 
 
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:

@@ -391,7 +391,9 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
             "as_strided: the memory under the tensor must have no gaps; use x.contiguous() first"
         )
     extents, steps = ints((size,)), ints((stride,))
-    offset = input.storage_offset() if storage_offset is None else int(storage_offset)
+    offset = (
+        (0 if base is input else input.storage_offset()) if storage_offset is None else int(storage_offset)
+    )
     if len(extents) != len(steps):
         raise RuntimeError(f"as_strided: size {extents} and stride {steps} differ in length")
     if min(steps, default=0) < 0 or min(extents, default=0) < 0 or offset < 0:

@@ -253,8 +253,8 @@ class Norm(Reduction):
     def backward(self, grad: Any) -> Any:
         k, x, p = select(grad), self.x, self.p
         grad, y = self.with_axes(grad), self.with_axes(self.y)
-        if p == 0:
-            return zeros(x.shape, x.dtype, x)
+        if p == 0:  # a count
+            return None
         if p == 1:
             return k.mul_forward(k.sign_forward(x), grad)
         if p in (float("inf"), float("-inf")):
@@ -276,7 +276,7 @@ class Norm(Reduction):
     def backward_graph(self, grad: Tensor) -> Any:
         p = self.p
         if p == 0:
-            return Tensor._wrap(zeros(self.x.shape, self.x.dtype, self.x))
+            return None
         if p in (1, float("inf"), float("-inf")):  # the slope is constant
             whole = full(grad.shape, 1, self.x.dtype, self.x)
             return self.with_axes(grad) * Tensor._wrap(self.backward(whole))

@@ -385,15 +385,17 @@ def _drawn(self: Tensor, kernel: str, first: float, second: float, generator: Ge
     return True
 
 
-def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
-    """Overwrite with uniform numbers in [a, b); see ``torch.Tensor.uniform_``."""
-    if a > b:
-        raise RuntimeError(f"uniform_: a must not exceed b, got {a} and {b}")
-    if _drawn(self, "random_uniform", a, b, generator):
+def uniform_(
+    self: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: Generator | None = None
+) -> Tensor:
+    """Overwrite with uniform numbers in [from_, to); see ``torch.Tensor.uniform_``."""
+    if from_ > to:
+        raise RuntimeError(f"uniform_: from_ must not exceed to, got {from_} and {to}")
+    if _drawn(self, "random_uniform", from_, to, generator):
         return self
     dtype = _check("uniform_", self)
     where = device_of(self._data)
-    return _store(self, _uniform(self._data.shape, dtype, float(a), float(b), generator, where))
+    return _store(self, _uniform(self._data.shape, dtype, float(from_), float(to), generator, where))
 
 
 def normal_(
