@@ -12,6 +12,7 @@
 // pixels as they come.
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
+#include "cpu/simd/interleave.h"
 
 namespace fastdl {
 namespace {
@@ -34,48 +35,37 @@ template <class T>
 template <class T>
 class Block {
  public:
-  explicit Block(const GridProblem& p) : p_(p), taps_(p.taps()), total_(1) {
+  // `slopes`: will they be asked for?
+  Block(const GridProblem& p, bool slopes)
+      : p_(p),
+        slopes_(slopes),
+        pairs_(p.mode == GridMode::bilinear && p.extent[p.rank - 1] > 1),
+        taps_(p.taps()),
+        total_(1) {
     for (int a = 0; a < p.rank; ++a) total_ *= taps_;
-    for (int k = 0; k < total_; ++k)
-      for (int a = p.rank - 1, rest = k; a >= 0; --a, rest /= taps_) tap_[k][a] = rest % taps_;
   }
 
   // Tables for points [0, count) of `grid`; lanes behind them are somewhere in the image.
   void locate(const T* grid, int64_t count) {
-    alignas(64) T coordinate[kBlock];
-    for (int a = 0; a < p_.rank; ++a) {
-      const T* from = grid + (p_.rank - 1 - a);
-      for (int64_t j = 0; j < kBlock; ++j) coordinate[j] = j < count ? from[j * p_.rank] : T(0);
-      if (p_.mode == GridMode::nearest)
-        locate_axis<1>(a, coordinate);
-      else if (p_.mode == GridMode::bilinear)
-        locate_axis<2>(a, coordinate);
-      else
-        locate_axis<4>(a, coordinate);
-    }
-    for (int64_t j = 0; j < kBlock; j += w)
-      for (int k = 0; k < total_; ++k) {
-        Vec<Int<T>> index{}, inside = Vec<Int<T>>{} - 1;
-        Vec<T> weight = broadcast<T>(1);
-        for (int a = 0; a < p_.rank; ++a) {
-          const Axis& axis = axes_[a];
-          index = index * Int<T>(p_.extent[a]) + load<Int<T>>(axis.at[tap_[k][a]] + j);
-          inside &= load<Int<T>>(axis.inside[tap_[k][a]] + j);
-          weight *= load(axis.weight[tap_[k][a]] + j);
-        }
-        store<Int<T>>(index_[k] + j, index & inside);
-        store<Int<T>>(inside_[k] + j, inside);
-        store<T>(weight_[k] + j, part(weight, inside));
-      }
+    const auto of_taps = [&]<int kTaps>() {
+      p_.rank == 2 ? locate<kTaps, 2>(grid, count) : locate<kTaps, 3>(grid, count);
+    };
+    if (p_.mode == GridMode::nearest)
+      of_taps.template operator()<1>();
+    else if (p_.mode == GridMode::bilinear)
+      of_taps.template operator()<2>();
+    else
+      locate<4, 2>(grid, count);
   }
 
   void sample(T* y, const T* x, int64_t count) const {
     for (int64_t j = 0; j < count; j += w) {
       Vec<T> sum{};
-      for (int k = 0; k < total_; ++k) sum += load(weight_[k] + j) * pixels(x, k, j);
+      each_pixel(x, j, [&](int k, Vec<T> pixel) { sum += load(weight_[k] + j) * pixel; });
       store_n(y + j, sum, int(std::min<int64_t>(w, count - j)));
     }
   }
+  // A pair at once would wait for the one before: their places overlap, which stores do not forward.
   void scatter(T* grad_x, const T* grad_y, int64_t count) const {
     alignas(64) T shares[kBlock];
     for (int k = 0; k < total_; ++k) {
@@ -91,7 +81,8 @@ class Block {
   void add_shares(const T* grad_y, const T* x, int64_t count) {
     for (int64_t j = 0; j < count; j += w) {
       const Vec<T> g = load_n(grad_y + j, int(std::min<int64_t>(w, count - j)));
-      for (int k = 0; k < total_; ++k) store<T>(share_[k] + j, load(share_[k] + j) + g * pixels(x, k, j));
+      each_pixel(x, j,
+                 [&](int k, Vec<T> pixel) { store<T>(share_[k] + j, load(share_[k] + j) + g * pixel); });
     }
   }
   void slopes(T* grad_grid, int64_t count) const {
@@ -101,8 +92,8 @@ class Block {
         Vec<T> sum{};
         for (int k = 0; k < total_; ++k) {
           Vec<T> factor = load(share_[k] + j);
-          for (int b = 0; b < p_.rank; ++b)
-            factor *= load((b == a ? axes_[b].slope : axes_[b].weight)[tap_[k][b]] + j);
+          for (int b = p_.rank - 1, rest = k; b >= 0; --b, rest /= taps_)
+            factor *= load((b == a ? axes_[b].slope : axes_[b].weight)[rest % taps_] + j);
           sum += part(factor, load<Int<T>>(inside_[k] + j));
         }
         store<T>(sums + j, sum);
@@ -115,8 +106,13 @@ class Block {
   static constexpr int64_t w = kWidth<T>;
 
   struct Axis {
-    alignas(64) Int<T> at[4][kBlock], inside[4][kBlock];  // pixels and, as masks, whether there are any
-    alignas(64) T weight[4][kBlock], slope[4][kBlock];    // slope: of the weight, by the grid's coordinate
+    alignas(64) T weight[4][kBlock], slope[4][kBlock];  // slope: of the weight, by the grid's coordinate
+  };
+  // A vector of places along an axis: pixels and, as masks, whether there are any.
+  template <int kTaps>
+  struct Places {
+    Vec<Int<T>> at[kTaps], inside[kTaps];
+    Vec<T> weight[kTaps], slope[kTaps];
   };
 
   [[gnu::always_inline]] static Vec<T> kept(Vec<T> v, Vec<Int<T>> mask) {
@@ -124,8 +120,18 @@ class Block {
   }
   // 0 where there is no pixel, but NaN stays: a place that is no number has no value.
   [[gnu::always_inline]] static Vec<T> part(Vec<T> v, Vec<Int<T>> mask) { return kept(v, mask) + (v - v); }
-  [[gnu::always_inline]] Vec<T> pixels(const T* x, int k, int64_t j) const {
-    return kept(gather<T>(x, load<Int<T>>(index_[k] + j)), load<Int<T>>(inside_[k] + j));
+  // f(tap, its pixels of points j ...) for all taps.
+  template <class F>
+  [[gnu::always_inline]] void each_pixel(const T* x, int64_t j, F f) const {
+    const auto seen = [&](int k, Vec<T> pixel) { f(k, kept(pixel, load<Int<T>>(inside_[k] + j))); };
+    if (pairs_)
+      for (int k = 0; k < total_; k += 2) {
+        Vec<T> first, second;
+        gather_pairs<T>(x, load<Int<T>>(index_[k] + j), first, second);
+        seen(k, first), seen(k + 1, second);
+      }
+    else
+      for (int k = 0; k < total_; ++k) seen(k, gather<T>(x, load<Int<T>>(index_[k] + j)));
   }
 
   // Places moved into the image, except for zeros; `slope` is multiplied by the derivative of that.
@@ -149,56 +155,107 @@ class Block {
     place = place < extent - 1 ? place : broadcast<T>(extent - 1);
   }
   // A tap's pixel, given as a number, among `extent`.
-  [[gnu::always_inline]] void set_tap(Axis& axis, int t, int64_t j, Vec<T> pixel, Vec<T> weight, Vec<T> slope,
+  template <int kTaps>
+  [[gnu::always_inline]] void set_tap(Places<kTaps>& places, int t, Vec<T> pixel, Vec<T> weight, Vec<T> slope,
                                       T extent) const {
-    const auto inside = (Vec<Int<T>>)((pixel >= T(0)) & (pixel <= extent - 1));
-    store<Int<T>>(axis.at[t] + j, to_int<T>(kept(pixel, inside)));
-    store<Int<T>>(axis.inside[t] + j, inside);
-    store<T>(axis.weight[t] + j, weight);
-    store<T>(axis.slope[t] + j, slope);
+    places.inside[t] = (Vec<Int<T>>)((pixel >= T(0)) & (pixel <= extent - 1));
+    places.at[t] = to_int<T>(kept(pixel, places.inside[t]));
+    places.weight[t] = weight, places.slope[t] = slope;
   }
 
   template <int kTaps>
-  void locate_axis(int a, const T* coordinate) {
-    Axis& axis = axes_[a];
+  [[gnu::always_inline]] Places<kTaps> places_of(int a, Vec<T> v) const {
+    Places<kTaps> places;
     const T extent = T(p_.extent[a]), far = T(1 << 30);
-    for (int64_t j = 0; j < kBlock; j += w) {
-      const Vec<T> v = load(coordinate + j);
-      Vec<T> place = p_.align_corners ? (v + 1) * ((extent - 1) / 2) : ((v + 1) * extent - 1) / 2;
-      Vec<T> slope = broadcast<T>(p_.align_corners ? (extent - 1) / 2 : extent / 2);
-      place = place > -far ? place : broadcast<T>(-far);
-      place = place < far ? place : broadcast<T>(far);
-      const Vec<T> doubt = v - v;  // 0, or NaN of what is not finite
-      if (p_.padding != GridPadding::border) place += doubt;
-      if (kTaps != 4) pad(place, slope, extent);
-      if constexpr (kTaps == 1) {
-        set_tap(axis, 0, j, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
-        continue;
-      }
-      const Vec<T> first =
-          floor_of<T>(place) + (place - place);  // NaN of NaN, of which to_int makes anything
-      const Vec<T> t = kTaps == 4 ? place - first + doubt : place - first;
-      if constexpr (kTaps == 2) {
-        set_tap(axis, 0, j, first, 1 - t, -slope, extent);
-        set_tap(axis, 1, j, first + 1, t, slope, extent);
-      } else {
-        constexpr T c = T(-0.75);
-        for (int tap = 0; tap < 4; ++tap) {
-          const bool inner = tap == 1 || tap == 2, left = tap < 2;
-          const Vec<T> near = left ? t : 1 - t, u = inner ? near : near + 1;
-          const Vec<T> weight =
-              inner ? ((c + 2) * u - (c + 3)) * u * u + 1 : ((c * u - 5 * c) * u + 8 * c) * u - 4 * c;
-          const Vec<T> rise = inner ? (3 * (c + 2) * u - 2 * (c + 3)) * u : (3 * c * u - 10 * c) * u + 8 * c;
-          Vec<T> pixel = first + T(tap - 1), ignored{};
-          pad(pixel, ignored, extent);
-          set_tap(axis, tap, j, pixel, weight, left ? slope * rise : -slope * rise, extent);
+    Vec<T> place = p_.align_corners ? (v + 1) * ((extent - 1) / 2) : ((v + 1) * extent - 1) / 2;
+    Vec<T> slope = broadcast<T>(p_.align_corners ? (extent - 1) / 2 : extent / 2);
+    place = place > -far ? place : broadcast<T>(-far);
+    place = place < far ? place : broadcast<T>(far);
+    const Vec<T> doubt = v - v;  // 0, or NaN of what is not finite
+    if (p_.padding != GridPadding::border) place += doubt;
+    if (kTaps != 4) pad(place, slope, extent);
+    if constexpr (kTaps == 1) {
+      set_tap(places, 0, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
+      return places;
+    }
+    const Vec<T> first = floor_of<T>(place) + (place - place);  // NaN of NaN, of which to_int makes anything
+    const Vec<T> t = kTaps == 4 ? place - first + doubt : place - first;
+    if constexpr (kTaps == 2) {
+      if (pairs_ && a == p_.rank - 1) {
+        // Taps are the pixels of the pair that lies in the image: the second's are the first's at its end.
+        Vec<T> low = first > T(0) ? first : Vec<T>{};  // NaN is 0 now
+        low = low < extent - 2 ? low : broadcast<T>(extent - 2);
+        for (int tap = 0; tap < 2; ++tap) {
+          const Vec<T> pixel = low + T(tap);
+          const auto left = pixel == first, right = pixel == first + 1;
+          places.inside[tap] = (Vec<Int<T>>)(left | right);
+          places.at[tap] = to_int<T>(pixel);
+          places.weight[tap] = right ? t : 1 - t, places.slope[tap] = right ? slope : -slope;
         }
+        return places;
       }
+      set_tap(places, 0, first, 1 - t, -slope, extent);
+      set_tap(places, 1, first + 1, t, slope, extent);
+    } else if constexpr (kTaps == 4) {
+      constexpr T c = T(-0.75);
+      for (int tap = 0; tap < 4; ++tap) {
+        const bool inner = tap == 1 || tap == 2, left = tap < 2;
+        const Vec<T> near = left ? t : 1 - t, u = inner ? near : near + 1;
+        const Vec<T> weight =
+            inner ? ((c + 2) * u - (c + 3)) * u * u + 1 : ((c * u - 5 * c) * u + 8 * c) * u - 4 * c;
+        const Vec<T> rise = inner ? (3 * (c + 2) * u - 2 * (c + 3)) * u : (3 * c * u - 10 * c) * u + 8 * c;
+        Vec<T> pixel = first + T(tap - 1), ignored{};
+        pad(pixel, ignored, extent);
+        set_tap(places, tap, pixel, weight, left ? slope * rise : -slope * rise, extent);
+      }
+    }
+    return places;
+  }
+
+  template <int kTaps, int kRank>
+  void locate(const T* grid, int64_t count) {
+    alignas(64) T coordinates[kRank][kBlock] = {};  // of axis a: number kRank - 1 - a of a point
+    int64_t n = 0;
+    if constexpr (kRank == 2)
+      for (; n + w <= count; n += w) {
+        const Vec<T> a = load(grid + 2 * n), b = load(grid + 2 * n + w);
+        store<T>(coordinates[1] + n, even<T>(a, b)), store<T>(coordinates[0] + n, odd<T>(a, b));
+      }
+    for (; n < count; ++n)
+      for (int a = 0; a < kRank; ++a) coordinates[a][n] = grid[n * kRank + kRank - 1 - a];
+    for (int64_t j = 0; j < count; j += w) {
+      Places<kTaps> places[kRank];
+      for (int a = 0; a < kRank; ++a) {
+        places[a] = places_of<kTaps>(a, load(coordinates[a] + j));
+        if (slopes_)
+          for (int t = 0; t < kTaps; ++t) {
+            store<T>(axes_[a].weight[t] + j, places[a].weight[t]);
+            store<T>(axes_[a].slope[t] + j, places[a].slope[t]);
+          }
+      }
+      // Taps of the last axis change first.
+      for (int k = 0, t0 = 0; t0 < kTaps; ++t0)
+        for (int t1 = 0; t1 < kTaps; ++t1)
+          for (int t2 = 0; t2 < (kRank == 3 ? kTaps : 1); ++t2, ++k) {
+            Vec<Int<T>> index = places[0].at[t0] * Int<T>(p_.extent[1]) + places[1].at[t1];
+            Vec<Int<T>> inside = places[0].inside[t0] & places[1].inside[t1];
+            Vec<T> weight = places[0].weight[t0] * places[1].weight[t1];
+            if constexpr (kRank == 3) {
+              index = index * Int<T>(p_.extent[2]) + places[2].at[t2];
+              inside &= places[2].inside[t2];
+              weight *= places[2].weight[t2];
+            }
+            // Of a pair of which one pixel counts the other is read, too.
+            store<Int<T>>(index_[k] + j, pairs_ ? index : index & inside);
+            store<Int<T>>(inside_[k] + j, inside);
+            store<T>(weight_[k] + j, part(weight, inside));
+          }
     }
   }
 
   const GridProblem& p_;
-  int taps_, total_, tap_[16][3];  // tap_[k][a]: which of an axis's taps is part of k
+  const bool slopes_, pairs_;  // pairs_: taps of the last axis are neighbours in the image, wherever they lie
+  int taps_, total_;           // of an axis, of all
   Axis axes_[3];
   alignas(64) Int<T> index_[16][kBlock], inside_[16][kBlock];
   alignas(64) T weight_[16][kBlock], share_[16][kBlock];
@@ -222,7 +279,7 @@ void for_blocks(const GridProblem& p, F f) {
 template <class T>
 void grid_sample_forward(T* y, const T* x, const T* grid, const GridProblem& p) {
   for_blocks(p, [&](int64_t n, int64_t first, int64_t count) {
-    Block<T> block(p);
+    Block<T> block(p, false);
     block.locate(grid + (n * p.points + first) * p.rank, count);
     for (int64_t c = n * p.channels; c < (n + 1) * p.channels; ++c)
       block.sample(y + c * p.points + first, x + c * p.plane(), count);
@@ -235,7 +292,7 @@ void grid_sample_backward(T* grad_x, T* grad_grid, const T* grad_y, const T* x, 
   if (grad_x)
     parallel_for(p.batch * p.channels, rows_grain(8 * p.points + p.plane()), [&](int64_t begin, int64_t end) {
       std::fill_n(grad_x + begin * p.plane(), (end - begin) * p.plane(), T(0));
-      Block<T> block(p);
+      Block<T> block(p, false);
       for (int64_t plane = begin, stop; plane < end; plane = stop) {
         const int64_t n = plane / p.channels;
         stop = std::min(end, (n + 1) * p.channels);
@@ -252,7 +309,7 @@ void grid_sample_backward(T* grad_x, T* grad_grid, const T* grad_y, const T* x, 
     std::fill_n(grad_grid, p.batch * p.points * p.rank, T(0));
   else
     for_blocks(p, [&](int64_t n, int64_t first, int64_t count) {
-      Block<T> block(p);
+      Block<T> block(p, true);
       const int64_t at = (n * p.points + first) * p.rank;
       block.locate(grid + at, count);
       block.clear_shares();

@@ -3,7 +3,7 @@
 // starts `shift` positions late (u = index + shift) lives at phases[r*pitch + q].
 //
 //   even, odd, zip_low, zip_high   (de)interleaving of two vectors
-//   gather                         one element per lane, by index
+//   gather, gather_pairs           one element per lane, by index; two neighbours
 //   split_row                      row -> phases; s = 1 and 2 with vectors, which may write up to two
 //                                  vectors of `fill` behind the last element
 //   join_row                       phases -> row
@@ -63,6 +63,29 @@ template <class T>
   for (int i = 0; i < kWidth<T>; ++i) v[i] = p[index[i]];
   return v;
 #endif
+}
+
+// p[index] and p[index + 1] for every lane, floats by half as many loads as two gathers make.
+template <class T>
+[[gnu::always_inline]] inline void gather_pairs(const T* p, Vec<Int<T>> index, Vec<T>& first,
+                                                Vec<T>& second) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    const auto low = (Vec<T>)_mm512_i32gather_epi64(_mm512_castsi512_si256((__m512i)index), p, 4);
+    const auto high = (Vec<T>)_mm512_i32gather_epi64(_mm512_extracti64x4_epi64((__m512i)index, 1), p, 4);
+    first = even<T>(low, high), second = odd<T>(low, high);
+    return;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const auto from = reinterpret_cast<const long long*>(p);
+    const auto low = (Vec<T>)_mm256_i32gather_epi64(from, _mm256_castsi256_si128((__m256i)index), 4);
+    const auto high = (Vec<T>)_mm256_i32gather_epi64(from, _mm256_extracti128_si256((__m256i)index, 1), 4);
+    first = even<T>(low, high), second = odd<T>(low, high);
+    return;
+  }
+#endif
+  first = gather<T>(p, index), second = gather<T>(p + 1, index);
 }
 
 template <class T>
