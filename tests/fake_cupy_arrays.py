@@ -199,6 +199,12 @@ class ndarray:
     device = property(lambda self: Device(self._device_id))
 
     @property
+    def base(self) -> Any:
+        """The array whose memory this is a view of."""
+        whole = self._host.base
+        return ndarray._of(whole, self._device_id) if isinstance(whole, np.ndarray) else None
+
+    @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {
             "shape": self.shape,
