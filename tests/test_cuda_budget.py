@@ -13,6 +13,8 @@ group the file holds:
 - opcodes: how many instantiations for 9.0a have them. Fewer means that an access or a product has fallen apart:
   products on tensor cores (HMMA, HGMMA), their operands (LDSM), copies to shared memory that pass registers by
   (LDGSTS, UTMALDG), and accesses of 16 bytes to global memory (LDG.128, STG.128).
+- code: the kB of the longest instantiation for 9.0a, in steps of four. Code comes from memory before it runs: a path of
+  some ten kB costs a short call microseconds, so what few calls need belongs into an instantiation of its own.
 - local: how many of them touch memory of a thread's own (LDL, STL), spills or arrays that are indexed; none if absent.
 
 The machine code is read with the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
@@ -38,7 +40,7 @@ import emulation
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET = Path(__file__).with_name("cuda_budget.json")
 BUILD = ROOT / "build" / "budget"
-LIMITS = ("registers", "stack", "waits", "alone", "local")  # no more than these; of opcodes no fewer
+LIMITS = ("registers", "stack", "waits", "alone", "local", "code")  # no more than these; of opcodes no fewer
 ACCESS = re.compile(r"(LDG|STG)\.E(?:\.\w+)*\.128\b")
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)([^;]*)")
 AT_ONCE = 12  # instructions
@@ -166,6 +168,7 @@ def opcodes(tools: dict[str, str], module: Path) -> dict[str, Counter[str]]:
             if kernel := re.match(r"\s+Function : (\w+)", line):
                 here, loads = found.setdefault(kernel[1], Counter()), Loads()
                 continue
+            here["code"] += INSTRUCTION.match(line) is not None
             if name := noted(line):
                 here[name] += 1
             if loads.used_at_once(line):
@@ -201,6 +204,8 @@ def measure(tools: dict[str, str], module: Path) -> dict[str, dict[str, Any]]:
         for opcode, count in code[mangled].items():
             if opcode in ("waits", "alone"):
                 entry[opcode] = max(entry.get(opcode, 0), count)
+            elif opcode == "code":  # instructions of 16 bytes
+                entry[opcode] = max(entry.get(opcode, 0), -(-count // 256) * 4)
             else:
                 counts = entry if opcode == "local" else entry.setdefault("opcodes", {})
                 counts[opcode] = counts.get(opcode, 0) + 1

@@ -42,7 +42,10 @@ def attention_arguments(heads, groups, queries, keys, size, causal, dtype) -> tu
 
 def calls(dtype: Any) -> list[tuple[Any, ...]]:
     """For the sanitizers (cuda_sanitizer.py), inside ``hopper.choose(True)``."""
-    made = [("attention_forward", *attention_arguments(*case, dtype)) for case in ATTENTION[:4]]
+    made = [
+        ("attention_forward", *attention_arguments(*case, dtype))
+        for case in (*ATTENTION[:4], *ATTENTION[6:8])
+    ]
     for case, kind in ((ATTENTION[0], "added"), (ATTENTION[3], "allowed")):
         q, k, v, _, causal, scale, *_ = attention_arguments(*case, dtype)
         mask = mask_of(kind, (2, 1, q.shape[2], k.shape[2]), dtype)

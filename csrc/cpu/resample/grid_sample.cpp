@@ -92,8 +92,10 @@ class Block {
         Vec<T> sum{};
         for (int k = 0; k < total_; ++k) {
           Vec<T> factor = load(share_[k] + j);
-          for (int b = p_.rank - 1, rest = k; b >= 0; --b, rest /= taps_)
-            factor *= load((b == a ? axes_[b].slope : axes_[b].weight)[rest % taps_] + j);
+          for (int b = p_.rank - 1, rest = k; b >= 0; --b, rest /= taps_) {
+            const int tap = rest % taps_;
+            factor *= load(b == a ? axes_[b].slope[tap] + j : axes_[b].weight[tap] + j);
+          }
           sum += part(factor, load<Int<T>>(inside_[k] + j));
         }
         store<T>(sums + j, sum);
