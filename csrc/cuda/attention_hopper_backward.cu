@@ -14,7 +14,7 @@ constexpr int64_t kMostKept = 512 << 20;  // bytes of dropout's bits
 template <class T, int kD, bool kMasking, bool kDropout>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_backward_kernel(const FASTDL_GRID_CONSTANT Maps maps, const Task task,
-                           const FASTDL_GRID_CONSTANT Options<T, kMasking> options) {
+                           const FASTDL_GRID_CONSTANT MaskingIf<T, kMasking> options) {
   if constexpr (kHopperCode) {
     using P = Plan<kD, kMasking, kDropout>;
     FASTDL_TILES_SHARED(tiles);
@@ -151,7 +151,7 @@ void run(const AttentionBackward<T>& f, void* scratch, Stream stream) {
                   kept_map};
   const Task task{sums,          turns,     turns + tiles, s.heads,  f.groups, f.ratio, pairs, s.keys,
                   tiles_of_head, key_tiles, together,      s.causal, s.factor, f.scale, s.kept};
-  const auto options = [&]() -> Options<T, kMasking> {
+  const auto options = [&]() -> MaskingIf<T, kMasking> {
     if constexpr (kMasking)
       return MaskBoxes<T>(s, f.batch, P::kQueries).argument(s);
     else

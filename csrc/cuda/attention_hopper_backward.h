@@ -31,7 +31,7 @@
 // 2560 cycles takes 2048 (size 128); other accesses take some 900.
 #pragma once
 
-#include "cuda/attention_hopper_mask.h"
+#include "cuda/attention_hopper.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -80,10 +80,6 @@ struct Maps {
   TensorMap kept;  // of rows of a word for each thread: (B, H, tiles, tiles of keys, 64 queries each)
 };
 
-struct Nothing {};
-template <class T, bool kMasking>
-using Options = std::conditional_t<kMasking, Masking<T>, Nothing>;
-
 struct Task {
   float* sums;      // (B, H, tiles, tile in the order of accumulators): dQ / scale
   uint32_t* turns;  // (B, H, tiles): the keys' tile that may add
@@ -109,23 +105,6 @@ struct Work {
   }
 };
 
-// A place in a ring of stages, and the parity of how often it has been passed.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void next() {
-    if (++stage == kStages) stage = 0, parity ^= 1;
-  }
-};
-
-template <class T>
-__device__ __forceinline__ uint32_t packed(float low, float high) {
-  const Pack<T, 2> both{{narrow<T>(low), narrow<T>(high)}};
-  uint32_t bits;
-  memcpy(&bits, &both, 4);
-  return bits;
-}
 // Accumulators as first operands of steps of 16 summands.
 template <class T, int N>
 __device__ __forceinline__ void pack_operands(uint32_t (*to)[4], const float (&sums)[N]) {
@@ -155,8 +134,8 @@ __device__ __forceinline__ void add_lines(float (&d)[kN / 2], const uint32_t (&w
 
 // One thread.
 template <class T, int kD, bool kMasking, bool kDropout>
-__device__ __forceinline__ void load(const Maps& maps, const Task& task, const Options<T, kMasking>& options,
-                                     const Work& work, uint8_t* tiles,
+__device__ __forceinline__ void load(const Maps& maps, const Task& task,
+                                     const MaskingIf<T, kMasking>& options, const Work& work, uint8_t* tiles,
                                      typename Plan<kD, kMasking, kDropout>::Signals& signals) {
   using P = Plan<kD, kMasking, kDropout>;
   const int key = work.key_tile * P::kKeys;
@@ -167,8 +146,8 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const O
     bulk_load(tiles + P::kKey + b * P::kKeyBlock, maps.key, at, signals.keys_full);
     bulk_load(tiles + P::kValue + b * P::kKeyBlock, maps.value, at, signals.keys_full);
   }
-  Ring<P::kQueryStages> q;
-  Ring<P::kGradStages> g;
+  RingPlace<P::kQueryStages> q;
+  RingPlace<P::kGradStages> g;
   [[maybe_unused]] uint32_t parity = 1;
   FASTDL_ROLLED
   for (int h = 0; h < task.ratio; ++h) {
@@ -204,7 +183,7 @@ __device__ __forceinline__ void load(const Maps& maps, const Task& task, const O
       for (int b = 0; b < P::kBlocks; ++b)
         bulk_load(tiles + P::kGrad + g.stage * P::kQueryBytes + b * P::kQueryBlock, maps.grad_y,
                   {64 * b, row, head, work.batch}, grad_full);
-      q.next(), g.next();
+      q = q.next(), g = g.next();
     }
   }
 }
@@ -247,7 +226,8 @@ __device__ __forceinline__ void add_sums(const Task& task, const Work& work, uin
 // A warpgroup: 64 keys.
 template <class T, int kD, bool kMasking, bool kDropout>
 __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
-                                        const Options<T, kMasking>& options, const Work& work, uint8_t* tiles,
+                                        const MaskingIf<T, kMasking>& options, const Work& work,
+                                        uint8_t* tiles,
                                         typename Plan<kD, kMasking, kDropout>::Signals& signals, int group) {
   using P = Plan<kD, kMasking, kDropout>;
   const int thread = int(threadIdx.x) % kGroupThreads, lane = lane_id();
@@ -261,9 +241,9 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
   };
 
   float dk[kD / 2] = {}, dv[kD / 2] = {};
-  Ring<P::kQueryStages> q;
-  Ring<P::kGradStages> g;
-  Ring<P::kSumStages> d;
+  RingPlace<P::kQueryStages> q;
+  RingPlace<P::kGradStages> g;
+  RingPlace<P::kSumStages> d;
   if (work.steps > 0) barrier_wait(signals.keys_full, 0);
   int tile = task.query_tiles - 1, last_stage = 0;
   FASTDL_ROLLED
@@ -401,7 +381,7 @@ __device__ __forceinline__ void compute(const Maps& maps, const Task& task,
     arrive_named(kSumsThere + d.stage, 32 + kWorkers);
     sync_warp();  // the statistics have been read by all lanes: soon their stage is free
     last_stage = q.stage;
-    q.next(), g.next(), d.next();
+    q = q.next(), g = g.next(), d = d.next();
     tile = tile > work.first ? tile - 1 : task.query_tiles - 1;
   }
   wgmma_wait<0>();

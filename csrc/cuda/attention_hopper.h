@@ -1,4 +1,4 @@
-// Masks and dropout of the kernels for compute capability 9.0 (attention_hopper_*.cu).
+// What attention's kernels for compute capability 9.0 share (attention_hopper_*.cu): rings, packing, masks, dropout.
 //
 // The copy engine brings what scores' tiles need of a mask into shared memory, as lines of 128 bytes: 64
 // elements that are added, so that 128 keys are two blocks of lines, or 128 bytes of a boolean mask. Along
@@ -11,6 +11,26 @@
 #include "cuda/hopper.h"
 
 namespace fastdl::cuda {
+
+// Where a ring stands: the stage in use, and the parity of its barriers' phases.
+template <int kStages>
+struct RingPlace {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ RingPlace next() const {
+    const bool around = stage == kStages - 1;
+    return {around ? 0 : stage + 1, around ? parity ^ 1 : parity};
+  }
+};
+
+// (By the intrinsics for pairs ptxas has each product of the gradients for 128 wait for the one before.)
+template <class T>
+__device__ __forceinline__ uint32_t packed(float low, float high) {
+  const Pack<T, 2> both{{narrow<T>(low), narrow<T>(high)}};
+  uint32_t bits;
+  memcpy(&bits, &both, 4);
+  return bits;
+}
 
 constexpr int kMaskKeys = 128, kMaskLine = 128;
 
@@ -105,6 +125,9 @@ struct Masking {
     b += widen(two.v[1]) * float(kLog2E);
   }
 };
+struct NoMasking {};
+template <class T, bool kMasking>
+using MaskingIf = std::conditional_t<kMasking, Masking<T>, NoMasking>;
 
 // A mask as the copy engine sees it, in boxes of `rows` rows. Without one, nothing.
 template <class T>
