@@ -35,12 +35,12 @@ __global__ void __launch_bounds__(kThreads) combine(const AttentionForward<T> f)
     const int part = lane + 32 * k;
     weights[k] = part < f.parts ? f.partial.lse[part * f.partial.rows + row] : -infinity<C>();
   }
-  const C top = lanes_reduce(larger(weights[0], weights[1]), 32, Larger{});
+  const C top = warp_reduce(larger(weights[0], weights[1]), Larger{});
   const bool empty = top == -infinity<C>();
   const C base = empty ? C(0) : top;
   FASTDL_UNROLL
   for (C& weight : weights) weight = power_of_two(weight - base);
-  const C total = lanes_reduce(weights[0] + weights[1], 32, Plus{});
+  const C total = warp_reduce(weights[0] + weights[1], Plus{});
   const C inverse = empty ? C(0) : 1 / total;
   const int i = int(row % f.scores.queries);
   const int64_t head = row / f.scores.queries;
@@ -102,8 +102,9 @@ __global__ void __launch_bounds__(kStatisticsThreads)
           sums[r] += C(widen(g[r * grad_y.row + e])) * C(widen(out[r * y.row + e]));
     }
   }
-  FASTDL_UNROLL
-  for (int r = 0; r < kRowsAhead; ++r) sums[r] = lanes_reduce(sums[r], group, Plus{});
+  FASTDL_ROLLED
+  for (int mask = group / 2; mask > 0; mask /= 2) FASTDL_UNROLL
+  for (int r = 0; r < kRowsAhead; ++r) sums[r] += shuffle_xor(sums[r], mask);
   if (!mine || lane != 0) return;
   FASTDL_UNROLL
   for (int r = 0; r < kRowsAhead; ++r) {

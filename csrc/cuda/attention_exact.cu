@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kThreads) exact_forward_kernel(const Attention
             f.scores(z[r][c], mask, row < count ? f.rows.query(row) : f.scores.queries, j + own_column() + c);
         most = larger(most, z[r][c]);
       }
-      most = lanes_reduce(most, 16, Larger{});
+      most = lanes_reduce<16>(most, Larger{});
       const C base = most == -infinity<C>() ? C(0) : most;  // nothing seen yet: no difference of infinities
       const C shrink = power_of_two(top[r] - base);
       C sum = 0;
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) exact_forward_kernel(const Attention
         z[r][c] = power_of_two(z[r][c] - base);
         sum += z[r][c];
       }
-      total[r] = total[r] * shrink + lanes_reduce(sum, 16, Plus{});
+      total[r] = total[r] * shrink + lanes_reduce<16>(sum, Plus{});
       top[r] = most;
       FASTDL_UNROLL
       for (int c = 0; c < 4 * kGroups; ++c) y[r][c] *= shrink;

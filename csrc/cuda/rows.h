@@ -18,11 +18,16 @@ __device__ __forceinline__ C lanes_reduce(C v, int size, F f) {
   for (int mask = size / 2; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
   return v;
 }
+// The same of a known size, so that several of these overlap.
+template <int kSize, class C, class F>
+__device__ __forceinline__ C lanes_reduce(C v, F f) {
+  FASTDL_UNROLL
+  for (int mask = kSize / 2; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
+  return v;
+}
 template <class C, class F>
 __device__ __forceinline__ C warp_reduce(C v, F f) {
-  FASTDL_UNROLL
-  for (int mask = 16; mask > 0; mask /= 2) v = f(v, shuffle_xor(v, mask));
-  return v;
+  return lanes_reduce<32>(v, f);
 }
 // Over a block of one dimension; every thread has the result.
 template <class C, class F>
