@@ -19,7 +19,7 @@
 namespace fastdl::cuda {
 namespace {
 
-// Shared memory up to 99 KiB, as on compute capability 8.6: 4 stages of 16 KiB, or 8, and the queries.
+// Two stages of keys and values, and the queries: at most 99 KiB, what compute capability 8.6 has for a block.
 template <class T, int kD, int kAlongRows, int kAlongKeys>
 struct Plan {
   static constexpr int kLine = kD * int(sizeof(T));
@@ -33,6 +33,7 @@ struct Plan {
   static constexpr int kOwnKeys = kKeys / kAlongKeys;  // a warp's
   static constexpr int kStages = 2;
   static constexpr int kBytes = kLine * (kRows + 2 * kStages * kKeys);
+  static_assert(kBytes <= 99 << 10);
   // What warps have in common in the end: (kAlongKeys, 16, kSumStep) results, and two numbers for each row.
   static constexpr int kSumStep = kD + 4;  // four rows lie in different banks
   static_assert(kAlongKeys == 1 || kAlongKeys * 16 * (kSumStep + 2) * 4 <= kBytes);
@@ -260,8 +261,8 @@ __global__ void __launch_bounds__(Plan<T, kD, kAlongRows, kAlongKeys>::kThreads)
       if ((kMasking && f.scores.masked()) || first_key + P::kOwnKeys > f.scores.keys ||
           (f.scores.causal && first_key + P::kOwnKeys > first_query + 1))
         mask_scores<false, kMasking>(z, f.scores, first_key, [&](int r) {
-          const int row = at.row + own + r, there = row < count ? row : 0;
-          return OwnPlace{f.rows.query(there), f.scores.mask_at(at.batch, at.head + f.rows.head(there))};
+          const int row = at.row + own + r < count ? at.row + own + r : 0;  // what is beyond is not stored
+          return OwnPlace{f.rows.query(row), f.scores.mask_at(at.batch, at.head + f.rows.head(row))};
         });
       rows.weigh(z, y);
       if constexpr (kMasking) {
