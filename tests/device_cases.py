@@ -339,6 +339,7 @@ CASES |= {
         F.margin_ranking_loss(on(d, 3), on(d, 3, seed=1), on(d, 3, seed=2, grad=False).sign()),
         F.hinge_embedding_loss(on(d, 3), on(d, 3, seed=1, grad=False).sign()),
     ),
+    "powers of matrices": lambda d: [fastdl.linalg.matrix_power(on(d, 2, 3, 3), n) for n in (0, 1, 5)],
     "margin losses": lambda d: (
         F.multi_margin_loss(on(d, 3, 4), ints(d, 3, high=4)),
         F.multilabel_margin_loss(on(d, 3, 4), ints(d, 3, 4, high=4)),

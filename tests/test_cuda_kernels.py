@@ -86,6 +86,13 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     filters, filters8 = numbers((6, 4, 3, 3), dtype, 12, 0.3), numbers((8, 1, 3, 3), dtype, 13)
     wide_image, wide_filters = numbers((1, 80, 5, 5), dtype, 14), numbers((80, 80, 3, 3), dtype, 15, 0.1)
     columns = numbers((2, 18, 48), dtype, 16)
+    places, sampled = numbers((2, 5, 7, 2), dtype, 28, 0.7), numbers((2, 4, 5, 7), dtype, 29)
+    scores, owners, several = numbers((6, 33), dtype, 30), np.arange(6) * 5, np.full((6, 33), -1)
+    pair_grad, apart = (
+        numbers((4, 6, 6), dtype, 31),
+        reference.cdist_forward(wide(image[0]), wide(image[1]), 1.0),
+    )
+    several[:, :2] = [[3, 20], [32, 0], [7, 7], [1, 2], [-1, 4], [9, -1]]
     sound, beats = numbers((2, 3, 620), dtype, 24), numbers((3, 1, 31), dtype, 25, 0.3)
     same, strided = ((1, 1), (1, 1), (1, 1)), ((2, 3), (0, 0), (1, 1))
     halved = ((2, 2), (1, 1), (1, 1))
@@ -212,6 +219,16 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("interpolate_forward", image, (4, 11), (0.0, 0.0), "cubic", False, True),
         ("interpolate_backward", image, (4, 11), (0.0, 0.0), "cubic", True, False),
         ("interpolate_backward", image, (13, 4), (0.0, 0.0), "linear", False, True),
+        ("grid_sample_forward", image, places, "bilinear", "border", False),
+        ("grid_sample_forward", image, places, "bicubic", "reflection", True),
+        ("grid_sample_backward", sampled, image, places, "bilinear", "zeros", True, True, True),
+        ("grid_sample_backward", sampled, image, places, "bicubic", "border", False, True, True),
+        ("cdist_forward", planes, planes[:, ::-1], 1.5),
+        ("cdist_backward", pair_grad, image[0], image[1], apart.astype(dtype), 1.0),
+        ("multi_margin_loss_forward", scores, owners, None, 2, 0.5),
+        ("multi_margin_loss_backward", scores[:, 0], scores, owners, scores[0], 1, 0.5),
+        ("multilabel_margin_loss_forward", scores, several),
+        ("multilabel_margin_loss_backward", scores[:, 0], scores, several),
         ("pad_forward", image, [(0, 0), (0, 0), (2, 1), (3, 0)], "reflect", 0.0),
         ("pad_backward", image, (2, 4, 4, 6), [(0, 0), (0, 0), (1, 1), (-1, 3)], "circular"),
         ("unfold_forward", image, (3, 2), (1, 2), (1, 0), (2, 1)),

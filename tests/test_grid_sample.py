@@ -48,7 +48,7 @@ def _grid_cases():
             yield size, (size[0], *places, len(places)), (mode, padding, align)
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_grid_sample_parity(level, dtype):
     backend = load(level)
@@ -70,7 +70,7 @@ def test_grid_sample_parity(level, dtype):
                     assert_close(a, b, reduction=4096 * max(1, places[1] * places[2], size[1]))
 
 
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_grid_sample_outside_of_numbers(level):
     """No place, however far, reads beyond the image, and pixels outside have no part in anything."""
     backend = load(level)
@@ -98,7 +98,7 @@ def test_grid_sample_outside_of_numbers(level):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_places_that_are_no_numbers(level):
     """NaN, as PyTorch's images have; but moved into the image where bilinear and nearest sampling move places."""
     torch = pytest.importorskip("torch")

@@ -58,6 +58,21 @@ def test_interpolate_parity(level: str, mode: tuple[str, bool, bool]) -> None:
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_many_planes(level: str, mode: tuple[str, bool, bool]) -> None:
+    """Of which GPUs take several at once, and the last ones are fewer."""
+    backend = load(level)
+    rng = np.random.default_rng(3)
+    for planes, size, output in ((8, (20, 21), (41, 42)), (19, (33, 40), (30, 25)), (17, (700,), (900,))):
+        x, grad = (rng.standard_normal((planes, *s)).astype(np.float32) for s in (size, output))
+        scale = (0.0,) * len(size)
+        want = reference.interpolate_forward(x, output, scale, *mode)
+        assert_close(backend.interpolate_forward(x, output, scale, *mode), want, reduction=256)
+        want = reference.interpolate_backward(grad, size, scale, *mode)
+        assert_close(backend.interpolate_backward(grad, size, scale, *mode), want, reduction=256)
+
+
+@pytest.mark.parametrize("level", backends(cuda=True))
 def test_nan_stays_where_it_is(level: str) -> None:
     backend = load(level)
     x = np.arange(70, dtype=np.float32).reshape(1, 7, 10)

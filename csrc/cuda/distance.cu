@@ -6,21 +6,13 @@
 
 #include <algorithm>
 
+#include "cuda/distance_terms.h"
 #include "cuda/rows.h"
 
 namespace fastdl::cuda {
 namespace {
 
 constexpr int kMostThreads = 512;  // of a block with a row: powers in double take many registers
-
-enum class Norm { zero, one, two, infinite, any };
-Norm norm_of(double p) {
-  return p == 0                      ? Norm::zero
-         : p == 1                    ? Norm::one
-         : p == 2                    ? Norm::two
-         : p == __builtin_huge_val() ? Norm::infinite
-                                     : Norm::any;
-}
 
 template <class T, bool kBlock>
 __global__ void __launch_bounds__(kBlock ? 1024 : 256)
@@ -71,29 +63,6 @@ __global__ void __launch_bounds__(kBlock ? 1024 : 256)
       if (grad_x2 != nullptr) slice.store(grad_x2 + base, j, to2);
     };
     slice.each(C(0), write, x1 + base, x2 + base);
-  }
-}
-
-// x^p for x >= 0; what is rounded to 16 bits can do with less.
-template <class T>
-__device__ __forceinline__ Compute<T> power(Compute<T> x, Compute<T> p) {
-  if constexpr (sizeof(T) == 2)
-    return std::exp2(p * std::log2(x));
-  else
-    return std::pow(x, p);
-}
-
-template <class T, class C>
-__device__ __forceinline__ C term(C size, Norm norm, C p) {  // what a distance adds up
-  switch (norm) {
-    case Norm::zero:
-      return size != 0 ? C(1) : C(0);
-    case Norm::two:
-      return size * size;
-    case Norm::any:
-      return size == 0 ? C(0) : power<T>(size, p);
-    default:
-      return size;
   }
 }
 

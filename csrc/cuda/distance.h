@@ -1,4 +1,4 @@
-// Products and distances of corresponding rows of two arrays (rows, length), on CUDA.
+// Products and distances of corresponding rows of two arrays (rows, length), and distances of all pairs, on CUDA.
 #pragma once
 
 #include "cuda/types.h"
@@ -21,5 +21,14 @@ void pairwise_distance_forward(Dtype dtype, void* distance, const void* x1, cons
 void pairwise_distance_backward(Dtype dtype, void* grad_x1, const void* grad_distance, const void* x1,
                                 const void* x2, const void* distance, double p, double eps,
                                 const Rows& problem, Stream stream);
+
+// distance (batch, rows1, rows2) of x1 (batch, rows1, length) and x2 (batch, rows2, length)
+struct Pairs {
+  int64_t batch, rows1, rows2, length;
+};
+void cdist_forward(Dtype dtype, void* distance, const void* x1, const void* x2, double p,
+                   const Pairs& problem, Stream stream);
+void cdist_backward(Dtype dtype, void* grad_x1, const void* grad_distance, const void* x1, const void* x2,
+                    const void* distance, double p, const Pairs& problem, Stream stream);
 
 }  // namespace fastdl::cuda

@@ -170,6 +170,17 @@ __device__ __forceinline__ C softplus(C x) {  // log(1 + exp(x)); nothing overfl
   return larger(x, C(0)) + std::log1p(std::exp(-std::fabs(x)));
 }
 
+// a / b, rounded as a division is, where 1 / b is no denormal number: without the branch that a division has for
+// others (the quotient by an approximate reciprocal, and what it leaves; infinities leave NaN).
+__device__ __forceinline__ float quotient(float a, float b) {
+  const float reciprocal = reciprocal_approximate(b), q = a * reciprocal;
+  const float better = std::fma(std::fma(-q, b, a), reciprocal, q);
+  return better == better ? better : q;
+}
+__device__ __forceinline__ double quotient(double a, double b) {
+  return a / b;
+}
+
 // Division by a number that the host knows, for dividends below 2^31: a multiplication and a shift (Granlund
 // and Montgomery, "Division by invariant integers using multiplication", 1994).
 struct Divisor {

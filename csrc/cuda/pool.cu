@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "cuda/pool_places.h"
+#include "cuda/pool_small.h"
 #include "cuda/unpool.h"
 
 namespace fastdl::cuda {
@@ -22,56 +23,6 @@ namespace {
 
 constexpr int kStrip = 4;  // inputs of a thread backward
 constexpr int kAhead = 3;  // outputs it loads before it looks at them
-
-// PoolAxis in 32 bits, without divisions.
-struct Axis {
-  int in, out, kernel, stride, pad, dilation, reach;  // reach: from the first tap to the last
-  Divisor by_stride, by_dilation, by_kernel;
-
-  __device__ __forceinline__ int start(int o) const { return o * stride - pad; }
-  __device__ __forceinline__ int rounded_up(int distance) const {
-    return int(by_dilation.quotient(uint32_t(distance + dilation - 1)));
-  }
-  // Taps [first_tap, end_tap) of the window at `start` lie inside; there may be none.
-  __device__ __forceinline__ int first_tap(int start) const {
-    return start >= 0 ? 0 : smaller(kernel, rounded_up(-start));
-  }
-  __device__ __forceinline__ int end_tap(int start) const {
-    return in <= start ? 0 : smaller(kernel, rounded_up(in - start));
-  }
-  __device__ __forceinline__ int count(int start, bool include_pad) const {
-    if (include_pad) return smaller(start + kernel, in + pad) - start;
-    const int taps = end_tap(start) - first_tap(start);
-    return taps < 0 ? 0 : taps;
-  }
-  // Outputs [first_hit, last_hit] have x between their first and last tap.
-  __device__ __forceinline__ int first_hit(int x) const {
-    const int beyond = x + pad - reach;
-    return beyond <= 0 ? 0 : int(by_stride.quotient(uint32_t(beyond + stride - 1)));
-  }
-  __device__ __forceinline__ int last_hit(int x) const {
-    return smaller(out - 1, int(by_stride.quotient(uint32_t(x + pad))));
-  }
-  // Calls f(o, tap) for every output o that covers x, in rising order.
-  template <class F>
-  __device__ __forceinline__ void for_each_hit(int x, F&& f) const {
-    for (int o = first_hit(x), last = last_hit(x); o <= last; ++o) {
-      const int distance = x - start(o), tap = int(by_dilation.quotient(uint32_t(distance)));
-      if (tap * dilation == distance) f(o, tap);
-    }
-  }
-};
-struct Pool {
-  Axis d, h, w;
-
-  // The row of the input, or of the output, by its number in the whole array.
-  __device__ __forceinline__ uint32_t in_row(int plane, int d, int h) const {
-    return uint32_t((plane * this->d.in + d) * this->h.in + h);
-  }
-  __device__ __forceinline__ uint32_t out_row(int plane, int d, int h) const {
-    return uint32_t((plane * this->d.out + d) * this->h.out + h);
-  }
-};
 
 // Calls take(value, tap) for the taps of output o, in order: of windows of kH x kW taps in a slice, or any
 // (0, 0). Those outside have the value `absent`, or are passed over.
@@ -326,26 +277,6 @@ Places strips_of(const PoolProblem& p, int rows) {
   return places(p.planes, p.d.in, ceil_div(p.h.in, rows), ceil_div(p.w.in, kStrip));
 }
 
-Axis axis_of(const PoolAxis& a) {
-  const int64_t most = kLimit / 2;
-  // Strides and dilations so large that there is one output or one tap can be anything.
-  const int64_t stride = std::min(a.stride, most), dilation = std::min(a.dilation, most);
-  if (a.in + 2 * a.pad >= most || a.kernel >= most || (a.kernel - 1) * dilation >= most) too_large();
-  return {int(a.in),
-          int(a.out),
-          int(a.kernel),
-          int(stride),
-          int(a.pad),
-          int(dilation),
-          int((a.kernel - 1) * dilation),
-          Divisor(uint32_t(stride)),
-          Divisor(uint32_t(dilation)),
-          Divisor(uint32_t(a.kernel))};
-}
-Pool pool_of(const PoolProblem& p) {
-  if (std::max(p.planes * std::max(p.in_plane(), p.out_plane()), p.taps()) >= kLimit) too_large();
-  return {axis_of(p.d), axis_of(p.h), axis_of(p.w)};
-}
 // Calls f with the type of offsets.
 template <class F>
 void by_offset(const PoolProblem& p, F&& f) {
@@ -363,8 +294,6 @@ void by_window(const PoolProblem& p, F&& f) {
   const auto is = [&](int64_t h, int64_t w) { return p.h.kernel == h && p.w.kernel == w && p.taps() <= 256; };
   if (is(2, 2)) return f(Window<2, 2>{});
   if (is(3, 3)) return f(Window<3, 3>{});
-  if (is(1, 2)) return f(Window<1, 2>{});
-  if (is(1, 3)) return f(Window<1, 3>{});
   f(Window<0, 0>{});
 }
 
@@ -392,6 +321,7 @@ bool strips_packed(const void* grad_x, const PoolProblem& p) {
 
 void max_pool_forward(Dtype dtype, void* y, void* offsets, const void* x, const PoolProblem& p,
                       Stream stream) {
+  if (small_max_forward(dtype, y, offsets, x, p, stream)) return;
   const Places o = outputs_of(p);
   const Pool pool = pool_of(p);
   if (whole_planes(p)) return plane_max_forward(dtype, y, offsets, p.taps() <= 256 ? 1 : 4, x, p, stream);
@@ -407,6 +337,7 @@ void max_pool_forward(Dtype dtype, void* y, void* offsets, const void* x, const 
 
 void max_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const void* offsets,
                        const PoolProblem& p, Stream stream) {
+  if (small_max_backward(dtype, grad_x, grad_y, offsets, p, stream)) return;
   const Places pieces = strips_of(p, flat(p) ? kRows : 1);
   const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
@@ -430,6 +361,7 @@ void max_pool_indices(int64_t* indices, const void* offsets, const PoolProblem& 
 void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p, bool include_pad,
                       int64_t divisor, Stream stream) {
   if (divisor == 0 && whole_planes(p)) return adaptive_avg_pool_forward(dtype, y, x, p, stream);
+  if (small_avg_forward(dtype, y, x, p, include_pad, divisor, stream)) return;
   const Places o = outputs_of(p);
   const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
@@ -443,6 +375,7 @@ void avg_pool_forward(Dtype dtype, void* y, const void* x, const PoolProblem& p,
 void avg_pool_backward(Dtype dtype, void* grad_x, const void* grad_y, const PoolProblem& p, bool include_pad,
                        int64_t divisor, Stream stream) {
   if (divisor == 0 && whole_planes(p)) return adaptive_avg_pool_backward(dtype, grad_x, grad_y, p, stream);
+  if (small_avg_backward(dtype, grad_x, grad_y, p, include_pad, divisor, stream)) return;
   const Places pieces = strips_of(p, flat(p) ? kRows : 1);
   const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {

@@ -1,76 +1,85 @@
-// unfold: a thread for each element of the columns copies it, or zero. fold: a thread for each element of the
-// image adds up the columns that came from it, in order: no atomics. Columns cross memory once; an image is
-// read from the caches once for each tap.
+// unfold: a thread has a window, finds its place once and copies its taps, or zeros; where windows are few, they are cut
+// into ranges of taps. fold: a thread for each element of the image adds up the columns that came from it, in order: no
+// atomics. Columns cross memory once; an image is read from the caches once for each tap.
 #include "cuda/unfold.h"
 
-#include "cuda/numeric.h"
+#include <algorithm>
+
+#include "cuda/pool_places.h"
 
 namespace fastdl::cuda {
-namespace {
 
-constexpr int kThreads = 256;
+using namespace pool;
+
+namespace {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    unfold_kernel(T* columns, const T* x, PoolProblem p, int64_t rows) {
-  // A row of the columns is a tap of a plane; blocks along y share it.
-  const int64_t outputs = p.out_plane(), taps = p.taps();
-  for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const int64_t plane = row / taps, tap = row % taps;
-    const int64_t kw = tap % p.w.kernel * p.w.dilation, kh = tap / p.w.kernel % p.h.kernel * p.h.dilation,
-                  kd = tap / p.w.kernel / p.h.kernel * p.d.dilation;
-    const T* from = x + plane * p.in_plane();
-    for (uint32_t o = blockIdx.x * kThreads + threadIdx.x; o < outputs; o += gridDim.x * kThreads) {
-      const uint32_t width = uint32_t(p.w.out), height = uint32_t(p.h.out), line = o / width;
-      const int64_t w = p.w.start(o - line * width) + kw, h = p.h.start(line % height) + kh,
-                    d = p.d.start(line / height) + kd;
-      const bool inside = w >= 0 && w < p.w.in && h >= 0 && h < p.h.in && d >= 0 && d < p.d.in;
-      columns[row * outputs + o] = inside ? from[(d * p.h.in + h) * p.w.in + w] : T(0.0f);
+    unfold_kernel(T* columns, const T* x, Pool p, Places windows, int taps, int block_taps) {
+  const uint32_t outputs = windows.d.divisor * windows.h.divisor * windows.w.divisor;
+  const int first = int(blockIdx.y) * block_taps, end = smaller(first + block_taps, taps);
+  const int first_row = int(p.w.by_kernel.quotient(uint32_t(first))),
+            first_slice = int(p.h.by_kernel.quotient(uint32_t(first_row)));
+  for_each_place(windows, [&](uint32_t i, const Place& o) {
+    const int d0 = p.d.start(o.d), h0 = p.h.start(o.h), w0 = p.w.start(o.w);
+    T* to = columns + (int64_t(o.plane) * taps + first) * outputs + (i - uint32_t(o.plane) * outputs);
+    int kd = first_slice, kh = first_row - first_slice * p.h.kernel, kw = first - first_row * p.w.kernel;
+    FASTDL_UNROLL_BY(4)
+    for (int tap = first; tap < end; ++tap, to += outputs) {
+      const int d = d0 + kd * p.d.dilation, h = h0 + kh * p.h.dilation, w = w0 + kw * p.w.dilation;
+      const bool inside =
+          uint32_t(d) < uint32_t(p.d.in) && uint32_t(h) < uint32_t(p.h.in) && uint32_t(w) < uint32_t(p.w.in);
+      *to = inside ? x[p.in_row(o.plane, d, h) * uint32_t(p.w.in) + uint32_t(w)] : T(0.0f);
+      if (++kw == p.w.kernel) {
+        kw = 0;
+        if (++kh == p.h.kernel) kh = 0, ++kd;
+      }
     }
-  }
+  });
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    fold_kernel(T* x, const T* columns, PoolProblem p, int64_t items) {
+__global__ void __launch_bounds__(kThreads)
+    fold_kernel(T* x, const T* columns, Pool p, Places inputs, int taps) {
   using C = Compute<T>;
-  const int64_t outputs = p.out_plane(), taps = p.taps();
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < items;
-       i += int64_t(gridDim.x) * kThreads) {
-    const int64_t w = i % p.w.in, q = i / p.w.in, h = q % p.h.in, r = q / p.h.in, d = r % p.d.in;
-    const T* from = columns + r / p.d.in * taps * outputs;
+  const int64_t outputs = int64_t(p.d.out) * p.h.out * p.w.out;
+  for_each_place(inputs, [&](uint32_t i, const Place& at) {
+    const T* from = columns + at.plane * taps * outputs;
     C sum = 0;
-    p.d.for_each_hit(d, [&](int64_t od, int64_t kd) {
-      p.h.for_each_hit(h, [&](int64_t oh, int64_t kh) {
-        p.w.for_each_hit(w, [&](int64_t ow, int64_t kw) {
-          const int64_t tap = (kd * p.h.kernel + kh) * p.w.kernel + kw;
-          sum += C(widen(from[tap * outputs + (od * p.h.out + oh) * p.w.out + ow]));
-        });
+    p.d.for_each_hit(at.d, [&](int od, int kd) {
+      p.h.for_each_hit(at.h, [&](int oh, int kh) {
+        const T* row =
+            from + (kd * p.h.kernel + kh) * p.w.kernel * outputs + int64_t(od * p.h.out + oh) * p.w.out;
+        p.w.for_each_hit(at.w, [&](int ow, int kw) { sum += C(widen(row[kw * outputs + ow])); });
       });
     });
     x[i] = narrow<T>(sum);
-  }
+  });
 }
 
 }  // namespace
 
 void unfold(Dtype dtype, void* columns, const void* x, const PoolProblem& p, Stream stream) {
-  const int64_t rows = p.planes * p.taps(), outputs = p.out_plane();
-  if (rows * outputs == 0) return;
-  if (outputs >= int64_t(1) << 31) throw std::invalid_argument("unfold on CUDA: more than 2^31 windows");
-  const dim3 grid(unsigned((outputs + kThreads - 1) / kThreads), unsigned(rows < 65535 ? rows : 65535));
+  const Places windows = outputs_of(p);
+  if (windows.count == 0 || p.taps() == 0) return;
+  const Pool pool = pool_of(p);
+  const int64_t wanted = ceil_div(int64_t(multiprocessors()) * 2048, windows.count);
+  const int64_t block_taps =
+      ceil_div(p.taps(), std::clamp<int64_t>(wanted, 1, std::min<int64_t>(p.taps(), 65535)));
+  const dim3 grid(grid_for(windows.count, kThreads, 64), unsigned(ceil_div(p.taps(), block_taps)));
   by_dtype(dtype, [&]<class T>(T) {
     launch("unfold", unfold_kernel<T>, grid, dim3(kThreads), 0, stream, static_cast<T*>(columns),
-           static_cast<const T*>(x), p, rows);
+           static_cast<const T*>(x), pool, windows, int(p.taps()), int(block_taps));
   });
 }
 
 void fold(Dtype dtype, void* x, const void* columns, const PoolProblem& p, Stream stream) {
-  const int64_t items = p.planes * p.in_plane();
-  if (items == 0) return;
+  const Places inputs = inputs_of(p);
+  if (inputs.count == 0) return;
+  const Pool pool = pool_of(p);
   by_dtype(dtype, [&]<class T>(T) {
-    launch("fold", fold_kernel<T>, dim3(grid_for(items, kThreads)), dim3(kThreads), 0, stream,
-           static_cast<T*>(x), static_cast<const T*>(columns), p, items);
+    launch_over("fold", fold_kernel<T>, inputs, stream, static_cast<T*>(x), static_cast<const T*>(columns),
+                pool, inputs, int(p.taps()));
   });
 }
 

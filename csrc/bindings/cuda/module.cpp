@@ -17,6 +17,7 @@ void register_random(py::module_& m);
 void register_layout(py::module_& m);
 void register_distance(py::module_& m);
 void register_ctc_loss(py::module_& m);
+void register_margin_loss(py::module_& m);
 void register_optim(py::module_& m);
 void register_norm(py::module_& m);
 void register_embedding(py::module_& m);
@@ -46,6 +47,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_layout(m);
   register_distance(m);
   register_ctc_loss(m);
+  register_margin_loss(m);
   register_optim(m);
   register_norm(m);
   register_embedding(m);

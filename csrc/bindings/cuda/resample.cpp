@@ -1,5 +1,6 @@
 // Interpolation, padding, windows as columns, unpooling.
 #include "bindings/cuda/arguments.h"
+#include "cuda/grid_sample.h"
 #include "cuda/interpolate.h"
 #include "cuda/pad.h"
 #include "cuda/unfold.h"
@@ -9,6 +10,8 @@ namespace fastdl::binding {
 namespace {
 
 constexpr const char* kModes[] = {"nearest", "nearest-exact", "linear", "cubic", "lanczos"};
+constexpr const char* kGridModes[] = {"bilinear", "nearest", "bicubic"};
+constexpr const char* kGridPaddings[] = {"zeros", "border", "reflection"};
 constexpr const char* kPaddings[] = {"constant", "reflect", "replicate", "circular"};
 
 // in, out, before, after for each of the four axes.
@@ -32,7 +35,6 @@ uint64_t* words(uintptr_t address) {
 
 void register_resample(py::module_& m) {
   using cuda::ResamplePlan;
-  using cuda::ResampleTable;
   m.def("unfold", [](int dtype, uintptr_t columns, uintptr_t x, const PoolProblem& p, uintptr_t stream) {
     cuda::unfold(Dtype(dtype), pointer(columns), pointer(x), p, stream_of(stream));
   });
@@ -58,28 +60,42 @@ void register_resample(py::module_& m) {
                        bool antialias) {
         return ResamplePlan{named<Resampling>(kModes, mode), in, out, scale, align_corners, antialias};
       }));
-  py::class_<ResampleTable>(m, "ResampleTable")
-      .def(py::init([](int64_t in, int64_t out, int64_t taps, uintptr_t start, uintptr_t count,
-                       uintptr_t first, uintptr_t end, uintptr_t weights) {
-        return ResampleTable{in,
-                             out,
-                             taps,
-                             integers(start),
-                             integers(count),
-                             integers(first),
-                             integers(end),
-                             pointer(weights)};
-      }));
-  m.def("resample_taps", &cuda::resample_taps);
-  m.def("resample_table",
-        [](int dtype, const ResampleTable& table, const ResamplePlan& plan, uintptr_t stream) {
-          cuda::resample_table(Dtype(dtype), table, plan, stream_of(stream));
+  m.def("interpolate_bytes",
+        [](int dtype, const ResamplePlan& d, const ResamplePlan& h, const ResamplePlan& w) {
+          return cuda::interpolate_bytes(Dtype(dtype), {d, h, w});
         });
-  m.def("interpolate", [](int dtype, uintptr_t y, uintptr_t x, int64_t planes, const ResampleTable& d,
-                          const ResampleTable& h, const ResampleTable& w, bool backward, uintptr_t stream) {
-    const ResampleTable tables[3] = {d, h, w};
-    (backward ? cuda::interpolate_backward : cuda::interpolate)(Dtype(dtype), pointer(y), pointer(x), planes,
-                                                                tables, stream_of(stream));
+  m.def("interpolate",
+        [](int dtype, uintptr_t to, uintptr_t from, int64_t planes, const ResamplePlan& d,
+           const ResamplePlan& h, const ResamplePlan& w, bool backward, uintptr_t tables, uintptr_t stream) {
+          cuda::interpolate(Dtype(dtype), pointer(to), pointer(from), planes, {d, h, w}, backward,
+                            pointer(tables), stream_of(stream));
+        });
+  py::class_<GridProblem>(m, "GridProblem")
+      .def(py::init([](int64_t batch, int64_t channels, int64_t points, const std::vector<int64_t>& extent,
+                       const std::string& mode, const std::string& padding, bool align_corners) {
+        GridProblem p{batch, channels, points, int(extent.size())};
+        if (p.rank != 2 && p.rank != 3) throw py::value_error("grid_sample: 2 or 3 spatial axes expected");
+        std::copy(extent.begin(), extent.end(), p.extent);
+        p.mode = named<GridMode>(kGridModes, mode);
+        p.padding = named<GridPadding>(kGridPaddings, padding);
+        p.align_corners = align_corners;
+        return p;
+      }))
+      .def_property_readonly("taps", &cuda::grid_taps);
+  m.def("grid_sample",
+        [](int dtype, uintptr_t y, uintptr_t x, uintptr_t grid, const GridProblem& p, uintptr_t stream) {
+          cuda::grid_sample(Dtype(dtype), pointer(y), pointer(x), pointer(grid), p, stream_of(stream));
+        });
+  m.def("grid_sample_grad_grid", [](int dtype, uintptr_t grad_grid, uintptr_t grad_y, uintptr_t x,
+                                    uintptr_t grid, const GridProblem& p, uintptr_t stream) {
+    cuda::grid_sample_grad_grid(Dtype(dtype), pointer(grad_grid), pointer(grad_y), pointer(x), pointer(grid),
+                                p, stream_of(stream));
+  });
+  m.def("grid_sample_entries", [](int dtype, uintptr_t pixel, uintptr_t point, uintptr_t weight,
+                                  uintptr_t grid, const GridProblem& p, uintptr_t stream) {
+    cuda::grid_sample_entries(Dtype(dtype), static_cast<int64_t*>(pointer(pixel)),
+                              static_cast<int64_t*>(pointer(point)), pointer(weight), pointer(grid), p,
+                              stream_of(stream));
   });
   m.def("adaptive_max_pool_forward",
         [](int dtype, uintptr_t y, uintptr_t indices, uintptr_t x, const PoolProblem& p, uintptr_t stream) {

@@ -14,7 +14,7 @@ from fastdl.autograd.op import Op
 from fastdl.devices import to_device
 from fastdl.dtypes import FLOATING, bool_
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import on_device, select
+from fastdl.kernels import select
 from fastdl.ops.arithmetic import add, div, mul, remainder, sub
 from fastdl.ops.arrays import full
 from fastdl.ops.compare import gt, logical_and, lt
@@ -103,8 +103,6 @@ def grid_sample(
     if 0 in shape[2:]:
         raise ArgumentError(f"grid_sample: only batch and channels of the input may be empty, got {shape}")
     align_corners = bool(align_corners)
-    if on_device(input._data) or on_device(grid._data):
-        return _composed(input, grid, mode, padding_mode, align_corners)
     return GridSample.apply(  # type: ignore[no-any-return]
         input, grid, mode=mode, padding=padding_mode, align_corners=align_corners
     )
@@ -131,7 +129,7 @@ class GridSample(Op):
 
 
 def _composed(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
-    """The same of other operations: on a GPU, and for second derivatives."""
+    """The same of other operations, for second derivatives."""
     rank = input.ndim - 2
     extents = input.shape[2:]
     places = []

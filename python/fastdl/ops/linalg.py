@@ -12,7 +12,7 @@ from fastdl.autograd.mode import mode
 from fastdl.dtypes import complex_dtype
 from fastdl.errors import LinAlgError
 from fastdl.kernels import MetaArray
-from fastdl.ops.arrays import contiguous, eye
+from fastdl.ops.arrays import contiguous, eye, full
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import conj
@@ -246,16 +246,14 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     return QrResult(*[Tensor._wrap(contiguous(a)) for a in np.linalg.qr(A._data, "complete")])
 
 
-@on_host
 def matrix_power(A: Tensor, n: int) -> Tensor:
     """A times itself ``n`` times; n below 0: of the inverse. See ``torch.linalg.matrix_power``."""
     check_matrix("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
     if n == 0:  # whose gradient is 0
-        return A.masked_fill(Tensor._wrap(np.ones((), np.bool_)), 0.0) + Tensor._wrap(
-            eye(A.shape[-1], A._data.dtype, A._data)
-        )
+        nothing = A.masked_fill(Tensor._wrap(full((), True, np.bool_, A._data)), 0.0)
+        return nothing + Tensor._wrap(eye(A.shape[-1], A._data.dtype, A._data))
     result: Any = None
     while n:
         if n % 2:

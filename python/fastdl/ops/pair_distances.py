@@ -48,13 +48,7 @@ def cdist(
         if a.dtype is b.dtype and is_kernel_dtype(a.dtype):
             return Euclidean.apply(x1, x2)  # type: ignore[no-any-return]
         return _euclidean(x1, x2)
-    if (
-        a.dtype is b.dtype
-        and is_kernel_dtype(a.dtype)
-        and a.shape[:-2] == b.shape[:-2]
-        and a.shape[-1] > 0
-        and not (on_device(a) or on_device(b))
-    ):
+    if a.dtype is b.dtype and is_kernel_dtype(a.dtype) and a.shape[:-2] == b.shape[:-2] and a.shape[-1] > 0:
         return Cdist.apply(x1, x2, p=float(p))  # type: ignore[no-any-return]
     return _norms(x1, x2, p)
 

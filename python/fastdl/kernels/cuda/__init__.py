@@ -22,6 +22,7 @@ from fastdl.kernels.cuda.elementwise import *
 from fastdl.kernels.cuda.embedding import *
 from fastdl.kernels.cuda.layout import *
 from fastdl.kernels.cuda.linear import *
+from fastdl.kernels.cuda.margin_loss import *
 from fastdl.kernels.cuda.norm import *
 from fastdl.kernels.cuda.optim import *
 from fastdl.kernels.cuda.order import *
@@ -39,10 +40,7 @@ from fastdl.kernels.cuda.special import *
 _WHY = {
     "it shows the CPU's vectorised functions to tests; a GPU has its own": "vector_math",
     "index_select_backward adds in a fixed order": "index_add",
-    "composed of gathers": "grid_sample_forward grid_sample_backward",
-    "the operation runs on the CPU": """multi_margin_loss_forward multi_margin_loss_backward
-        multilabel_margin_loss_forward multilabel_margin_loss_backward""",
-    "composed of differences and their norms": "cdist_forward cdist_backward pdist_forward",
+    "composed of cdist": "pdist_forward",
     "composed of other operations": "angle_forward cross_forward count_in_bins",
     "composed of scatter_reduce": "segment_forward segment_backward",
     "special_backward has it": "logit_backward",

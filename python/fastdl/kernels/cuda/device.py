@@ -35,6 +35,8 @@ OPERATIONS = {
     6: ("gather_backward", "index"),
     7: ("ctc_loss", "targets"),
     8: ("scatter", "index"),
+    9: ("multi_margin_loss", "target"),
+    10: ("multilabel_margin_loss", "target"),
     20: ("max_unpool", "indices"),
     21: ("max_unpool_backward", "indices"),
     22: ("adaptive_max_pool_backward", "indices"),

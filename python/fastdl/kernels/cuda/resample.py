@@ -1,4 +1,5 @@
-"""Interpolation, padding, unfold/fold, pixel shuffling; see :mod:`fastdl.kernels.reference.resample`.
+"""Interpolation, sampling at any places, padding, unfold/fold, pixel shuffling; see
+:mod:`fastdl.kernels.reference.resample`.
 
 Backward gathers everywhere, so it has the same bits every time. Tables of interpolation are made on the device.
 """
@@ -14,12 +15,16 @@ import numpy as np
 from fastdl.errors import ArgumentError
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, contiguous
+from fastdl.kernels.cuda.elementwise import convert
+from fastdl.kernels.cuda.embedding import embedding_backward
 
 Sizes = Sequence[int]
 Pairs = Sequence[tuple[int, int]]
 
 __all__ = [
     "fold_forward",
+    "grid_sample_backward",
+    "grid_sample_forward",
     "interpolate_backward",
     "interpolate_forward",
     "pad_backward",
@@ -33,38 +38,6 @@ _LARGEST = 2**31
 _MODES = ("nearest", "nearest-exact", "linear", "cubic", "lanczos")
 _PAD_MODES = ("constant", "reflect", "replicate", "circular", "roll")
 _PAD_AXES = 4  # at once
-
-
-class _Table:
-    """One axis's table on the device; see csrc/cuda/interpolate.h."""
-
-    def __init__(
-        self,
-        runtime: Any,
-        number: int,
-        dtype: Any,
-        plan: tuple[str, int, int, float, bool, bool],
-        ranges: bool,
-    ) -> None:
-        extension = runtime.extension
-        _, n, out, *_ = plan
-        planned = extension.ResamplePlan(*plan)
-        taps = extension.resample_taps(planned)
-        self._weights = runtime.empty(out * taps, device.compute_dtype(dtype))
-        self._integers = runtime.empty(2 * out + 2 * n, np.dtype(np.int32))
-        start = runtime.pointer(self._integers)
-        first = start + 4 * 2 * out if ranges else 0
-        self.table = extension.ResampleTable(
-            n,
-            out,
-            taps,
-            start,
-            start + 4 * out,
-            first,
-            first and first + 4 * n,
-            runtime.pointer(self._weights),
-        )
-        extension.resample_table(number, self.table, planned, runtime.stream())
 
 
 def _interpolate(
@@ -102,14 +75,17 @@ def _interpolate(
         (mode, n, out, float(s), align_corners, antialias)
         for n, out, s in zip(before, after, scale, strict=True)
     ]
-    tables = [_Table(runtime, number, x.dtype, plan, backward) for plan in axes]
-    runtime.extension.interpolate(
+    extension = runtime.extension
+    plans = [extension.ResamplePlan(*axis) for axis in axes]
+    tables = runtime.empty(extension.interpolate_bytes(number, *plans), np.dtype(np.uint8))
+    extension.interpolate(
         number,
         runtime.pointer(y),
         runtime.pointer(x),
         prod(leading),
-        *(t.table for t in tables),
+        *plans,
         backward,
+        runtime.pointer(tables),
         runtime.stream(),
     )
     return y
@@ -125,6 +101,78 @@ def interpolate_backward(
     grad_y: Array, size: Sizes, scale: Sequence[float], mode: str, align_corners: bool, antialias: bool
 ) -> Array:
     return _interpolate("interpolate_backward", grad_y, size, scale, mode, align_corners, antialias, True)
+
+
+_GRID_MODES = ("bilinear", "nearest", "bicubic")
+_GRID_PADDINGS = ("zeros", "border", "reflection")
+
+
+def _grid_problem(
+    op: str, runtime: Any, x: Array, grid: Array, mode: str, padding: str, align_corners: bool
+) -> Any:
+    rank = x.ndim - 2
+    if rank not in (2, 3) or grid.ndim != x.ndim or grid.shape[-1] != rank or len(grid) != len(x):
+        raise ArgumentError(
+            f"{op}: x must be (N, C, H, W) with grid (N, H_out, W_out, 2), or each with one axis more, got "
+            f"{x.shape} and {grid.shape}"
+        )
+    if min(x.shape[2:]) < 1 or prod(x.shape[2:]) >= _LARGEST:
+        raise ArgumentError(f"{op}: spatial sizes of x must be at least 1 and their product below 2^31")
+    if mode not in _GRID_MODES or (mode == "bicubic" and rank == 3):
+        raise ArgumentError(f"{op}: mode must be bilinear, nearest or, for images, bicubic, got {mode}")
+    if padding not in _GRID_PADDINGS:
+        raise ArgumentError(f"{op}: padding must be zeros, border or reflection, got {padding}")
+    return runtime.extension.GridProblem(
+        *x.shape[:2], prod(grid.shape[1:-1]), list(x.shape[2:]), mode, padding, align_corners
+    )
+
+
+def grid_sample_forward(x: Array, grid: Array, mode: str, padding: str, align_corners: bool) -> Array:
+    op = "grid_sample_forward"
+    number, runtime = device.code(op, x, grid), device.of(x)
+    problem = _grid_problem(op, runtime, x, grid, mode, padding, align_corners)
+    x, grid = contiguous(x), contiguous(grid)
+    y = runtime.empty((*x.shape[:2], *grid.shape[1:-1]), x.dtype)
+    pointer = runtime.pointer
+    runtime.extension.grid_sample(number, pointer(y), pointer(x), pointer(grid), problem, runtime.stream())
+    return y
+
+
+def grid_sample_backward(
+    grad_y: Array,
+    x: Array,
+    grid: Array,
+    mode: str,
+    padding: str,
+    align_corners: bool,
+    want_x: bool,
+    want_grid: bool,
+) -> tuple[Array | None, Array | None]:
+    op = "grid_sample_backward"
+    number, runtime = device.code(op, grad_y, x, grid), device.of(x)
+    problem = _grid_problem(op, runtime, x, grid, mode, padding, align_corners)
+    if grad_y.shape != (*x.shape[:2], *grid.shape[1:-1]):
+        raise ArgumentError(f"{op}: grad_y must have the result's shape, got {grad_y.shape}")
+    grid, pointer = contiguous(grid), runtime.pointer
+    grad_x = grad_grid = None
+    if want_grid:
+        grad_grid, grad_y, x = runtime.empty(grid.shape, grid.dtype), contiguous(grad_y), contiguous(x)
+        addresses = pointer(grad_grid), pointer(grad_y), pointer(x), pointer(grid)
+        runtime.extension.grid_sample_grad_grid(number, *addresses, problem, runtime.stream())
+    if want_x:  # the gradient of a table of pixels, whose rows are the channels
+        n, channels = x.shape[:2]
+        points, pixels = prod(grid.shape[1:-1]), prod(x.shape[2:])
+        entries = n * points * problem.taps
+        pixel, point = (runtime.empty(entries, np.dtype(np.int64)) for _ in range(2))
+        weight = runtime.empty(entries, device.compute_dtype(x.dtype))
+        addresses = pointer(pixel), pointer(point), pointer(weight), pointer(grid)
+        runtime.extension.grid_sample_entries(number, *addresses, problem, runtime.stream())
+        rows = convert(contiguous(grad_y.reshape(n, channels, points).swapaxes(1, 2)), weight.dtype)
+        rows = rows.reshape(n * points, channels)
+        table = embedding_backward(rows, pixel, point, weight, n * pixels + 1, n * pixels, False)
+        images = table[: n * pixels].reshape(n, pixels, channels).swapaxes(1, 2)
+        grad_x = convert(contiguous(images), x.dtype).reshape(x.shape)
+    return grad_x, grad_grid
 
 
 def _padded(op: str, size: Sizes, padding: Pairs) -> tuple[int, ...]:
