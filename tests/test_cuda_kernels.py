@@ -92,6 +92,7 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         numbers((4, 6, 6), dtype, 31),
         reference.cdist_forward(wide(image[0]), wide(image[1]), 1.0),
     )
+    by_planes = numbers((1, 2, 8300), dtype, 32), scale[:2]
     several[:, :2] = [[3, 20], [32, 0], [7, 7], [1, 2], [-1, 4], [9, -1]]
     sound, beats = numbers((2, 3, 620), dtype, 24), numbers((3, 1, 31), dtype, 25, 0.3)
     same, strided = ((1, 1), (1, 1), (1, 1)), ((2, 3), (0, 0), (1, 1))
@@ -154,6 +155,14 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("layer_norm_forward", rows, weight, bias, 64, 1e-5),
         ("rms_norm_forward", long, None, 1800, 1e-5),
         ("group_norm_forward", image, scale, None, 2, 1e-5),
+        ("group_norm_forward", *by_planes, None, 1, 1e-5),
+        (
+            "group_norm_backward",
+            by_planes[0][:, ::-1].copy(),
+            *by_planes,
+            *reference.group_norm_forward(*wide(list(by_planes)), None, 1, 1e-5)[1:],
+            *(1, 1e-5, True, True, True),
+        ),
         ("batch_norm_forward", image, scale, scale, 1e-5),
         ("batch_norm_forward", batch, scale[:2], None, 1e-5),
         ("batch_norm_forward", tall, None, None, 1e-5),

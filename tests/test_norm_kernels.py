@@ -165,6 +165,10 @@ def test_layer_and_rms_norm_kernels(rows, length, affine, dtype, level):
         ((1, 8, 17), 1),
         ((5, 32, 7, 7), 8),
         ((2, 4, 3000), 2),
+        ((2, 6, 8500), 2),  # long rows: by planes, or slices of them, on a GPU
+        ((3, 120, 300), 2),
+        ((1, 70, 9, 33), 1),
+        ((2, 2, 130, 131), 2),
     ],
 )
 @pytest.mark.parametrize("affine", [True, False])
@@ -185,6 +189,11 @@ def test_group_norm_kernels(shape, groups, affine, dtype, level):
     scale = 1 / np.sqrt(want_var.min() + EPS)
     for a, b in zip(got, want, strict=True):
         assert_close(a, b, reduction=n, scale=max(1, np.abs(b).max(), scale))
+    for only in range(3):  # as the first pass and the last one are shared
+        wanted = [i == only for i in range(3)]
+        alone = module.group_norm_backward(g, x, weight, mean, var, groups, EPS, *wanted)
+        assert [a is not None for a in alone] == wanted
+        assert_close(alone[only], got[only], reduction=n, scale=max(1, np.abs(got[only]).max(), scale))
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
@@ -207,7 +216,7 @@ def test_local_response_kernels(shape, size, dtype, level):
 def test_large_means_in_float32(level, offset):
     """x - mean is right although float32 has few digits left for it; so are the gradients."""
     module = load(level)
-    for shape in ((8, 4, 500), (2000, 4), (3, 2, 100, 100), (40, 4, 500), (5000, 4)):
+    for shape in ((8, 4, 500), (2000, 4), (3, 2, 100, 100), (40, 4, 500), (5000, 4), (2, 40, 500)):
         x, g, weight, bias = arrays(shape, np.float32, shape[1], 1.0, offset)
         y, mean, var = module.batch_norm_forward(x, weight, bias, EPS)
         want_y, want_mean, want_var = reference.batch_norm_forward(*wide(x, weight, bias), EPS)

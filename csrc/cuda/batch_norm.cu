@@ -5,7 +5,7 @@
 // a slab is some planes where there are many, a slice of one where there are few, so that the device is full
 // and slabs are no more than that takes. Variances are of x minus a first element, never of x itself. x is
 // read once for the moments and once for y; backward twice, with the gradient. Channels that a block's registers
-// hold are batch_norm_whole.cu's.
+// hold are batch_norm_whole.cu's. Group norm of long rows has the same passes, over planes (group_norm.cu).
 #include <algorithm>
 
 #include "cuda/norm_statistics.h"
@@ -14,8 +14,12 @@ namespace fastdl::cuda {
 namespace {
 
 struct Grid {
-  int64_t batch, channels, inner, per_batch;
+  int64_t batch, channels, inner, per_batch, statistics;
   Divisor per_group, by_inner, by_channels;
+
+  __device__ __forceinline__ int64_t statistic(int64_t n, uint32_t c) const {
+    return n * per_batch + int64_t(per_group.quotient(c));
+  }
 };
 
 // The two sums of a channel: of x - x0 and its square (kMoments; x0 the channel's first element), or of g and
@@ -36,7 +40,7 @@ struct Terms {
     if constexpr (kMoments)
       r.x0 = C(widen(x[c * grid.inner]));
     else
-      r.s = statistics<C>(mean, var, n * grid.per_batch + int64_t(grid.per_group.quotient(uint32_t(c))), eps);
+      r.s = statistics<C>(mean, var, grid.statistic(n, uint32_t(c)), eps);
     return r;
   }
   __device__ __forceinline__ void add(C (&sums)[2], const Channel& channel, C a, C b) const {
@@ -181,12 +185,14 @@ __device__ __forceinline__ void finish_slabs(const C* partials, int64_t slabs, i
 template <class T>
 __global__ void __launch_bounds__(kColumns* kFinishRows)
     finish_gradients(T* grad_weight, T* grad_bias, Compute<T>* sums, const Compute<T>* partials,
-                     int64_t slabs, int64_t channels) {
+                     const T* weight, int64_t slabs, int64_t channels) {
+  using C = Compute<T>;
   finish_slabs(partials, slabs, channels, [&](int64_t c, const double (&both)[2]) {
-    if (grad_bias != nullptr) grad_bias[c] = narrow<T>(Compute<T>(both[0]));
-    if (grad_weight != nullptr) grad_weight[c] = narrow<T>(Compute<T>(both[1]));
-    sums[c] = Compute<T>(both[0]);
-    sums[channels + c] = Compute<T>(both[1]);
+    if (grad_bias != nullptr) grad_bias[c] = narrow<T>(C(both[0]));
+    if (grad_weight != nullptr) grad_weight[c] = narrow<T>(C(both[1]));
+    const C w = weight != nullptr ? C(widen(weight[c])) : C(1);
+    sums[c] = w * C(both[0]);
+    sums[channels + c] = w * C(both[1]);
   });
 }
 template <class T>
@@ -229,14 +235,15 @@ __global__ void __launch_bounds__(256)
                 const T* bias, const Compute<T>* sums, Grid grid, Compute<T> eps, int64_t size, bool packed) {
   using C = Compute<T>;
   constexpr int N = kWidest<T>;
-  const C count = C(grid.batch * grid.inner);
-  const auto element = [&](C g, C a, uint32_t c, const Statistics<C>& s) {
+  const C share = C(grid.statistics) / C(size);
+  // sums: of w g and of w g h, for each statistic
+  const auto element = [&](C g, C a, uint32_t c, int64_t statistic, const Statistics<C>& s) {
     const C w = weight != nullptr ? C(widen(weight[c])) : C(1);
     if constexpr (kGradient) {
-      g *= w * s.r;
+      g *= w;
       if (sums != nullptr)
-        g -= w * s.r * (sums[c] / count + s.normalised(a) * (sums[grid.channels + c] / count));
-      return g;
+        g -= sums[statistic] * share + s.normalised(a) * (sums[grid.statistics + statistic] * share);
+      return g * s.r;
     } else {
       return s.normalised(a) * w + (bias != nullptr ? C(widen(bias[c])) : C(0));
     }
@@ -258,13 +265,14 @@ __global__ void __launch_bounds__(256)
         const uint32_t item = first + i * 256;
         if (item >= items) break;
         const uint32_t plane = grid.by_inner.quotient(item);
-        const uint32_t c = plane - grid.by_channels.quotient(plane) * grid.by_channels.divisor;
-        const auto s = statistics<C>(mean, var, c, eps);
+        const uint32_t n = grid.by_channels.quotient(plane), c = plane - n * grid.by_channels.divisor;
+        const int64_t statistic = grid.statistic(n, c);
+        const auto s = statistics<C>(mean, var, statistic, eps);
         Pack<T, M> r;
         FASTDL_UNROLL
         for (int k = 0; k < M; ++k) {
           const C value = C(widen(a[i][k]));
-          r.v[k] = narrow<T>(element(kGradient ? C(widen(g[i][k])) : value, value, c, s));
+          r.v[k] = narrow<T>(element(kGradient ? C(widen(g[i][k])) : value, value, c, statistic, s));
         }
         reinterpret_cast<Pack<T, M>*>(out)[item] = r;
       }
@@ -284,6 +292,7 @@ Grid grid_of(const ChannelNorm& p, int64_t width) {
           p.channels,
           p.inner,
           p.per_batch,
+          p.per_batch > 0 ? p.batch * p.per_batch : p.channels,
           Divisor(uint32_t(p.per_group)),
           Divisor(uint32_t(std::max<int64_t>(1, p.inner / width))),
           Divisor(uint32_t(std::max<int64_t>(1, p.channels)))};
@@ -301,8 +310,9 @@ int group_of(const ChannelNorm& p) {
   return group;
 }
 
+// apart: no slab has planes of more than one of the batch.
 template <class T>
-Slabs slabs_of(const ChannelNorm& p) {
+Slabs slabs_of(const ChannelNorm& p, bool apart = false) {
   const auto ratio = [](int64_t a, int64_t b) { return (a + b - 1) / std::max<int64_t>(1, b); };
   const int64_t blocks = 4 * int64_t(multiprocessors());
   if (p.inner == 1) {
@@ -315,7 +325,8 @@ Slabs slabs_of(const ChannelNorm& p) {
   const int64_t wanted = group == 0 ? blocks : blocks * (256 / group);
   const int64_t most =
       std::max<int64_t>(1, kLongest * (group == 0 ? 256 : group) / std::max<int64_t>(1, p.inner));
-  const int64_t batches = std::max<int64_t>(1, std::min(most, ratio(p.batch * p.channels, wanted)));
+  const int64_t batches =
+      apart ? 1 : std::max<int64_t>(1, std::min(most, ratio(p.batch * p.channels, wanted)));
   int64_t length = p.inner;
   if (batches == 1 && group == 0) {  // slices of whole packs
     const int64_t slices = std::min(ratio(wanted, p.batch * p.channels), p.inner / kLongest);
@@ -332,9 +343,9 @@ dim3 finish_grid(int64_t channels) {
 // Partial sums of all channels; returns how many slabs there are.
 template <class T, bool kMoments>
 int64_t sum_channels(const char* op, const Terms<T, kMoments>& terms, const ChannelNorm& p,
-                     Compute<T>* partials, Stream stream) {
+                     Compute<T>* partials, Stream stream, bool apart = false) {
   const Grid grid = grid_of(p, 1);
-  const Slabs slabs = slabs_of<T>(p);
+  const Slabs slabs = slabs_of<T>(p, apart);
   if (p.inner > 1) {
     const int group = group_of<T>(p);
     const bool vectors = kMoments || start_alike(terms.x, terms.g);
@@ -359,8 +370,8 @@ int64_t channel_scratch(Dtype dtype, const ChannelNorm& p) {
 }
 
 void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const void* grad_y, const void* x,
-                       const double* mean, const double* var, const ChannelNorm& p, void* scratch,
-                       Stream stream) {
+                       const void* weight, const double* mean, const double* var, const ChannelNorm& p,
+                       void* scratch, Stream stream) {
   if (p.channels == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
@@ -371,18 +382,42 @@ void channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const vo
                                   C(p.eps)};
       slabs = sum_channels("norm_gradients", terms, p, partials, stream);
     }
-    finish_channel_gradients(dtype, grad_weight, grad_bias, scratch, slabs, p.channels, stream);
+    finish_channel_gradients(dtype, grad_weight, grad_bias, weight, scratch, slabs, p.channels, stream);
   });
 }
 
-void finish_channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, void* scratch, int64_t slabs,
-                              int64_t channels, Stream stream) {
+void finish_channel_gradients(Dtype dtype, void* grad_weight, void* grad_bias, const void* weight,
+                              void* scratch, int64_t slabs, int64_t channels, Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     using C = Compute<T>;
     C* sums = static_cast<C*>(scratch);
     launch("norm_gradients", finish_gradients<T>, finish_grid(channels), dim3(kColumns, kFinishRows), 0,
            stream, static_cast<T*>(grad_weight), static_cast<T*>(grad_bias), sums,
-           static_cast<const C*>(sums + 2 * channels), slabs, channels);
+           static_cast<const C*>(sums + 2 * channels), static_cast<const T*>(weight), slabs, channels);
+  });
+}
+
+int64_t plane_slices(Dtype dtype, const ChannelNorm& p) {
+  int64_t slices = 0;
+  by_dtype(dtype, [&]<class T>(T) { slices = slabs_of<T>(p, true).slices; });
+  return slices;
+}
+
+void plane_moments(Dtype dtype, void* partials, const void* x, const ChannelNorm& p, Stream stream) {
+  const ChannelNorm planes{1, p.batch * p.channels, p.inner, 0, 1, p.eps};
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    const Terms<T, true> terms{nullptr, static_cast<const T*>(x), nullptr, nullptr, C(0)};
+    sum_channels("norm_moments", terms, planes, static_cast<C*>(partials), stream, true);
+  });
+}
+
+void plane_gradients(Dtype dtype, void* partials, const void* grad_y, const void* x, const double* mean,
+                     const double* var, const ChannelNorm& p, Stream stream) {
+  by_dtype(dtype, [&]<class T>(T) {
+    using C = Compute<T>;
+    const Terms<T, false> terms{static_cast<const T*>(grad_y), static_cast<const T*>(x), mean, var, C(p.eps)};
+    sum_channels("norm_gradients", terms, p, static_cast<C*>(partials), stream, true);
   });
 }
 
@@ -428,9 +463,15 @@ void apply_batch(const char* op, Dtype dtype, void* out, const void* grad_y, con
 
 }  // namespace
 
-void batch_norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var,
-                      const void* weight, const void* bias, const ChannelNorm& p, Stream stream) {
-  apply_batch<false>("batch_norm", dtype, y, nullptr, x, mean, var, weight, bias, nullptr, p, stream);
+void norm_apply(Dtype dtype, void* y, const void* x, const double* mean, const double* var,
+                const void* weight, const void* bias, const ChannelNorm& p, Stream stream) {
+  apply_batch<false>("norm", dtype, y, nullptr, x, mean, var, weight, bias, nullptr, p, stream);
+}
+
+void norm_apply_gradient(Dtype dtype, void* grad_x, const void* grad_y, const void* x, const double* mean,
+                         const double* var, const void* weight, const void* sums, const ChannelNorm& p,
+                         Stream stream) {
+  apply_batch<true>("norm_backward", dtype, grad_x, grad_y, x, mean, var, weight, nullptr, sums, p, stream);
 }
 
 int64_t batch_norm_scratch(Dtype dtype, const ChannelNorm& p) {
@@ -441,7 +482,7 @@ void batch_norm_forward(Dtype dtype, void* y, double* mean, double* var, const v
                         const void* bias, const ChannelNorm& p, void* scratch, Stream stream) {
   if (channels_fit(dtype, p)) return whole_batch_norm(dtype, y, mean, var, x, weight, bias, p, stream);
   batch_moments(dtype, mean, var, x, p, scratch, stream);
-  batch_norm_apply(dtype, y, x, mean, var, weight, bias, p, stream);
+  norm_apply(dtype, y, x, mean, var, weight, bias, p, stream);
 }
 
 void batch_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_bias, const void* grad_y,
@@ -451,9 +492,8 @@ void batch_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* gra
     return whole_batch_norm_backward(dtype, grad_x, grad_weight, grad_bias, grad_y, x, weight, mean, var,
                                      training, p, stream);
   if (grad_weight != nullptr || grad_bias != nullptr || (training && grad_x != nullptr))
-    channel_gradients(dtype, grad_weight, grad_bias, grad_y, x, mean, var, p, scratch, stream);
+    channel_gradients(dtype, grad_weight, grad_bias, grad_y, x, weight, mean, var, p, scratch, stream);
   if (grad_x != nullptr)
-    apply_batch<true>("batch_norm_backward", dtype, grad_x, grad_y, x, mean, var, weight, nullptr,
-                      training ? scratch : nullptr, p, stream);
+    norm_apply_gradient(dtype, grad_x, grad_y, x, mean, var, weight, training ? scratch : nullptr, p, stream);
 }
 }  // namespace fastdl::cuda

@@ -244,7 +244,8 @@ void row_norm_backward(Dtype dtype, void* grad_x, void* grad_weight, void* grad_
             sums ? size_t(plan.rows.threads) * 2 * kPacks * kWidest<T> * sizeof(C) : 0);
       });
     }
-    if (sums) finish_channel_gradients(dtype, grad_weight, grad_bias, scratch, plan.sums, p.length, stream);
+    if (sums)
+      finish_channel_gradients(dtype, grad_weight, grad_bias, nullptr, scratch, plan.sums, p.length, stream);
   });
 }
 

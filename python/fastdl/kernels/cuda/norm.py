@@ -62,6 +62,17 @@ class _Rows:
         else:
             self.parameters = (rows // groups, self.channels, inner, groups, max(self.channels // groups, 1))
 
+    def planes(self) -> tuple[Any, Array | None]:
+        """The problem as planes of channels, and scratch if it is computed by these: group norm of long rows."""
+        extension = self.runtime.extension
+        problem = extension.ChannelNorm(*self.parameters, self.eps)
+        size = (
+            extension.group_norm_scratch(self.number, problem)
+            if self.parameters[3] * self.parameters[2] > 1
+            else 0
+        )
+        return problem, self.runtime.empty(size, np.dtype(np.uint8)) if size else None
+
     def forward(
         self, weight: Array | None, bias: Array | None, centred: bool, shape: tuple[int, ...]
     ) -> tuple[Array, Array | None, Array]:
@@ -71,18 +82,14 @@ class _Rows:
         y = runtime.empty(x.shape, x.dtype)
         mean = runtime.empty(shape, _DOUBLE) if centred else None
         var = runtime.empty(shape, _DOUBLE)
-        pointer = runtime.pointer
-        runtime.extension.row_norm_forward(
-            self.number,
-            pointer(y),
-            pointer(mean),
-            pointer(var),
-            pointer(x),
-            pointer(weight),
-            pointer(bias),
-            *self.problem,
-            runtime.stream(),
-        )
+        addresses = [runtime.pointer(a) for a in (y, mean, var, x, weight, bias)]
+        problem, scratch = self.planes() if centred else (None, None)
+        if scratch is None:
+            runtime.extension.row_norm_forward(self.number, *addresses, *self.problem, runtime.stream())
+        else:
+            runtime.extension.group_norm_forward(
+                self.number, *addresses, problem, runtime.pointer(scratch), runtime.stream()
+            )
         return y, mean, var
 
     def backward(
@@ -102,7 +109,22 @@ class _Rows:
         mean = None if mean is None else _statistic(self.op, "mean", mean, self.rows)
         var = _statistic(self.op, "var", var, self.rows)
         pointer = runtime.pointer
-        grad_x = grad_weight = grad_bias = scratch = None
+        grad_x = grad_weight = grad_bias = None
+        problem, scratch = self.planes() if mean is not None else (None, None)
+        if scratch is not None:
+            results = [
+                runtime.empty(shape, x.dtype) if need else None
+                for shape, need in (
+                    (x.shape, need_x),
+                    (self.channels, need_weight),
+                    (self.channels, need_bias),
+                )
+            ]
+            addresses = [pointer(a) for a in (*results, grad_y, x, weight, mean, var)]
+            runtime.extension.group_norm_backward(
+                self.number, *addresses, problem, pointer(scratch), runtime.stream()
+            )
+            return results[0], results[1], results[2]
         if need_x:
             grad_x = runtime.empty(x.shape, x.dtype)
             if need_weight or need_bias:
@@ -300,7 +322,7 @@ def batch_norm_inference(
     bias = _parameter(op, "bias", bias, channels, x.dtype)
     y = runtime.empty(x.shape, x.dtype)
     pointer = runtime.pointer
-    runtime.extension.batch_norm_apply(
+    runtime.extension.norm_apply(
         number,
         pointer(y),
         pointer(x),
@@ -407,13 +429,14 @@ def local_response_norm_backward(
     number = device.code(op, x, grad_y)
     device.same_shape(op, grad_y, x, "grad_y and x")
     runtime, x, grad_y = device.of(x), contiguous(x), contiguous(grad_y)
-    grad_x, d = runtime.empty(x.shape, x.dtype), runtime.empty(x.shape, device.compute_dtype(x.dtype))
+    grad_x = runtime.empty(x.shape, x.dtype)
+    scratch = runtime.empty(2 * x.size, device.compute_dtype(x.dtype))
     runtime.extension.local_response_backward(
         number,
         runtime.pointer(grad_x),
         runtime.pointer(grad_y),
         runtime.pointer(x),
-        runtime.pointer(d),
+        runtime.pointer(scratch),
         *_local(op, x, size),
         alpha,
         beta,
