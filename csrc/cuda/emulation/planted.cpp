@@ -62,6 +62,16 @@ __global__ void copied_uncommitted(float* y, const float* x) {
   sync_threads();
   y[threadIdx.x] = x[threadIdx.x];
 }
+// A store that the copy may overtake.
+__global__ void stored_before_copy(float* y, const float* x) {
+  FASTDL_DYNAMIC_SHARED(float, tile);
+  if (threadIdx.x < 16) cp_async_16(tile + 4 * threadIdx.x, x + 4 * threadIdx.x);
+  cp_async_commit();
+  if (threadIdx.x == 5) tile[20] = 0;
+  cp_async_wait<0>();
+  sync_threads();
+  y[threadIdx.x] = tile[threadIdx.x];
+}
 // Elements 0 .. 31 of x, then zeros; x is not read beyond. Without the wait: NaN.
 template <bool kWaits>
 __global__ void copied_or_zeros(float* y, const float* x) {
@@ -287,6 +297,7 @@ constexpr Planted kPlanted[] = {
     {"copied_async", copied_async<true>, 1},
     {"copied_without_wait", copied_async<false>, 1},
     {"copied_uncommitted", copied_uncommitted, 1},
+    {"stored_before_copy", stored_before_copy, 1},
     {"copied_or_zeros", copied_or_zeros<true>, 1},
     {"copied_or_zeros_without_wait", copied_or_zeros<false>, 1},
     {"masked_sums", masked_sums<Skip::by_all>, 1},
