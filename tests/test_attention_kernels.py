@@ -324,3 +324,33 @@ def test_float32_is_exact_unless_tf32_is_allowed(monkeypatch):
         y = module.attention_forward(q, k, v, None, False, 0.2, 0.0, 0, 0)[0]
         errors[precision] = np.abs(y - want).max()
     assert errors["highest"] < 1e-6 < 1e-5 < errors["high"] < 1e-3
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize("name", ["float16", "float32"])
+@pytest.mark.parametrize(
+    ("shape", "p"),
+    [
+        ((1, 1, 1, 1030, 1030, 64, 40), 0.0),  # a block has 16 queries
+        ((1, 1, 1, 530, 1100, 128, 128), 0.2),
+        ((1, 16, 8, 520, 520, 16, 16), 0.0),  # 128
+    ],
+)
+def test_causal_blocks_whose_part_of_the_keys_is_hidden(many_multiprocessors, name, shape, p):
+    (q, k, v, _), _ = inputs(shape, name)
+    options = (None, True, 0.2, p, 5, 7)
+    y, lse = load("cuda").attention_forward(q, k, v, *options)
+    want, want_lse = reference.attention_forward(*map(wide, (q, k, v)), *options)
+    bound = {"float16": 2.0**-9, "float32": 2.0**-16}[name]
+    assert np.abs(y - want).max() < bound * np.abs(want).max()
+    np.testing.assert_allclose(lse, want_lse, rtol=bound, atol=bound)
+
+
+@pytest.fixture
+def many_multiprocessors():
+    """As many as a large GPU has: then few queries are not enough for all of them, and keys are split."""
+    if not emulation.on_gpu():
+        emulation.extension().set_device(90, 227 << 10, 132)
+    yield
+    if not emulation.on_gpu():
+        emulation.extension().set_device(90, 227 << 10)

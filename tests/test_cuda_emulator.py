@@ -97,6 +97,11 @@ def test_a_masks_tile_left_out_by_mistake_shows(extension, order):
     ("name", "message"),
     [
         ("static_and_dynamic", "static and dynamic shared memory together are more than 48 KiB"),
+        (
+            "copied_uncommitted",
+            r"copied_uncommitted: cp_async: 1 copies of thread \(\d+, 0, 0\) are in no group at the end",
+        ),
+        ("stored_before_copy", "stored_before_copy: cp_async: the target was written before the copy came"),
         ("beyond_shared", r"shared array of 64 elements \(planted.cpp:\d+\): index 64"),
         (
             "divergent_barrier",

@@ -12,7 +12,7 @@ import pytest
 
 import emulation
 from fastdl.kernels import reference
-from fastdl.kernels.cuda import device, hopper
+from fastdl.kernels.cuda import attention, device, hopper
 from test_cuda_kernels import HALVES, against_reference, check, numbers, wide
 
 pytestmark = pytest.mark.skipif(
@@ -238,6 +238,18 @@ def undecided(monkeypatch: Any) -> None:
 
 
 FAMILIES = sorted(hopper._families)
+
+
+def test_what_differs_has_a_trial_of_its_own(cuda, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(attention, "hopper_trusted", lambda name, runtime: bool(asked.append(name)))
+    for case in (ATTENTION[0], ATTENTION[7]):
+        q, k, v, *options = attention_arguments(*case, np.float16)
+        cuda.attention_forward(q, k, v, *options)
+    mask = mask_of("allowed", (2, 1, 1, k.shape[2]), np.float16)
+    cuda.attention_forward(q[..., :64], k[..., :64], v[..., :64], mask, *options[1:])
+    assert asked == ["attention_forward", "attention_forward of 256", "attention_forward with masks"]
+    assert set(asked) <= set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -238,6 +238,7 @@ __global__ void __launch_bounds__(Plan<T, kD, kAlongRows, kAlongKeys>::kThreads)
   RowSums<kM> rows;
   queries.template load<kRows, P::kThreads>(
       [&](int r) { return at.row + r < count ? f.query_row(at, at.row + r) : nullptr; }, f.size, f.async);
+  cp_async_commit();  // a part that causality hides has no rounds, but its results go where these arrive
   // The first rounds only load, so that loads are there once in the code.
   FASTDL_ROLLED
   for (int j = begin - P::kStages * kKeys; j < end; j += kKeys) {

@@ -256,11 +256,18 @@ void cp_async_commit() {
   if (f.committed - f.waited == kGroupsInFlight) throw Error("cp_async: too many groups in flight");
   f.ends[f.committed++ % kGroupsInFlight] = f.issued;
 }
+// What was stored there meanwhile may as well have come after the copy.
+static void demand_untouched(const Copy& c) {
+  const auto* const at = static_cast<const unsigned char*>(c.to);
+  if (std::any_of(at, at + c.bytes, [](unsigned char byte) { return byte != kPoison; }))
+    throw Error(Worker::current()->name() + ": cp_async: the target was written before the copy came");
+}
 void cp_async_wait(int groups_in_flight) {
   Fiber& f = Worker::current()->fiber();
   for (; f.committed - f.waited > size_t(groups_in_flight); ++f.waited)
     for (const size_t end = f.ends[f.waited % kGroupsInFlight]; f.delivered < end; ++f.delivered) {
       const Copy& c = f.copies[f.delivered % kCopiesInFlight];
+      demand_untouched(c);
       std::memcpy(c.to, c.from, c.bytes);
     }
 }

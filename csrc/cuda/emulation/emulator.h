@@ -80,7 +80,8 @@ void set_order(Order order, uint64_t seed);
 // What devices differ in.
 struct Device {
   int capability = 90;
-  int shared = 227 << 10;  // bytes of shared memory that a block may have
+  int shared = 227 << 10;   // bytes of shared memory that a block may have
+  int multiprocessors = 2;  // few, so that small tests reach the loops over a grid
 };
 extern Device device;
 int64_t launches();  // so far, of any kind
@@ -171,8 +172,8 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 }
 
 inline int multiprocessors() {
-  return 2;
-}  // few, so that small tests reach the loops over a grid
+  return emulation::device.multiprocessors;
+}
 inline int capability() {
   return emulation::device.capability;
 }

@@ -54,6 +54,24 @@ __global__ void copied_async(float* y, const float* x) {
   sync_threads();
   y[threadIdx.x] = tile[63 - threadIdx.x];
 }
+// The wait waits for groups, and these copies are in none.
+__global__ void copied_uncommitted(float* y, const float* x) {
+  FASTDL_DYNAMIC_SHARED(float, tile);
+  if (threadIdx.x < 16) cp_async_16(tile + 4 * threadIdx.x, x + 4 * threadIdx.x);
+  cp_async_wait<0>();
+  sync_threads();
+  y[threadIdx.x] = x[threadIdx.x];
+}
+// A store that the copy may overtake.
+__global__ void stored_before_copy(float* y, const float* x) {
+  FASTDL_DYNAMIC_SHARED(float, tile);
+  if (threadIdx.x < 16) cp_async_16(tile + 4 * threadIdx.x, x + 4 * threadIdx.x);
+  cp_async_commit();
+  if (threadIdx.x == 5) tile[20] = 0;
+  cp_async_wait<0>();
+  sync_threads();
+  y[threadIdx.x] = tile[threadIdx.x];
+}
 // Elements 0 .. 31 of x, then zeros; x is not read beyond. Without the wait: NaN.
 template <bool kWaits>
 __global__ void copied_or_zeros(float* y, const float* x) {
@@ -278,6 +296,8 @@ constexpr Planted kPlanted[] = {
     {"uninitialised_dynamic", uninitialised_dynamic, 1},
     {"copied_async", copied_async<true>, 1},
     {"copied_without_wait", copied_async<false>, 1},
+    {"copied_uncommitted", copied_uncommitted, 1},
+    {"stored_before_copy", stored_before_copy, 1},
     {"copied_or_zeros", copied_or_zeros<true>, 1},
     {"copied_or_zeros_without_wait", copied_or_zeros<false>, 1},
     {"masked_sums", masked_sums<Skip::by_all>, 1},
@@ -326,7 +346,12 @@ void register_emulation(py::module_& m) {
                          seed);
   });
   // The next launches are those of a device of this capability, whose blocks may have so much shared memory.
-  m.def("set_device", [](int capability, int shared) { emulation::device = {capability, shared}; });
+  m.def(
+      "set_device",
+      [](int capability, int shared, int multiprocessors) {
+        emulation::device = {capability, shared, multiprocessors};
+      },
+      py::arg("capability"), py::arg("shared"), py::arg("multiprocessors") = 2);
   m.def("cooperative_launches", emulation::cooperative_launches);
   m.def("launches", emulation::launches);
   m.def("skip_kernels", emulation::skip_kernels);

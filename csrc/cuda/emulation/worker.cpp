@@ -79,6 +79,14 @@ Unseen::Unseen() = default;
 Unseen::~Unseen() = default;
 #endif
 
+// What no group has no wait waits for.
+static void demand_committed(const Fiber& f) {
+  const size_t committed = f.committed == 0 ? 0 : f.ends[(f.committed - 1) % kGroupsInFlight];
+  if (f.issued != committed)
+    throw Error(Worker::current()->name() + ": cp_async: " + std::to_string(f.issued - committed) +
+                " copies of " + name_of(f) + " are in no group at the end: commit them before the wait");
+}
+
 void Worker::entry() {
   Worker& w = *current();
 #ifdef FASTDL_ASAN
@@ -87,6 +95,7 @@ void Worker::entry() {
   acquire(&w.launch_.started);
   try {
     w.launch_.body(w.launch_.context);
+    demand_committed(w.fiber());
     if (w.fiber().delivered < w.fiber().issued) {  // a copy that nobody waited for arrives all the same
       cp_async_commit();
       cp_async_wait(0);

@@ -101,11 +101,12 @@ class _Problem:
         self.query, self.key, self.value = _rows(query), _rows(key), _rows(value)
         tf32 = precisions.matmul != "highest"
         plain = mask is None and p == 0
+        kind = " of 256" if size == 256 else "" if plain else " with masks"
         hopper = (
             query.dtype.itemsize == 2
             and size == value_size
             and (size in (64, 128) or (size == 256 and plain and op == "attention_forward"))
-            and hopper_trusted(op if plain else f"{op} with masks", self.runtime)
+            and hopper_trusted(op + kind, self.runtime)
         )
         self.allowed = False
         self.mask = None
@@ -181,9 +182,11 @@ def attention_forward(
     return y, lse
 
 
-# Sizes of heads, and causal or not: so that each kernel without masks has its turn.
+# Sizes of heads, and causal or not: so that each kernel without masks has its turn. Heads of 256, whose blocks work
+# otherwise, have a family of their own: should it fail, the others stay.
 _PLAIN = ((64, False), (128, True))
-_PLAIN_FORWARD = (*_PLAIN, (64, True), (256, True))
+_PLAIN_FORWARD = (*_PLAIN, (64, True))
+_PLAIN_256 = ((256, False), (256, True))
 
 
 def _problems(
@@ -221,9 +224,11 @@ def _problems(
             yield [x.transpose(0, 2, 1, 3) for x in arrays], made, (is_causal, size**-0.5, p, 5, 7)
 
 
-def _forward_trial(runtime: Any, masks: bool) -> list[Array]:
+def _forward_trial(
+    runtime: Any, masks: bool, plain: tuple[tuple[int, bool], ...] = _PLAIN_FORWARD
+) -> list[Array]:
     results: list[Array] = []
-    for (query, key, value, _), mask, options in _problems(runtime, masks, _PLAIN_FORWARD):
+    for (query, key, value, _), mask, options in _problems(runtime, masks, plain):
         results += attention_forward(query, key, value, mask, *options)
     return results
 
@@ -238,6 +243,7 @@ def _backward_trial(runtime: Any, masks: bool) -> list[Array]:
 
 
 family("attention_forward")(partial(_forward_trial, masks=False))
+family("attention_forward of 256")(partial(_forward_trial, masks=False, plain=_PLAIN_256))
 family("attention_forward with masks")(partial(_forward_trial, masks=True))
 family("attention_backward")(partial(_backward_trial, masks=False))
 family("attention_backward with masks")(partial(_backward_trial, masks=True))
