@@ -22,6 +22,7 @@ from fastdl.ops.elementwise import clamp, lerp, where
 from fastdl.ops.extreme import Median, ValuesIndices, at_places, kth_place, pick, sortable
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
+from fastdl.ops.join import stack
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
 from fastdl.ops.parts import diagonal, select_dim
@@ -98,7 +99,6 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
 _INTERPOLATIONS = ("linear", "lower", "higher", "midpoint", "nearest")
 
 
-@on_host
 def quantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -112,7 +112,9 @@ def quantile(
         >>> fastdl.quantile(fastdl.tensor([1.0, 2.0, 4.0]), 0.75).item()
         3.0
     """
-    return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
+    learned = isinstance(q, Tensor) and q.requires_grad
+    run = on_host(_quantile) if learned else _quantile
+    return run("quantile", input, q, dim, keepdim, interpolation, False)
 
 
 @on_host
@@ -136,7 +138,7 @@ def _quantile(
     if isinstance(q, Tensor) and q._data.dtype != dtype:
         raise RuntimeError(f"{op}: q must have input's dtype {dtype}, got {q.dtype}")
     # Places are counted in the input's precision, as PyTorch does: 0.1 of 5 steps is one half, not a bit more.
-    shares = np.asarray(q._data if isinstance(q, Tensor) else q, np.promote_types(dtype, np.float32))
+    shares = np.asarray(q.cpu()._data if isinstance(q, Tensor) else q, np.promote_types(dtype, np.float32))
     learned = isinstance(q, Tensor) and q.requires_grad and interpolation == "linear"
     if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
         raise RuntimeError(f"{op}: q must be a number or a one-dimensional tensor, in [0, 1], got {q}")
@@ -153,6 +155,14 @@ def _quantile(
         if keepdim:
             shape = (*shape[:axis], 1, *shape[axis:])
     ordered = sort(rows, 1).values
+    if on_device(ordered._data):  # without a look at NaN, which comes last, as that would wait
+        largest, steps = select_dim(ordered, 1, -1), shares.dtype.type(rows.shape[1] - 1)
+        missing = isnan(largest)
+        found = [
+            where(missing, largest, _between(ordered, float(share * steps), interpolation))
+            for share in shares.reshape(-1)
+        ]
+        return reshape(stack(found), (*shares.shape, *shape))
     if not (skip or learned or shares.ndim or np.isnan(ordered._data[:, -1]).any()):  # NaN comes last
         place = float(shares * shares.dtype.type(rows.shape[1] - 1))
         return reshape(_between(ordered, place, interpolation), shape)
