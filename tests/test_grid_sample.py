@@ -33,6 +33,8 @@ GRIDS = [  # x, places, modes
     ((1, 1, 1, 1), (1, 1), ("bilinear", "nearest", "bicubic")),
     ((2, 17, 3, 1), (9, 15), ("bilinear", "nearest", "bicubic")),
     ((3, 2, 9, 4), (1, 64), ("bilinear", "bicubic")),
+    ((2, 3, 2, 5), (3, 23), ("bilinear", "bicubic")),
+    ((1, 2, 4, 3), (3, 23), ("bilinear", "bicubic")),
     ((1, 2, 3, 4, 5), (2, 5, 7), ("bilinear", "nearest")),
     ((0, 2, 3, 3), (2, 2), ("bilinear",)),
     ((2, 0, 3, 3), (2, 2), ("bilinear",)),

@@ -151,6 +151,49 @@ def test_concat(any_backend, dtype):
         any_backend.concat([x, x.astype("i2")], 0)
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "u1"])
+def test_parts_with_gaps(any_backend, dtype):
+    """Rows and single elements that lie evenly apart are joined, and every other element copied, as they lie."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 511, 513, 1100, 40_001):
+        x = rng.integers(0, 100, (2, n, 4)).astype(dtype)
+        flat = x.reshape(-1)
+        whole, even, odd, third = flat[: 2 * n], flat[::2][: 2 * n], flat[1::2][: 2 * n], flat[::3][: 2 * n]
+        for view in (
+            even,
+            odd,
+            third,
+            flat[2::3],
+            flat[3::4],
+            flat[::4],
+            flat[::5],
+            even[::-1],
+            x[..., ::2],
+            x[..., 1],
+        ):
+            np.testing.assert_array_equal(any_backend.contiguous(view), view)
+        for parts in (
+            (even, odd),
+            (even, whole),
+            (whole, third[: 2 * n]),
+            (odd[::-1], even),
+            (odd, whole, even),
+        ):
+            length = min(part.size for part in parts)
+            columns = [part[:length, None] for part in parts]
+            np.testing.assert_array_equal(any_backend.concat(columns, 1), np.concatenate(columns, 1))
+        for columns in (
+            [x[..., 1:2], x[..., 3:]],
+            [x[..., 1:3], x[..., :1], x[::-1, ::-1, 2:]],
+            [np.broadcast_to(x[:1, :1], x.shape), x],
+            [x[:, ::-1], x[..., :0], x[..., ::2]],
+        ):
+            np.testing.assert_array_equal(any_backend.concat(columns, 2), np.concatenate(columns, 2))
+            np.testing.assert_array_equal(
+                any_backend.concat(columns[::-1], 2), np.concatenate(columns[::-1], 2)
+            )
+
+
 def test_bfloat16_is_copied_and_joined_as_it_is(backend):
     x = fastdl.arange(700).to(fastdl.bfloat16).numpy().reshape(20, 35)
     for part in (x.T, x[:, 3:9]):

@@ -58,6 +58,9 @@ GEOMETRIES: list[tuple[Any, ...]] = [
     ((1, 2), (20, 18, 19), (9, 8, 9), 8, (4, 1, 4), 1, True),
     ((2, 1), (301,), 4, 3, 1, 1, False),  # strides of more than two, tap by tap
     ((1, 2), (20, 90), (3, 5), (3, 6), (1, 2), 1, True),
+    ((17, 2), (401,), 2, 3, 0, 1, False),  # long rows whose every third element is taken apart
+    ((17, 1), (389,), 7, 3, 3, 1, True),
+    ((1, 17), (2, 200), (1, 3), (2, 3), (0, 1), 1, False),
     ((1, 1), (4, 400), (2, 7), (1, 3), 0, 1, False),
 ]
 

@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "cpu/simd/interleave.h"
+
 namespace fastdl {
 namespace {
 
@@ -23,7 +25,50 @@ void with_word(int64_t bytes, F&& f) {
   f(Word<1>{});
 }
 
+// The first or the last of every `step` elements of as many vectors.
+template <int step, bool last, class T>
+[[gnu::always_inline]] inline simd::Vec<T> one_of(const T* from) {
+  using namespace simd;
+  constexpr int w = kWidth<T>;
+  Vec<T> v[step];
+  std::memcpy(v, from, sizeof v);
+  if constexpr (step == 3)
+    return every_third<last ? 2 : 0, T>(v[0], v[1], v[2], std::make_index_sequence<w>());
+  const auto half = [](Vec<T> a, Vec<T> b) { return last ? odd<T>(a, b) : even<T>(a, b); };
+  if constexpr (step == 2)
+    return half(v[0], v[1]);
+  else
+    return half(half(v[0], v[1]), half(v[2], v[3]));
+}
+// The last vector of results is that of elements which end with its last one.
+template <int step, class T>
+void take_spaced(T* to, const T* from, int64_t n) {
+  constexpr int64_t w = simd::kWidth<T>;
+  if (n <= w) {
+    for (int64_t i = 0; i < n; ++i) std::memcpy(to + i, from + step * i, sizeof(T));
+    return;
+  }
+  for (int64_t i = 0; i + w < n; i += w) {
+    const auto y = one_of<step, false>(from + step * i);
+    std::memcpy(to + i, &y, sizeof y);
+  }
+  const auto y = one_of<step, true>(from + step * (n - w) - (step - 1));
+  std::memcpy(to + n - w, &y, sizeof y);
+}
+template <class T>
+void take_every(int64_t step, char* to, const char* from, int64_t n) {
+  auto* y = reinterpret_cast<T*>(to);
+  const auto* x = reinterpret_cast<const T*>(from);
+  (step == 2 ? take_spaced<2, T> : step == 3 ? take_spaced<3, T> : take_spaced<4, T>)(y, x, n);
+}
+
 }  // namespace
+
+void copy_spaced(char* to, const char* from, int64_t step, int64_t item, int64_t n) {
+  (item == 4   ? take_every<float>
+   : item == 8 ? take_every<double>
+               : take_every<uint16_t>)(step / item, to, from, n);
+}
 
 uint64_t eight_bytes_of(const char* from, int64_t item) {
   uint64_t value = 0;

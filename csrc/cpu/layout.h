@@ -29,8 +29,10 @@ void fill(char* to, int64_t bytes, uint64_t pattern);
 void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t columns, int64_t diagonal,
               bool lower, int64_t item);
 
-// y is (outer, sum of rows_bytes) bytes: for every outer slice the rows of all parts, one after the other.
-void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer);
+// y is (outer, sum of rows_bytes) bytes: for every outer slice the rows of all parts, one after the other. A part's
+// rows are `steps` bytes apart.
+void concat(char* y, const char* const* parts, const int64_t* row_bytes, const int64_t* steps, int64_t count,
+            int64_t outer);
 
 // The middle axis of (outer, extent, inner) is the indexed one; `count` indices, in [0, extent).
 struct IndexProblem {

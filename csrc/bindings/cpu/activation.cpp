@@ -57,6 +57,7 @@ struct Lying {
     in.emplace(array, op, argument);
   }
   const T* get() const { return other_order ? reinterpret_cast<const T*>(source.data) : in->get(); }
+  bool copied() const { return !other_order && in->array().ptr() != source.owner.ptr(); }
   int64_t size() const { return size_of(shape); }
   py::array like() const { return empty_array(dtype_of<T>(), shape, other_order ? strides.data() : nullptr); }
   Shape shape, strides;
@@ -78,7 +79,7 @@ py::array forward(const Entry& entry, const py::array& x, const Parameters& para
   }
   return by_dtype(entry.name, x, [&]<class T>(T) {
     const Lying<T> in(x, entry.name, "x");
-    py::array y = in.like();
+    py::array y = in.copied() ? in.in->array() : in.like();  // a copy is ours to write over
     KernelScope scope(in.size());
     activation_forward<T>(entry.function, data<T>(y), in.get(), in.size(), parameters.data());
     return y;

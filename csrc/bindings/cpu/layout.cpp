@@ -54,39 +54,6 @@ const char* bytes(const py::array& x) {
   return static_cast<const char*>(x.data());
 }
 
-py::array bind_concat(const std::vector<py::array>& arrays, int64_t dim) {
-  const char* op = "concat";
-  if (arrays.empty()) throw py::value_error("concat: at least one array is needed");
-  Shape shape = shape_of(arrays[0]);
-  const int axis = checked_dim(op, shape, dim);
-  const py::dtype dtype = arrays[0].dtype();
-  std::vector<py::array> parts;  // keeps copies alive
-  std::vector<const char*> data;
-  std::vector<int64_t> row_bytes;
-  shape[size_t(axis)] = 0;
-  for (const py::array& array : arrays) {
-    if (!array.dtype().is(dtype) && !array.dtype().equal(dtype))
-      throw py::type_error("concat: arrays must have the same dtype");
-    Shape own = shape_of(array);
-    if (int64_t(own.size()) <= axis)
-      throw py::value_error("concat: arrays must have the same number of axes");
-    const int64_t extent = own[size_t(axis)];
-    own[size_t(axis)] = shape[size_t(axis)];
-    if (own != shape) throw py::value_error("concat: extents must be equal but for dim");
-    shape[size_t(axis)] += extent;
-    parts.push_back(in_c_order(array, op));
-    data.push_back(bytes(parts.back()));
-    row_bytes.push_back(extent * size_of(std::span<const int64_t>(own).subspan(size_t(axis) + 1)) *
-                        array.itemsize());
-  }
-  py::array y = empty_array(dtype, shape);
-  char* out = static_cast<char*>(y.mutable_data());
-  const int64_t outer = size_of(std::span<const int64_t>(shape).first(size_t(axis)));
-  KernelScope scope(size_of(shape));
-  concat(out, data.data(), row_bytes.data(), int64_t(data.size()), outer);
-  return y;
-}
-
 // x, or its copy in C order where its entries along `axis` are not in one piece each, or slices not evenly apart.
 py::array with_steps(EntrySteps& steps, const py::array& x, int axis, const IndexProblem& p, const char* op) {
   const int64_t item = x.itemsize();
@@ -100,6 +67,43 @@ py::array with_steps(EntrySteps& steps, const py::array& x, int axis, const Inde
   if (whole && steps.slice % item == 0 && steps.entry % item == 0) return x;
   steps = {p.extent * p.inner * item, p.inner * item};
   return in_c_order(x, op);
+}
+
+py::array bind_concat(const std::vector<py::array>& arrays, int64_t dim) {
+  const char* op = "concat";
+  if (arrays.empty()) throw py::value_error("concat: at least one array is needed");
+  Shape shape = shape_of(arrays[0]);
+  const int axis = checked_dim(op, shape, dim);
+  const py::dtype dtype = arrays[0].dtype();
+  std::vector<py::array> parts;  // keeps copies alive
+  std::vector<const char*> data;
+  std::vector<int64_t> row_bytes, steps;
+  shape[size_t(axis)] = 0;
+  for (const py::array& array : arrays) {
+    if (!array.dtype().is(dtype) && !array.dtype().equal(dtype))
+      throw py::type_error("concat: arrays must have the same dtype");
+    Shape own = shape_of(array);
+    if (int64_t(own.size()) <= axis)
+      throw py::value_error("concat: arrays must have the same number of axes");
+    const int64_t extent = own[size_t(axis)];
+    own[size_t(axis)] = shape[size_t(axis)];
+    if (own != shape) throw py::value_error("concat: extents must be equal but for dim");
+    shape[size_t(axis)] += extent;
+    const int64_t inner = size_of(std::span<const int64_t>(own).subspan(size_t(axis) + 1));
+    row_bytes.push_back(extent * inner * array.itemsize());
+    EntrySteps step{row_bytes.back(), 0};
+    const bool rows =
+        axis > 0 && !is_plain(array) && (extent == 1 || array.strides(axis) == inner * array.itemsize());
+    parts.push_back(rows ? with_steps(step, array, axis, {0, extent, inner, 0}, op) : in_c_order(array, op));
+    data.push_back(bytes(parts.back()));
+    steps.push_back(step.slice);
+  }
+  py::array y = empty_array(dtype, shape);
+  char* out = static_cast<char*>(y.mutable_data());
+  const int64_t outer = size_of(std::span<const int64_t>(shape).first(size_t(axis)));
+  KernelScope scope(size_of(shape));
+  concat(out, data.data(), row_bytes.data(), steps.data(), int64_t(data.size()), outer);
+  return y;
 }
 
 py::array bind_index_select_forward(const py::array& x, int64_t dim, const py::array& index) {

@@ -22,6 +22,7 @@ void copy_of_size(char* to, int64_t to_stride, const char* from, int64_t from_st
 }
 void copy(char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t n, int size) {
   if (to_stride == size && from_stride == size) return void(std::memcpy(to, from, size_t(n * size)));
+  if (to_stride == size && is_spaced(from_stride, size)) return copy_spaced(to, from, from_stride, size, n);
   if (size == 4) return copy_of_size<4>(to, to_stride, from, from_stride, n);
   if (size == 8) return copy_of_size<8>(to, to_stride, from, from_stride, n);
   if (size == 2) return copy_of_size<2>(to, to_stride, from, from_stride, n);

@@ -5,7 +5,7 @@
 //                  otherwise (a transpose) tiles of 16 x 16 elements, so that each cache line, read or
 //                  written, is used completely while it is in L1; large results go past the caches. Work:
 //                  rows or tile rows.
-//   concat         one memcpy per part and outer slice, long ones cut. Work: slices, or pieces of a part.
+//   concat         one memcpy per part and outer slice, long ones cut; two parts of single elements are zipped. Work: slices, or pieces of a part.
 #include "cpu/layout.h"
 
 #include <unistd.h>
@@ -18,6 +18,7 @@
 #include "cpu/layout/copy_bytes.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/simd/interleave.h"
 #include "cpu/simd/map.h"
 
 namespace fastdl {
@@ -64,6 +65,8 @@ void copy_row(char* to, const char* from, int64_t count, int64_t to_stride, int6
     for (int64_t i = 0; i < count; ++i) y[i] = x[-i];
     return;
   }
+  if (to_stride == int64_t(sizeof(T)) && is_spaced(from_stride, sizeof(T)) && count > 8)
+    return copy_spaced(to, from, from_stride, sizeof(T), count);
   for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * to_stride, from + i * from_stride, sizeof(T));
 }
 
@@ -408,25 +411,57 @@ void triangle(char* y, const char* x, int64_t outer, int64_t rows, int64_t colum
 
 namespace {
 
+// Two parts of one element each: zipped, in blocks that lie side by side.
+template <class T>
+void zip(T* to, const char* const* parts, const int64_t* steps, int64_t begin, int64_t end) {
+  constexpr int64_t kBlock = 512, w = simd::kWidth<T>;
+  T blocks[2][kBlock];
+  for (int64_t block = begin; block < end; block += kBlock) {
+    const int64_t n = std::min(kBlock, end - block);
+    const T* from[2];
+    for (int i = 0; i < 2; ++i) {
+      const char* place = parts[i] + block * steps[i];
+      from[i] = reinterpret_cast<const T*>(place);
+      if (steps[i] == int64_t(sizeof(T))) continue;
+      from[i] = blocks[i];
+      if (is_spaced(steps[i], sizeof(T)))
+        copy_spaced(reinterpret_cast<char*>(blocks[i]), place, steps[i], sizeof(T), n);
+      else
+        for (int64_t o = 0; o < n; ++o) std::memcpy(&blocks[i][o], place + o * steps[i], sizeof(T));
+    }
+    T* pair = to + 2 * block;
+    int64_t o = 0;
+    for (; o + w <= n; o += w) {
+      const auto a = simd::load(from[0] + o), b = simd::load(from[1] + o);
+      simd::store(pair + 2 * o, simd::zip_low<T>(a, b));
+      simd::store(pair + 2 * o + w, simd::zip_high<T>(a, b));
+    }
+    for (; o < n; ++o) pair[2 * o] = from[0][o], pair[2 * o + 1] = from[1][o];
+  }
+}
+
 // Rows of one element each: blocks of them, one part after the other.
 template <class T>
-void interleave(char* y, const char* const* parts, int64_t count, int64_t outer) {
+void interleave(char* y, const char* const* parts, const int64_t* steps, int64_t count, int64_t outer) {
   auto* to = reinterpret_cast<T*>(y);
-  parallel_for(outer, std::max<int64_t>(1, kGrainBytes / 4 / (count * int64_t(sizeof(T)))),
-               [&](int64_t begin, int64_t end) {
-                 constexpr int64_t kBlock = 512;
-                 for (int64_t block = begin; block < end; block += kBlock)
-                   for (int64_t i = 0; i < count; ++i) {
-                     const auto* from = reinterpret_cast<const T*>(parts[i]);
-                     for (int64_t o = block; o < std::min(end, block + kBlock); ++o)
-                       to[o * count + i] = from[o];
-                   }
-               });
+  const int64_t grain = kGrainBytes / (count == 2 ? 1 : 4) / (count * int64_t(sizeof(T)));
+  parallel_for(outer, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
+    if (count == 2) return zip<T>(to, parts, steps, begin, end);
+    constexpr int64_t kBlock = 512;
+    for (int64_t block = begin; block < end; block += kBlock)
+      for (int64_t i = 0; i < count; ++i) {
+        const char* from = parts[i];
+        const int64_t step = steps[i];
+        for (int64_t o = block; o < std::min(end, block + kBlock); ++o)
+          std::memcpy(to + o * count + i, from + o * step, sizeof(T));
+      }
+  });
 }
 
 }  // namespace
 
-void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t count, int64_t outer) {
+void concat(char* y, const char* const* parts, const int64_t* row_bytes, const int64_t* steps, int64_t count,
+            int64_t outer) {
   int64_t total = 0;
   for (int64_t i = 0; i < count; ++i) total += row_bytes[i];
   const bool past = past_caches(outer * total);
@@ -440,10 +475,12 @@ void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t
     }
     return;
   }
-  if (total == 4 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 4; }))
-    return interleave<uint32_t>(y, parts, count, outer);
-  if (total == 8 * count && std::all_of(row_bytes, row_bytes + count, [](int64_t row) { return row == 8; }))
-    return interleave<uint64_t>(y, parts, count, outer);
+  if (total == row_bytes[0] * count &&
+      std::all_of(row_bytes, row_bytes + count, [=](int64_t row) { return row == row_bytes[0]; })) {
+    if (row_bytes[0] == 2) return interleave<uint16_t>(y, parts, steps, count, outer);
+    if (row_bytes[0] == 4) return interleave<float>(y, parts, steps, count, outer);
+    if (row_bytes[0] == 8) return interleave<double>(y, parts, steps, count, outer);
+  }
   parallel_for(outer, std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(total, 1)),
                [&](int64_t begin, int64_t end) {
                  if (total <= count * kShortRowBytes) {  // part after part of rows that stay in L1
@@ -451,7 +488,7 @@ void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t
                    for (int64_t o = begin; o < end; o += block) {
                      char* to = y + o * total;
                      for (int64_t i = 0; i < count; to += row_bytes[i], ++i)
-                       copy_rows(to, total, parts[i] + o * row_bytes[i], row_bytes[i], row_bytes[i],
+                       copy_rows(to, total, parts[i] + o * steps[i], steps[i], row_bytes[i],
                                  std::min(block, end - o));
                    }
                    return;
@@ -459,7 +496,7 @@ void concat(char* y, const char* const* parts, const int64_t* row_bytes, int64_t
                  for (int64_t o = begin; o < end; ++o) {
                    char* to = y + o * total;
                    for (int64_t i = 0; i < count; ++i) {
-                     copy_bytes(to, parts[i] + o * row_bytes[i], row_bytes[i], past);
+                     copy_bytes(to, parts[i] + o * steps[i], row_bytes[i], past);
                      to += row_bytes[i];
                    }
                  }

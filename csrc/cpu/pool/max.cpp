@@ -439,7 +439,8 @@ void max_pool_backward(T* grad_x, const T* grad_y, const Offset* offsets, const 
   const int64_t out_rows = p.planes * p.d.out * p.h.out, in_rows = p.planes * p.d.in * p.h.in;
   if (p.planes * p.in_plane() == 0) return;
   if constexpr (sizeof(Offset) == 1)
-    if (side_by_side::worthwhile<T>(p)) return side_by_side::max_pool_backward<T>(grad_x, grad_y, offsets, p);
+    if (side_by_side::worthwhile<T>(p, 2))
+      return side_by_side::max_pool_backward<T>(grad_x, grad_y, offsets, p);
   if (p.global()) return backward_global(grad_x, grad_y, offsets, p);
   if (const Pairs pairs(p); pairs.apply) {
     parallel_for(out_rows, rows_grain(p.w.in * pairs.kd * pairs.kh), [&](int64_t begin, int64_t end) {

@@ -379,11 +379,12 @@ void backward_avg(T* grad_x, const T* grad_y, const Geometry& g, const Divisors<
 // Rows of single planes are better where they are long and nothing is shared between them, and where windows
 // overlap so much that it pays to reduce rows first.
 template <class T>
-bool worthwhile(const PoolProblem& p) {
+bool worthwhile(const PoolProblem& p, int64_t split) {
   constexpr int64_t w = kWidth<T>;
   if (p.planes < w) return false;
   if (Pairs(p).apply) return p.w.out < w / 2;
-  if (p.d.kernel * p.h.kernel == 1 && p.w.stride <= 2 && p.w.out >= 2 * w) return false;
+  if (p.d.kernel * p.h.kernel == 1 && p.w.stride <= split && p.w.out >= (p.w.stride <= 2 ? 2 : 8) * w)
+    return false;
   const bool overlap = p.d.kernel > p.d.stride || p.h.kernel > p.h.stride || p.w.kernel > p.w.stride;
   return p.taps() <= (overlap ? 36 : 256);
 }
@@ -432,7 +433,7 @@ void adaptive_avg_pool_backward(T* grad_x, const T* grad_y, const PoolProblem& p
 #define FASTDL_INSTANTIATE(T)                                                             \
   template void max_pool_forward<T>(T*, uint8_t*, const T*, const PoolProblem&);          \
   template void max_pool_backward<T>(T*, const T*, const uint8_t*, const PoolProblem&);   \
-  template bool worthwhile<T>(const PoolProblem&);                                        \
+  template bool worthwhile<T>(const PoolProblem&, int64_t);                               \
   template bool adaptive_worthwhile<T>(const PoolProblem&);                               \
   template void avg_pool_forward<T>(T*, const T*, const PoolProblem&, bool, int64_t);     \
   template void avg_pool_backward<T>(T*, const T*, const PoolProblem&, bool, int64_t);    \

@@ -5,9 +5,10 @@
 
 namespace fastdl::side_by_side {
 
-// Whether this beats working on rows of single planes.
+// Whether this beats working on rows of single planes. `split`: up to which stride vectors take rows apart (putting them
+// together they do up to 2).
 template <class T>
-bool worthwhile(const PoolProblem& p);
+bool worthwhile(const PoolProblem& p, int64_t split = 3);
 
 template <class T>
 void max_pool_forward(T* y, uint8_t* offsets, const T* x, const PoolProblem& p);

@@ -40,6 +40,7 @@ class Block {
       : p_(p),
         slopes_(slopes),
         pairs_(p.mode == GridMode::bilinear && p.extent[p.rank - 1] > 1),
+        quads_(p.mode == GridMode::bicubic && p.extent[p.rank - 1] > 3),
         taps_(p.taps()),
         total_(1) {
     for (int a = 0; a < p.rank; ++a) total_ *= taps_;
@@ -126,10 +127,17 @@ class Block {
   template <class F>
   [[gnu::always_inline]] void each_pixel(const T* x, int64_t j, F f) const {
     const auto seen = [&](int k, Vec<T> pixel) { f(k, kept(pixel, load<Int<T>>(inside_[k] + j))); };
-    if (pairs_)
+    if (quads_)
+      for (int k = 0; k < total_; k += 4) {
+        Vec<T> pixels[4];
+        gather_quads<T>(x, index_[k] + j, pixels);
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; ++t) seen(k + t, pixels[t]);
+      }
+    else if (pairs_)
       for (int k = 0; k < total_; k += 2) {
         Vec<T> first, second;
-        gather_pairs<T>(x, load<Int<T>>(index_[k] + j), first, second);
+        gather_pairs<T>(x, index_[k] + j, first, second);
         seen(k, first), seen(k + 1, second);
       }
     else
@@ -163,6 +171,28 @@ class Block {
     places.inside[t] = (Vec<Int<T>>)((pixel >= T(0)) & (pixel <= extent - 1));
     places.at[t] = to_int<T>(kept(pixel, places.inside[t]));
     places.weight[t] = weight, places.slope[t] = slope;
+  }
+
+  // Taps become the four neighbours among which all of their pixels lie; some may share one. `doubt`: 0, or NaN.
+  [[gnu::always_inline]] static void side_by_side(Places<4>& places, const Vec<T>* pixels, Vec<T> doubt,
+                                                  T extent) {
+    Vec<T> low = pixels[0];
+    for (int t = 1; t < 4; ++t) low = pixels[t] < low ? pixels[t] : low;
+    low = low > T(0) ? low : Vec<T>{};  // NaN is 0 now
+    low = low < extent - 4 ? low : broadcast<T>(extent - 4);
+    const Places<4> taps = places;
+    for (int n = 0; n < 4; ++n) {
+      const Vec<T> pixel = low + T(n);
+      places.at[n] = to_int<T>(pixel);
+      places.inside[n] = Vec<Int<T>>{};
+      places.weight[n] = places.slope[n] = doubt;
+      for (int t = 0; t < 4; ++t) {
+        const auto here = (Vec<Int<T>>)(pixels[t] == pixel);
+        places.inside[n] |= here;
+        places.weight[n] += kept(taps.weight[t], here);
+        places.slope[n] += kept(taps.slope[t], here);
+      }
+    }
   }
 
   template <int kTaps>
@@ -200,6 +230,7 @@ class Block {
       set_tap(places, 1, first + 1, t, slope, extent);
     } else if constexpr (kTaps == 4) {
       constexpr T c = T(-0.75);
+      Vec<T> pixels[4];
       for (int tap = 0; tap < 4; ++tap) {
         const bool inner = tap == 1 || tap == 2, left = tap < 2;
         const Vec<T> near = left ? t : 1 - t, u = inner ? near : near + 1;
@@ -209,7 +240,9 @@ class Block {
         Vec<T> pixel = first + T(tap - 1), ignored{};
         pad(pixel, ignored, extent);
         set_tap(places, tap, pixel, weight, left ? slope * rise : -slope * rise, extent);
+        pixels[tap] = pixel;
       }
+      if (quads_ && a == p_.rank - 1) side_by_side(places, pixels, t - t, extent);
     }
     return places;
   }
@@ -247,8 +280,8 @@ class Block {
               inside &= places[2].inside[t2];
               weight *= places[2].weight[t2];
             }
-            // Of a pair of which one pixel counts the other is read, too.
-            store<Int<T>>(index_[k] + j, pairs_ ? index : index & inside);
+            // Of neighbours of which one pixel counts the others are read, too.
+            store<Int<T>>(index_[k] + j, pairs_ || quads_ ? index : index & inside);
             store<Int<T>>(inside_[k] + j, inside);
             store<T>(weight_[k] + j, part(weight, inside));
           }
@@ -256,8 +289,9 @@ class Block {
   }
 
   const GridProblem& p_;
-  const bool slopes_, pairs_;  // pairs_: taps of the last axis are neighbours in the image, wherever they lie
-  int taps_, total_;           // of an axis, of all
+  const bool slopes_, pairs_,
+      quads_;         // the last axis's taps are 2 or 4 neighbours in the image, wherever it is sampled
+  int taps_, total_;  // of an axis, of all
   Axis axes_[3];
   alignas(64) Int<T> index_[16][kBlock], inside_[16][kBlock];
   alignas(64) T weight_[16][kBlock], share_[16][kBlock];

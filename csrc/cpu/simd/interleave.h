@@ -3,7 +3,7 @@
 // starts `shift` positions late (u = index + shift) lives at phases[r*pitch + q].
 //
 //   even, odd, zip_low, zip_high   (de)interleaving of two vectors
-//   gather, gather_pairs           one element per lane, by index; two neighbours
+//   gather, gather_pairs, .._quads one element per lane, by index; two, four neighbours
 //   split_row                      row -> phases; s = 1 and 2 with vectors, which may write up to two
 //                                  vectors of `fill` behind the last element
 //   join_row                       phases -> row
@@ -44,6 +44,14 @@ template <class T>
   return zip<T>(a, b, 1, std::make_index_sequence<kWidth<T>>());
 }
 
+// Every third element of three vectors, from `first` on.
+template <int first, class T, std::size_t... I>
+[[gnu::always_inline]] inline Vec<T> every_third(Vec<T> a, Vec<T> b, Vec<T> c, std::index_sequence<I...>) {
+  constexpr int w = kWidth<T>;
+  const Vec<T> two = __builtin_shufflevector(a, b, (3 * I + first < 2 * w ? 3 * I + first : 0)...);
+  return __builtin_shufflevector(two, c, (3 * I + first < 2 * w ? I : 3 * I + first - w)...);
+}
+
 // p[index] for every lane.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> gather(const T* p, Vec<Int<T>> index) {
@@ -65,27 +73,77 @@ template <class T>
 #endif
 }
 
-// p[index] and p[index + 1] for every lane, floats by half as many loads as two gathers make.
+// p[index[i]] and p[index[i] + 1] for every lane i: floats by a load for each lane, as gathering takes longer.
 template <class T>
-[[gnu::always_inline]] inline void gather_pairs(const T* p, Vec<Int<T>> index, Vec<T>& first,
+[[gnu::always_inline]] inline void gather_pairs(const T* p, const Int<T>* index, Vec<T>& first,
                                                 Vec<T>& second) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const auto pairs = [=](int i) {  // of lanes i and i + 1
+      const __m128 low = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(p + index[i])));
+      return _mm_loadh_pi(low, reinterpret_cast<const __m64*>(p + index[i + 1]));
+    };
+    const auto half = [=](int i) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) {
-    const auto low = (Vec<T>)_mm512_i32gather_epi64(_mm512_castsi512_si256((__m512i)index), p, 4);
-    const auto high = (Vec<T>)_mm512_i32gather_epi64(_mm512_extracti64x4_epi64((__m512i)index, 1), p, 4);
-    first = even<T>(low, high), second = odd<T>(low, high);
-    return;
-  }
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4) {
-    const auto from = reinterpret_cast<const long long*>(p);
-    const auto low = (Vec<T>)_mm256_i32gather_epi64(from, _mm256_castsi256_si128((__m256i)index), 4);
-    const auto high = (Vec<T>)_mm256_i32gather_epi64(from, _mm256_extracti128_si256((__m256i)index, 1), 4);
+      __m512 all = _mm512_castps128_ps512(pairs(i));
+      all = _mm512_insertf32x4(all, pairs(i + 2), 1);
+      all = _mm512_insertf32x4(all, pairs(i + 4), 2);
+      return (Vec<T>)_mm512_insertf32x4(all, pairs(i + 6), 3);
+#else
+      return (Vec<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(pairs(i)), pairs(i + 2), 1);
+#endif
+    };
+    const Vec<T> low = half(0), high = half(kWidth<T> / 2);
     first = even<T>(low, high), second = odd<T>(low, high);
     return;
   }
 #endif
-  first = gather<T>(p, index), second = gather<T>(p + 1, index);
+  first = gather<T>(p, load<Int<T>>(index)), second = gather<T>(p + 1, load<Int<T>>(index));
+}
+
+// In every 16 bytes the lower (or higher) halves of a and b, zipped.
+template <int high, class V, std::size_t... I>
+[[gnu::always_inline]] inline V zip_in_quarters(V a, V b, std::index_sequence<I...>) {
+  constexpr std::size_t n = sizeof...(I), quarter = 16 / (sizeof(V) / n);
+  return __builtin_shufflevector(
+      a, b, (I / quarter * quarter + high * quarter / 2 + I % quarter / 2 + I % 2 * n)...);
+}
+
+// p[index[i]] to p[index[i] + 3] for every lane i: floats by a load for each lane, which is turned.
+template <class T>
+[[gnu::always_inline]] inline void gather_quads(const T* p, const Int<T>* index, Vec<T>* taps) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    Vec<T> lanes[4];  // of lane i + 4 n the four neighbours, in the quarter n of lanes[i]
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const auto quad = [=](int n) { return _mm_loadu_ps(p + index[i + 4 * n]); };
+#if defined(__AVX512F__)
+      __m512 all = _mm512_castps128_ps512(quad(0));
+      all = _mm512_insertf32x4(all, quad(1), 1);
+      all = _mm512_insertf32x4(all, quad(2), 2);
+      lanes[i] = (Vec<T>)_mm512_insertf32x4(all, quad(3), 3);
+#else
+      lanes[i] = (Vec<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(quad(0)), quad(1), 1);
+#endif
+    }
+    // In each quarter: pairs of lanes, then the pairs' pairs.
+    using Pairs = Vec<double>;
+    const auto low = [](auto a, auto b) {
+      return zip_in_quarters<0>(a, b, std::make_index_sequence<sizeof a / sizeof a[0]>());
+    };
+    const auto high = [](auto a, auto b) {
+      return zip_in_quarters<1>(a, b, std::make_index_sequence<sizeof a / sizeof a[0]>());
+    };
+    const auto a = (Pairs)low(lanes[0], lanes[1]), b = (Pairs)low(lanes[2], lanes[3]);
+    const auto c = (Pairs)high(lanes[0], lanes[1]), d = (Pairs)high(lanes[2], lanes[3]);
+    taps[0] = (Vec<T>)low(a, b), taps[1] = (Vec<T>)high(a, b);
+    taps[2] = (Vec<T>)low(c, d), taps[3] = (Vec<T>)high(c, d);
+    return;
+  }
+#endif
+#pragma GCC unroll 4
+  for (int t = 0; t < 4; ++t) taps[t] = gather<T>(p + t, load<Int<T>>(index));
 }
 
 template <class T>
@@ -151,6 +209,18 @@ void split_row(const T* row, int64_t n, int64_t s, int64_t shift, T* phases, int
   } else {
     constexpr int64_t w = kWidth<T>;
     const Vec<Int<T>> steps = to_int<T>(iota<T>()) * Int<T>(s);
+    if (s == 3 && n >= 3 * w) {
+      T* to[3];
+      for (int64_t r = 0; r < 3; ++r) to[r] = phases + (r + shift) % 3 * pitch + (r + shift) / 3;
+      const int64_t whole = n / (3 * w) * w;
+      for (int64_t q = 0; q < whole; q += w, row += 3 * w) {
+        const Vec<T> a = load<T>(row), b = load<T>(row + w), c = load<T>(row + 2 * w);
+        store<T>(to[0] + q, every_third<0, T>(a, b, c, std::make_index_sequence<w>()));
+        store<T>(to[1] + q, every_third<1, T>(a, b, c, std::make_index_sequence<w>()));
+        store<T>(to[2] + q, every_third<2, T>(a, b, c, std::make_index_sequence<w>()));
+      }
+      n -= 3 * whole, shift += 3 * whole;
+    }
     for (int64_t first = 0; first < std::min(s, n); ++first) {  // the elements first, first + s, ...
       const int64_t u = first + shift, count = ceil_div(n - first, s);
       T* to = phases + u % s * pitch + u / s;
