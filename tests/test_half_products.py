@@ -53,6 +53,11 @@ def test_products(level, dtype, pairs):
             for y in (b, lying[1], np.repeat(b, 2, 0)[::2]):
                 for _ in thread_counts(backend):
                     check(backend.matmul(x, y), want, k)
+        added = random(rng, (m, n), dtype)
+        sums = 0.5 * added.astype(np.float64) - 2 * want
+        for c in (added, np.ascontiguousarray(added.T).T):
+            check(backend.matmul(a, b, c, -2, 0.5), sums, 4 * k)
+        check(backend.matmul(lying[0], lying[1], np.full_like(added, np.nan), -2, 0), -2 * want, 4 * k)
         for activation, f in (("none", lambda v: v), ("relu", lambda v: np.maximum(v, 0))):
             y = backend.linear_forward(a, lying[1].T, bias, activation)
             check(y, f(want + bias.astype(np.float64)), k)

@@ -182,9 +182,16 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
     }
     if constexpr (std::is_same_v<T, uint16_t>) {
       const int64_t first = 0;
+      Addend added;
+      std::optional<In<T>> matrix;
+      if (c && !row && beta != 0) {
+        if (shape_of(*c) != shape)
+          throw py::type_error("matmul: c in half precision must be a row or a matrix");
+        added = {matrix.emplace(*c, "matmul", "c", half), float(beta)};
+      }
       KernelScope scope(batch * (m * n + n * k + m * k));
       gemm_half(half, batch, m, n, k, float(alpha), a_view, batch > 1 ? offsets_a.data() : &first, right.view,
-                batch > 1 ? offsets_b.data() : &first, data<T>(y), epilogue);
+                batch > 1 ? offsets_b.data() : &first, data<T>(y), epilogue, added);
     } else {
       const bool filled = c && !row && beta != 0;
       if (filled) fill_broadcast<T>(data<T>(y), shape, *c);
@@ -198,8 +205,10 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
     }
     return y;
   };
-  // (The sum with a matrix would be rounded once too often.)
-  if (half != Half::none && (!c || (b.ndim() > 1 && is_row(*c, b.shape(b.ndim() - 1), a.ndim()))))
+  // (Batches with a matrix each are quicker as floats where there is no instruction for them.)
+  if (half != Half::none &&
+      (!c || (b.ndim() > 1 && is_row(*c, b.shape(b.ndim() - 1), a.ndim())) ||
+       (a.ndim() == 2 && b.ndim() == 2) || (half == Half::bfloat16 && has_pair_products())))
     return multiply(uint16_t{});
   return by_dtype("matmul", a, multiply);
 }

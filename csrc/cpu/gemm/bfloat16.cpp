@@ -177,6 +177,8 @@ struct Product {
   int64_t ldc;
   bool transposed;  // C lies so
   GemmEpilogue<float> epilogue;
+  const uint16_t* added;  // lies as C
+  float beta;
 };
 
 // A finished tile to its place in C.
@@ -195,14 +197,22 @@ struct Product {
     }
   for (int r = 0; r < rows; ++r)
     for (int v = 0; v < cols; v += 16) {
-      const __m256i bits = (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(sums + r * kColumns + v));
       const int count = std::min(16, cols - v);
+      const __mmask16 lanes = __mmask16(first(count));
+      const int64_t place = p.transposed ? (j + v) * p.ldc + i + r : (i + r) * p.ldc + j + v;
+      uint16_t turned[16] = {};
+      Vec<float> sum = load(sums + r * kColumns + v);
+      if (p.added) {
+        for (int q = 0; q < count && p.transposed; ++q) turned[q] = p.added[place + q * p.ldc];
+        const __m256i more = _mm256_maskz_loadu_epi16(lanes, p.transposed ? turned : p.added + place);
+        sum += p.beta * (Vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(more), 16);
+      }
+      const __m256i bits = (__m256i)_mm512_cvtneps_pbh((__m512)sum);
       if (!p.transposed) {
-        _mm256_mask_storeu_epi16(p.c + (i + r) * p.ldc + j + v, __mmask16(first(count)), bits);
+        _mm256_mask_storeu_epi16(p.c + place, lanes, bits);
       } else {
-        uint16_t turned[16];
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(turned), bits);
-        for (int q = 0; q < count; ++q) p.c[(j + v + q) * p.ldc + i + r] = turned[q];
+        for (int q = 0; q < count; ++q) p.c[place + q * p.ldc] = turned[q];
       }
     }
 }
@@ -221,8 +231,8 @@ void use_pair_products(bool use) {
 }
 
 void gemm_pairs(int64_t m, int64_t n, int64_t k, float alpha, MatrixView<uint16_t> a, MatrixView<uint16_t> b,
-                uint16_t* c, const GemmEpilogue<float>& epilogue) {
-  Product p{m, n, k, alpha, a, b, c, n, false, epilogue};
+                uint16_t* c, const GemmEpilogue<float>& epilogue, const uint16_t* added, float beta) {
+  Product p{m, n, k, alpha, a, b, c, n, false, epilogue, added, beta};
   if (n <= kFewColumns && n < m) {
     std::swap(p.m, p.n);
     p.a = b.transposed(), p.b = a.transposed();
@@ -264,7 +274,7 @@ bool has_pair_products() {
 }
 void use_pair_products(bool) {}
 void gemm_pairs(int64_t, int64_t, int64_t, float, MatrixView<uint16_t>, MatrixView<uint16_t>, uint16_t*,
-                const GemmEpilogue<float>&) {}
+                const GemmEpilogue<float>&, const uint16_t*, float) {}
 
 }  // namespace fastdl
 

@@ -10,9 +10,10 @@ namespace fastdl {
 bool has_pair_products();
 void use_pair_products(bool use);
 
-// C = activation(alpha * A B + bias), C in bfloat16 in C order; one of the strides of A and of B is 1; sizes
-// are at least 1. Only where has_pair_products().
+// C = activation(alpha * A B + bias) + beta * added, C and `added` (if any) in bfloat16 in C order; one of the strides
+// of A and of B is 1; sizes are at least 1. Only where has_pair_products().
 void gemm_pairs(int64_t m, int64_t n, int64_t k, float alpha, MatrixView<uint16_t> a, MatrixView<uint16_t> b,
-                uint16_t* c, const GemmEpilogue<float>& epilogue);
+                uint16_t* c, const GemmEpilogue<float>& epilogue, const uint16_t* added = nullptr,
+                float beta = 0.0f);
 
 }  // namespace fastdl

@@ -163,10 +163,12 @@ void multiply_strips(const Product& p, int64_t batch, int64_t extent, MatrixView
   });
 }
 
-void multiply_whole(const Product& p, MatrixView<uint16_t> a, MatrixView<uint16_t> b, uint16_t* c) {
+void multiply_whole(const Product& p, MatrixView<uint16_t> a, MatrixView<uint16_t> b, uint16_t* c,
+                    const Addend& added = {}) {
   memory::Buffer<float> left(size_t(p.m * p.k)), right(size_t(p.k * p.n)), sums(size_t(p.m * p.n));
   const auto x = widen(left.get(), a, p.m, p.k, p.half), y = widen(right.get(), b, p.k, p.n, p.half);
-  gemm<float>(p.m, p.n, p.k, p.alpha, x, y, 0.0f, sums.get(), p.n, p.epilogue);
+  if (added.data) widen_all(sums.get(), added.data, p.m * p.n, p.half);
+  gemm<float>(p.m, p.n, p.k, p.alpha, x, y, added.beta, sums.get(), p.n, p.epilogue);
   narrow_all(c, sums.get(), p.m * p.n, p.half);
 }
 
@@ -214,10 +216,10 @@ MatrixView<float> widen(float* y, MatrixView<uint16_t> x, int64_t rows, int64_t 
 
 void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float alpha, MatrixView<uint16_t> a,
                const int64_t* offsets_a, MatrixView<uint16_t> b, const int64_t* offsets_b, uint16_t* c,
-               const GemmEpilogue<float>& epilogue) {
+               const GemmEpilogue<float>& epilogue, const Addend& added) {
   const Product p{half, m, n, k, alpha, epilogue};
   const bool few_rows = m <= kFewRows && b.row == 1, few_columns = n <= kFewRows && n < m && a.col == 1;
-  if (k > 0 && (few_rows || few_columns) && batch * m * n > 0) {
+  if (!added.data && k > 0 && (few_rows || few_columns) && batch * m * n > 0) {
     const double microseconds = double(batch) * double(m * k + k * n) * 1e-4;
     tile::share(batch, microseconds, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -232,7 +234,7 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
     return;
   }
   const bool small = batch > 1 && m * n * k <= kSmallProduct;
-  if (batch > 1 && m * n * k > 0 && m * n * k <= kTinyProduct)
+  if (!added.data && batch > 1 && m * n * k > 0 && m * n * k <= kTinyProduct)
     return multiply_tiny(p, batch, a, offsets_a, b, offsets_b, c);
   // (A long sum for fewer tiles than threads is shared along k by the engine for floats.)
   const int64_t tiles = batch * ceil_div(m, tile::kRows) * ceil_div(n, 32);
@@ -240,7 +242,7 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
   if (half == Half::bfloat16 && batch * m * n * k > 0 && !long_sum && has_pair_products()) {
     const auto one = [&](int64_t i) {
       gemm_pairs(m, n, k, alpha, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
-                 c + i * m * n, epilogue);
+                 c + i * m * n, epilogue, added.data ? added.data + i * m * n : nullptr, added.beta);
     };
     if (!small)
       for (int64_t i = 0; i < batch; ++i) one(i);
@@ -251,10 +253,10 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
                   });
     return;
   }
-  if (std::min(m, n) > kShortSide && !small) {
+  if (added.data || (std::min(m, n) > kShortSide && !small)) {
     for (int64_t i = 0; i < batch; ++i)
       multiply_whole(p, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
-                     c + i * m * n);
+                     c + i * m * n, {added.data ? added.data + i * m * n : nullptr, added.beta});
     return;
   }
   // As long as fits, in whole vectors; and for each thread some strips.

@@ -163,7 +163,6 @@ class MatMul(Op):
 class AddMatMul(Op):
     """beta * c + alpha * a @ b, with c broadcast."""
 
-    floats_only = True
     aliases_grad = True
 
     def forward(self, c: Any, a: Any, b: Any, beta: float, alpha: float) -> Any:
@@ -175,7 +174,9 @@ class AddMatMul(Op):
         grad_c = None
         if self.needs[0]:
             grad_c = sum_to(grad, self.shape)
-            if self.beta != 1:
+            if self.beta != 1 and grad.dtype.kind in FLOATING:
+                grad_c = select(grad).mul_forward(grad_c, self.beta)
+            elif self.beta != 1:
                 grad_c = array(grad_c * grad.dtype.type(self.beta), grad)
         return (grad_c, *_matmul_grads(self.a, self.b, grad, self.needs[1], self.needs[2], self.alpha))
 
