@@ -52,6 +52,19 @@ def views(x):
         yield np.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
 
 
+def windows(dtype):
+    """Windows that overlap: of two axes with one stride either may be the longer one, or merge with others."""
+    x = numbers((3, 40, 9), dtype)
+    for size in (1, 2, 3, 7):
+        yield np.lib.stride_tricks.sliding_window_view(x, size, 1)
+        yield np.lib.stride_tricks.sliding_window_view(x, size, 2)
+        yield np.lib.stride_tricks.sliding_window_view(x.transpose(0, 2, 1), size, 1)
+    yield np.lib.stride_tricks.sliding_window_view(x, (3, 5), (1, 2))
+    item = x.itemsize
+    yield np.lib.stride_tricks.as_strided(x, (20, 3, 5), (3 * item, item, item))
+    yield np.lib.stride_tricks.as_strided(x, (20, 5, 3), (3 * item, item, item))
+
+
 def close(got, want, x):
     """Within roundings of the largest and of the sum of magnitudes, which is what sums can promise."""
     assert got.dtype == x.dtype
@@ -86,6 +99,28 @@ def test_folds(level, dtype):
                 strict=True,
             ):
                 close(mine, plain, base)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_folds_of_windows(level, dtype):
+    kernel = load(level)
+    for x in windows(dtype):
+        for axes in subsets(x.ndim):
+            for name in FOLDS:
+                got = getattr(kernel, name + "_forward")(x, axes)
+                close(got, getattr(reference, name + "_forward")(x, axes), x)
+            close(kernel.norm_forward(x, 2, axes), reference.norm_forward(x, 2, axes), x)
+            for mine, plain in zip(
+                kernel.var_forward(x, 0, axes), reference.var_forward(x, 0, axes), strict=True
+            ):
+                close(mine, plain, x)
+            if axes:
+                target = tuple([1 if i in axes else n for i, n in enumerate(x.shape)])
+                y = x[..., ::-1]
+                close(
+                    kernel.sum_product_to(x, y, target), reference.sum_product_to(x, y, target), np.abs(x * y)
+                )
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))

@@ -85,10 +85,12 @@ bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_st
   for (int axis = 0; axis < x.ndim; ++axis) {
     if (x.shape[axis] == 1) continue;
     int place = count++;
-    // Axes that repeat the same elements are outermost: each pass reads them as they lie.
+    // Axes that repeat the same elements are outermost: each pass reads them as they lie. Of two axes with one stride
+    // (windows, and their elements) the longer one makes the rows.
     const auto outside = [&](int other) {
-      return x.strides[axis] == 0 ||
-             (x.strides[other] != 0 && std::abs(x.strides[other]) < std::abs(x.strides[axis]));
+      const int64_t step = std::abs(x.strides[axis]), beside = std::abs(x.strides[other]);
+      return step == 0 ||
+             (beside != 0 && (beside < step || (beside == step && x.shape[axis] < x.shape[other])));
     };
     for (; place > 0 && outside(order[place - 1]); --place) order[place] = order[place - 1];
     order[place] = axis;
@@ -103,9 +105,10 @@ bool describe(const Operand& x, int64_t item, const char* y, const int64_t* y_st
   }
   // add() drops axes of one element only; those of none matter to nobody else.
   if (count == 0) return true;
-  const int inner = order[count - 1];
-  const int64_t y_inner = y_stride ? y_stride[inner] : 0;
-  return x.strides[inner] == item && (y_inner == 0 || y_inner == y_item);
+  bool fits = x.strides[order[count - 1]] == item;
+  for (int i = 0; i < count && y_stride; ++i)  // the loop may follow any of these
+    fits = fits && (x.strides[order[i]] != item || y_stride[order[i]] == 0 || y_stride[order[i]] == y_item);
+  return fits;
 }
 
 template <class T>

@@ -11,11 +11,16 @@
 namespace fastdl {
 namespace {
 
+// Is x read along kept axes? Where both lie side by side, in windows that overlap, along the longer ones.
+bool inner_is_kept(const ReduceProblem& p, int64_t item) {
+  if (p.kept_axes == 0 || p.kept[p.kept_axes - 1].x != item) return false;
+  if (p.reduced_axes == 0 || p.reduced[p.reduced_axes - 1].x != item) return true;
+  return p.reduced[p.reduced_axes - 1].extent < p.kept[p.kept_axes - 1].extent;
+}
+
 template <class T, class U, class C, Second second, class Join, int chains, class Map>
 void run(const ReduceProblem& p, Map map, const FoldOutput& out) {
-  const bool inner_is_kept = p.kept_axes > 0 && p.kept[p.kept_axes - 1].x == int64_t(sizeof(T)) &&
-                             !(p.reduced_axes > 0 && p.reduced[p.reduced_axes - 1].x == int64_t(sizeof(T)));
-  if (inner_is_kept) {
+  if (inner_is_kept(p, sizeof(T))) {
     using Folding = ColumnFolder<T, U, C, second, Join, Map, chains>;
     fold_columns(Folding(p, out, map), Folding::loop);
   } else {
@@ -33,10 +38,10 @@ template <class T, class U, class C, int chains = 4, class Map>
 void run_two(const ReduceProblem& p, const FoldOutput& out, Map map) {
   // The stride of y along the axis in which x is contiguous.
   int64_t along = 0;
-  if (p.reduced_axes > 0 && p.reduced[p.reduced_axes - 1].x == int64_t(sizeof(T)))
-    along = p.reduced[p.reduced_axes - 1].y;
-  else if (p.kept_axes > 0)
+  if (inner_is_kept(p, sizeof(T)))
     along = p.kept[p.kept_axes - 1].y;
+  else if (p.reduced_axes > 0)
+    along = p.reduced[p.reduced_axes - 1].y;
   if (along == 0)
     run<T, U, C, Second::constant, Add, chains>(p, map, out);
   else
