@@ -6,7 +6,7 @@
 // contiguous vectors, columns by gathering from one row in cache. Where there are fewer input rows than
 // output rows, columns come first and resampled rows are kept while the window moves over them; otherwise
 // rows come first. An output row made of the same input rows with the same weights as the one before is a
-// copy of it. Passes over memory: one read and one write.
+// copy of it. Narrow planes are done as wholes. Passes over memory: one read and one write.
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 
@@ -184,12 +184,98 @@ void resample_rows(T* y, const T* x, const ResampleProblem<T>& p, const Columns<
   }
 }
 
+// `rows` neighbouring rows as one.
+template <class T>
+ResampleAxis<T> joined(const ResampleAxis<T>& a, int64_t rows) {
+  ResampleAxis<T> all{rows * a.in, rows * a.out, {0}, {}, {}};
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t o = 0; o < a.out; ++o) {
+      for (int64_t k = a.begin[size_t(o)]; k < a.begin[size_t(o) + 1]; ++k) {
+        all.index.push_back(row * a.in + a.index[size_t(k)]);
+        all.weight.push_back(a.weight[size_t(k)]);
+      }
+      all.begin.push_back(int64_t(all.index.size()));
+    }
+  return all;
+}
+
+// Planes of rows that hardly fill a vector: columns of several rows at a time, all of a plane's rows one behind the
+// other.
+template <class T>
+class NarrowPlanes {
+ public:
+  // Are rows so narrow, and planes enough for the larger tables?
+  static bool worthwhile(const ResampleProblem<T>& p) {
+    return p.d.in == 1 && p.d.out == 1 && std::max(p.w.in, p.w.out) <= kNarrow && p.h.out > 1 &&
+           p.planes >= 8;
+  }
+  explicit NarrowPlanes(const ResampleProblem<T>& p)
+      : p_(p),
+        columns_first_(p.h.in <= p.h.out),
+        rows_(columns_first_ ? p.h.in : p.h.out),
+        together_(std::min(rows_, kLine / p.w.out)),
+        columns_(joined(p.w, together_)) {}
+
+  void operator()(T* y, const T* x, int64_t begin, int64_t end) const {
+    const int64_t width = columns_first_ ? p_.w.out : p_.w.in;
+    memory::Buffer<T> kept(size_t(rows_ * width + columns_.out_pitch())), room(size_t(columns_.room())),
+        line(size_t(columns_.out_pitch()));
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const T* from = x + plane * p_.h.in * p_.w.in;
+      T* to = y + plane * p_.h.out * p_.w.out;
+      if (!columns_first_) combine_rows(from, width, kept.get(), kept.get() + rows_ * width);
+      // The last rows are some that were done before.
+      for (int64_t row = 0; row < rows_; row += together_) {
+        const int64_t first = std::min(row, rows_ - together_);
+        columns_((columns_first_ ? from : kept.get()) + first * p_.w.in, line, room);
+        std::memcpy((columns_first_ ? kept.get() : to) + first * p_.w.out, line.get(),
+                    size_t(together_ * p_.w.out) * sizeof(T));
+      }
+      if (columns_first_) combine_rows(kept.get(), width, to, to + p_.h.out * width);
+    }
+  }
+
+ private:
+  static constexpr int64_t kNarrow = 4 * kWidth<T>, kLine = 8 * kWidth<T>;
+
+  // Weighted sums of rows, written in whole vectors that the next row covers, but none beyond `end`.
+  void combine_rows(const T* from, int64_t width, T* to, const T* end) const {
+    constexpr int64_t w = kWidth<T>;
+    for (int64_t o = 0; o < p_.h.out; ++o, to += width) {
+      const int64_t first = p_.h.begin[size_t(o)], last = p_.h.begin[size_t(o) + 1];
+      for (int64_t i = 0; i < width; i += w) {
+        const int left = int(std::min(w, width - i));
+        Vec<T> total{};
+        for (int64_t k = first; k < last; ++k) {
+          const Vec<T> v = p_.h.weight[size_t(k)] * load_n(from + p_.h.index[size_t(k)] * width + i, left);
+          total = k == first ? v : total + v;
+        }
+        if (to + i + w <= end)
+          store<T>(to + i, total);
+        else
+          store_n(to + i, total, left);
+      }
+    }
+  }
+
+  const ResampleProblem<T>& p_;
+  bool columns_first_;
+  int64_t rows_, together_;
+  Columns<T> columns_;
+};
+
 }  // namespace
 
 template <class T>
 void resample(T* y, const T* x, const ResampleProblem<T>& p) {
   const int64_t rows = p.planes * p.d.out * p.h.out;
   if (rows * p.w.out == 0) return;
+  if (NarrowPlanes<T>::worthwhile(p)) {
+    const NarrowPlanes<T> planes(p);
+    parallel_for(p.planes, rows_grain(2 * (p.h.in * p.w.in + p.h.out * p.w.out)),
+                 [&](int64_t begin, int64_t end) { planes(y, x, begin, end); });
+    return;
+  }
   const Columns<T> columns(p.w);  // once: a range of rows may be two of them
   parallel_for(rows, rows_grain(2 * (p.planes * p.d.in * p.h.in * p.w.in / rows + p.w.out)),
                [&](int64_t begin, int64_t end) { resample_rows(y, x, p, columns, begin, end); });
