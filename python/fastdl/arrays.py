@@ -21,6 +21,7 @@ from fastdl.kernels import MetaArray, on_device, select
 from fastdl.kernels.sparse import SparseArray, added
 
 _uint16 = np.dtype(np.uint16)
+_ZERO = np.zeros((), float32)  # of 0 dimensions
 
 
 def pooled_copy(array: Any, dtype: Any = None) -> Any:
@@ -41,10 +42,14 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
         return pooled_copy(pooled_copy(array, float32), dtype)  # rounded twice, as PyTorch's are
     if array.dtype.kind == "c" and dtype.kind not in "cb":
         return pooled_copy(array.real, dtype)
-    if array.__class__ is np.ndarray and dtype.kind != "c":
-        converted = select(array).convert(array, dtype)
-        if converted is not None:
-            return converted
+    if array.__class__ is np.ndarray:
+        if dtype.kind != "c":
+            converted = select(array).convert(array, dtype)
+            if converted is not None:
+                return converted
+        elif dtype is complex64 and own is float32:
+            kernels = select(array)
+            return kernels.complex_join(array, _ZERO, kernels.empty(array.shape, dtype))
     copy = select(array).empty(array.shape, dtype)
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(copy, array, casting="unsafe")

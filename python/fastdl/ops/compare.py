@@ -69,6 +69,11 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
         out is None or out.dtype is bool_
     ):
         return getattr(select_either(x, y), name + "_forward")(x, y, out)
+    if dtype.kind == "c" and out is None and x.__class__ is np.ndarray is y.__class__ and x.size >= 4096:
+        kernels = select(x)
+        compared = getattr(kernels, name + "_forward")
+        join = kernels.bitwise_and_forward if name == "eq" else kernels.bitwise_or_forward
+        return join(compared(x.real, y.real), compared(x.imag, y.imag))
     return by_numpy(name, ufunc, bool_, out, x, y)
 
 

@@ -13,7 +13,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import array
+from fastdl.kernels import array, select
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
 from fastdl.tensor import Tensor
@@ -42,10 +42,9 @@ def reduce_losses(losses: Any, reduction: str) -> Any:
     """Losses of items, as asked for. Summed in float64: as accurate as the items are."""
     if reduction == "none":
         return losses
-    total = losses.sum(dtype=np.float64)
-    if reduction == "mean":
-        total = total / losses.size if losses.size else np.float64(np.nan)
-    return array(total, losses, losses.dtype)
+    losses = array(losses)
+    kernels = select(losses)
+    return (kernels.sum_forward if reduction == "sum" else kernels.mean_forward)(losses, None, False)
 
 
 def kept(node: Op, *arrays: Any) -> tuple[Any, ...]:
