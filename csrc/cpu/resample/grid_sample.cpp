@@ -40,7 +40,7 @@ class Block {
       : p_(p),
         slopes_(slopes),
         pairs_(p.mode == GridMode::bilinear && p.extent[p.rank - 1] > 1),
-        quads_(p.mode == GridMode::bicubic && p.extent[p.rank - 1] > 3),
+        quads_(kHasQuads && p.mode == GridMode::bicubic && p.extent[p.rank - 1] > 3),
         taps_(p.taps()),
         total_(1) {
     for (int a = 0; a < p.rank; ++a) total_ *= taps_;
@@ -107,6 +107,7 @@ class Block {
 
  private:
   static constexpr int64_t w = kWidth<T>;
+  static constexpr bool kHasQuads = sizeof(T) == 4;  // four doubles fill two loads: no quicker than gathering
 
   struct Axis {
     alignas(64) T weight[4][kBlock], slope[4][kBlock];  // slope: of the weight, by the grid's coordinate
@@ -127,7 +128,7 @@ class Block {
   template <class F>
   [[gnu::always_inline]] void each_pixel(const T* x, int64_t j, F f) const {
     const auto seen = [&](int k, Vec<T> pixel) { f(k, kept(pixel, load<Int<T>>(inside_[k] + j))); };
-    if (quads_)
+    if (kHasQuads && quads_)
       for (int k = 0; k < total_; k += 4) {
         Vec<T> pixels[4];
         gather_quads<T>(x, index_[k] + j, pixels);
@@ -242,7 +243,7 @@ class Block {
         set_tap(places, tap, pixel, weight, left ? slope * rise : -slope * rise, extent);
         pixels[tap] = pixel;
       }
-      if (quads_ && a == p_.rank - 1) side_by_side(places, pixels, t - t, extent);
+      if (kHasQuads && quads_ && a == p_.rank - 1) side_by_side(places, pixels, t - t, extent);
     }
     return places;
   }

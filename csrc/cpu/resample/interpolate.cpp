@@ -16,21 +16,24 @@ namespace {
 template <class T>
 class Columns {
  public:
-  explicit Columns(const ResampleAxis<T>& a) : in_(a.in), out_(a.out), pitch_(round_up<T>(a.out)) {
+  // Of `rows` neighbouring rows as one.
+  explicit Columns(const ResampleAxis<T>& a, int64_t rows = 1)
+      : in_(rows * a.in), out_(rows * a.out), pitch_(round_up<T>(out_)) {
     bool ones = true;
     for (T weight : a.weight) ones &= weight == T(1);
-    for (int64_t o = 0; o < out_; ++o) taps_ = std::max(taps_, count(a, o));
-    for (int64_t o = 0; o < out_; ++o) ragged_ |= count(a, o) != taps_;
+    for (int64_t o = 0; o < a.out; ++o) taps_ = std::max(taps_, count(a, o));
+    for (int64_t o = 0; o < a.out; ++o) ragged_ |= count(a, o) != taps_;
     bool same = in_ == out_, twice = out_ == 2 * in_;
     index_.assign(size_t(taps_ * pitch_), 0);
     weight_.assign(size_t(taps_ * pitch_), T(0));
-    for (int64_t o = 0; o < out_; ++o)
+    for (int64_t place = 0; place < out_; ++place)
       for (int64_t t = 0; t < taps_; ++t) {
         // Missing taps read the zero behind the row.
+        const int64_t row = place / a.out, o = place % a.out;
         const bool present = t < count(a, o);
-        const auto k = size_t(a.begin[size_t(o)] + t);
-        index_[size_t(t * pitch_ + o)] = Int<T>(present ? a.index[k] : in_);
-        weight_[size_t(t * pitch_ + o)] = present ? a.weight[k] : T(0);
+        const auto k = size_t(a.begin[size_t(o)] + t), at = size_t(t * pitch_ + place);
+        index_[at] = Int<T>(present ? row * a.in + a.index[k] : in_);
+        weight_[at] = present ? a.weight[k] : T(0);
         same &= present && a.index[k] == o;
         twice &= present && a.index[k] == o / 2;
       }
@@ -44,7 +47,7 @@ class Columns {
   int64_t room() const { return ragged_ ? in_ + 1 : 0; }
 
   // y has room for whole vectors.
-  void operator()(const T* x, T* y, T* room) const {
+  [[gnu::noinline]] void operator()(const T* x, T* y, T* room) const {
     if (copies_) {
       std::memcpy(y, x, size_t(out_) * sizeof(T));
       return;
@@ -184,22 +187,7 @@ void resample_rows(T* y, const T* x, const ResampleProblem<T>& p, const Columns<
   }
 }
 
-// `rows` neighbouring rows as one.
-template <class T>
-ResampleAxis<T> joined(const ResampleAxis<T>& a, int64_t rows) {
-  ResampleAxis<T> all{rows * a.in, rows * a.out, {0}, {}, {}};
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t o = 0; o < a.out; ++o) {
-      for (int64_t k = a.begin[size_t(o)]; k < a.begin[size_t(o) + 1]; ++k) {
-        all.index.push_back(row * a.in + a.index[size_t(k)]);
-        all.weight.push_back(a.weight[size_t(k)]);
-      }
-      all.begin.push_back(int64_t(all.index.size()));
-    }
-  return all;
-}
-
-// Planes of rows that hardly fill a vector: columns of several rows at a time, all of a plane's rows one behind the
+// Planes of short rows: columns of several rows at a time, all of a plane's rows one behind the
 // other.
 template <class T>
 class NarrowPlanes {
@@ -214,7 +202,7 @@ class NarrowPlanes {
         columns_first_(p.h.in <= p.h.out),
         rows_(columns_first_ ? p.h.in : p.h.out),
         together_(std::min(rows_, kLine / p.w.out)),
-        columns_(joined(p.w, together_)) {}
+        columns_(p.w, together_) {}
 
   void operator()(T* y, const T* x, int64_t begin, int64_t end) const {
     const int64_t width = columns_first_ ? p_.w.out : p_.w.in;
@@ -236,10 +224,10 @@ class NarrowPlanes {
   }
 
  private:
-  static constexpr int64_t kNarrow = 4 * kWidth<T>, kLine = 8 * kWidth<T>;
+  static constexpr int64_t kNarrow = 64, kLine = 128;  // elements
 
   // Weighted sums of rows, written in whole vectors that the next row covers, but none beyond `end`.
-  void combine_rows(const T* from, int64_t width, T* to, const T* end) const {
+  [[gnu::noinline]] void combine_rows(const T* from, int64_t width, T* to, const T* end) const {
     constexpr int64_t w = kWidth<T>;
     for (int64_t o = 0; o < p_.h.out; ++o, to += width) {
       const int64_t first = p_.h.begin[size_t(o)], last = p_.h.begin[size_t(o) + 1];
