@@ -403,7 +403,10 @@ CASES |= {
         on(d, 9).quantile(0.3),
         on(d, 6, 2, grad=False).log().quantile(0.3, 1),  # NaN in some rows
         on(d, 4, 9).quantile(on(d, 3, grad=False).sigmoid(), 1),
-        *(on(d, 4, 5).quantile(0.6, 0, True, interpolation=kind) for kind in ("lower", "nearest", "midpoint")),
+        *(
+            on(d, 4, 5).quantile(0.6, 0, True, interpolation=kind)
+            for kind in ("lower", "nearest", "midpoint")
+        ),
         on(d, 3, 9).cummax(1),
         on(d, 3, 4).cummin(0),
         ints(d, 3, 4).cummax(1),

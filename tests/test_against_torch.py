@@ -345,7 +345,7 @@ TABLES = {
         a = square(6).detach().reshape(2, 3, 6); L.linalg.tensorinv(a), L.linalg.tensorsolve(a, reals(2, 3)), L.norm(a[0], "nuc"), L.norm(a, "nuc", dim=(0, 2))
         [L.linalg.matrix_norm(reals(2, 3, 4), o) for o in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf)]
         L.linalg.norm(reals(3, 4)), L.linalg.norm(reals(3), 1), L.linalg.norm(reals(3, 4), "nuc"), L.linalg.norm(reals(3, 4), 2, 1)
-        L.linalg.matrix_power(reals(3, 3), 5), L.linalg.matrix_power(square(3).detach(), -2), L.linalg.matrix_power(reals(2, 2), 0)
+        L.linalg.matrix_power(reals(3, 3), 5), L.linalg.matrix_power(square(3).detach(), -2), L.linalg.matrix_power(reals(2, 2), 0), L.linalg.matrix_power(L.tensor([[1, 2], [3, 4]]), 3)
         L.linalg.matrix_rank(reals(4, 2) @ reals(2, 5)), L.linalg.multi_dot([reals(3), reals(3, 2), reals(2)]), L.linalg.cond(reals(3, 3))
         L.linalg.lstsq(reals(5, 2), reals(5, 1, seed=1)).solution, L.linalg.cross(reals(2, 3), reals(2, 3, seed=1))
         L.linalg.inv(L.zeros(2, 3))

@@ -30,6 +30,7 @@ from fastdl.ops.matrix import (
     SingularValues,
     SymmetricEigen,
     check_matrix,
+    check_matrix_shape,
 )
 from fastdl.ops.parts import diagonal as _diagonal
 from fastdl.ops.products import chain_matmul
@@ -248,11 +249,12 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
 
 def matrix_power(A: Tensor, n: int) -> Tensor:
     """A times itself ``n`` times; n below 0: of the inverse. See ``torch.linalg.matrix_power``."""
-    check_matrix("matrix_power", A)
+    check_tensors("matrix_power", A=A)
+    check_matrix_shape("matrix_power", A)
     if n < 0:
         return matrix_power(inv(A), -n)
     if n == 0:  # whose gradient is 0
-        nothing = A.masked_fill(Tensor._wrap(full((), True, np.bool_, A._data)), 0.0)
+        nothing = A.masked_fill(Tensor._wrap(full((), True, np.dtype(np.bool_), A._data)), 0.0)
         return nothing + Tensor._wrap(eye(A.shape[-1], A._data.dtype, A._data))
     result: Any = None
     while n:

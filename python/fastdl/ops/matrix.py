@@ -33,6 +33,11 @@ def check_matrix(op: str, a: Any, square: bool = True) -> None:
         raise not_a_tensor(op, "A", a)
     if a._data.dtype.kind not in DIFFERENTIABLE or a._data.dtype.itemsize == 2:
         raise RuntimeError(f"{op}: defined for float32, float64 and complex tensors, got {a.dtype}")
+    check_matrix_shape(op, a, square)
+
+
+def check_matrix_shape(op: str, a: Tensor, square: bool = True) -> None:
+    """Refuse what is no (square) matrix, of whatever numbers."""
     shape = a._data.shape
     if len(shape) < 2 or (square and shape[-1] != shape[-2]):
         raise RuntimeError(
