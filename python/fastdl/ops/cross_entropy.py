@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import replay
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
@@ -136,6 +136,7 @@ class CrossEntropyProbabilities(Op):
 
 
 class NllLoss(Op):
+    flat = OF_ITSELF
     saves = (1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, ignore_index: int, reduction: str) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from fastdl.arrays import pooled_copy
+from fastdl.autograd.engine import stand_in
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import to_device
@@ -125,9 +127,13 @@ class GridSample(Op):
         )
 
     def backward_graph(self, grad_y: Tensor) -> Any:
-        return replay(
+        of_x, of_grid = replay(
             self, grad_y, lambda x, grid: _composed(x, grid, *self.options.values()), self.x, self.grid
         )
+        if self.options["mode"] == "nearest":  # the grid matters in steps only
+            self.flat = MappingProxyType({0: (1,)})
+            of_grid = Tensor._wrap(stand_in(self.grid.shape, self.grid.dtype, self.grid))
+        return of_x, of_grid
 
 
 def _composed(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:

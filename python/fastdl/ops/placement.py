@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,7 @@ class ScatterReduce(Op):
             raise RuntimeError(
                 "scatter_reduce: a product with zeros has no second derivative (create_graph=True)"
             )
+        self.flat = MappingProxyType({0: (0, 1)})  # without `include_self`; else it is no constant anyway
         product = grad * self.saved_output(self.y)
         to_x = grad
         if self.include:
