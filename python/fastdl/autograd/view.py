@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from numpy import ndarray
+from numpy import asarray, may_share_memory, ndarray
 
 from fastdl._graph import FunctionCall, next_order, plainly_writable, register_view, share
 from fastdl.arrays import assign, pooled_copy
@@ -130,7 +130,7 @@ class CopySlices(Op):
         """The part of an array like the base that was written to."""
         for cls, options in self.steps:
             array = cls.of(array, **options)
-        return array
+        return unlocked(array) if array.__class__ is ndarray else array
 
     def backward(self, grad: Any) -> Any:
         rest = pooled_copy(grad) if self.needs[0] else None
@@ -171,12 +171,56 @@ class Cast(Op):
         return Cast.apply(grad, dtype=self.dtype)
 
 
-def check_writable(op: str, t: Tensor, recorded: bool = True) -> None:
-    """Refuse writes that would break memory's rules or, if the change is one that is recorded, autograd's."""
+class _Unlocked:
+    """What NumPy asks for the memory of ``array``, which it then lets be written to."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array  # kept alive
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def unlocked(view: Any) -> Any:
+    """An array on the memory of a view that is read-only because it, or what it was made from, is expanded."""
+    return view if view.flags.writeable else asarray(_Unlocked(view)).view(view.dtype)
+
+
+def is_locked(array: Any) -> bool:
+    """Is it read-only? After :func:`check_writable` has let it pass it is an expanded view then."""
+    return array.__class__ is ndarray and not array.flags.writeable
+
+
+def repeats(array: Any) -> bool:
+    """Have several elements of an expanded array one address?"""
+    return bool(array.size) and any(
+        [stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)]
+    )
+
+
+def _unlock(t: Tensor, fills: bool) -> bool:
+    """May the memory of a read-only view be written to? Where elements share addresses only if the order does not
+    matter (``fills``), and nothing is recorded."""
+    base, data = t._base, t._data
+    if base is None or data.__class__ is not ndarray or not base._data.flags.writeable:
+        return False
+    if data.size and not may_share_memory(base._data, data):  # the base has other memory since
+        return False
+    if repeats(data):
+        return fills and not (mode.enabled and t._requires_grad)
+    t._data = unlocked(data)
+    return True
+
+
+def check_writable(op: str, t: Tensor, recorded: bool = True, fills: bool = False) -> None:
+    """Refuse writes that would break memory's rules or, if the change is one that is recorded, autograd's.
+
+    ``fills``: the same value comes to every place, so that an expanded view may be written to (as :func:`unlocked`).
+    """
     if plainly_writable(t):
         return
     data = t._data
-    if not (data.flags.writeable if data.__class__ is ndarray else is_writable(data)):
+    writable = data.flags.writeable if data.__class__ is ndarray else is_writable(data)
+    if not (writable or _unlock(t, fills)):
         raise RuntimeError(
             f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
             "address) or a read-only array; use x.clone() first"
@@ -265,6 +309,7 @@ def in_place(
     name: str,
     writes_out: bool = False,
     overwrite: Callable[..., Tensor] | None = None,
+    fills: Callable[..., None] | None = None,
 ) -> Callable[..., Tensor]:
     """The in-place method made from a function: ``add_`` from ``add``.
 
@@ -272,7 +317,7 @@ def in_place(
     memory plainly may be written to (csrc/bindings/graph/view.cpp). Otherwise it runs on an alias of the tensor. If
     that needs the old values for backward (it then asks for the alias's version counter) it runs again on a copy of
     them, since their memory is about to be overwritten. ``overwrite``: the same function for floating numbers, whose
-    node keeps only its result, computed in the memory of its argument.
+    node keeps only its result, computed in the memory of its argument. ``fills``: the same for expanded tensors.
     """
     logical = name.startswith("logical_")  # PyTorch records these nowhere, and lets them change leaves
 
@@ -281,7 +326,10 @@ def in_place(
             from fastdl.batched import changed
 
             return changed(name, self, args, options)  # type: ignore[no-any-return]
-        check_writable(name, self, not logical)
+        check_writable(name, self, not logical, fills is not None)
+        if fills is not None and is_locked(self._data):
+            fills(self, *args, **options)
+            return self
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
             if writes_out and self._data.size:  # as out= an empty tensor would take the result's shape
                 function(self, *args, out=self, **options)

@@ -78,7 +78,7 @@ class Amax(Op):
             with np.errstate(invalid="ignore", divide="ignore"):
                 return array(ties * (grad.reshape(shape) / count), grad, grad.dtype)
         # NaN equals nothing: as in PyTorch the gradient is 0/0 then. (On a GPU no value is waited for.)
-        sure = not on_device(grad) and np.count_nonzero(count) == count.size
+        sure = count.__class__ is np.ndarray and np.count_nonzero(count) == count.size
         count = count.astype(grad.dtype)
         share = k.div_forward(grad.reshape(shape), count)
         return k.where_forward(ties, share, 0.0 if sure else k.div_forward(0.0, count))
@@ -101,7 +101,7 @@ class Max(Amax):
 
     def ties(self, x: Any, y: Any) -> Any:
         ties, missing = super().ties(x, y), y != y
-        return ties | (missing & (x != x)) if on_device(x) or missing.any() else ties
+        return ties | (missing & (x != x)) if x.__class__ is not np.ndarray or missing.any() else ties
 
 
 class Min(Max):

@@ -12,7 +12,7 @@ import numpy as np
 from fastdl._graph import parts
 from fastdl.arrays import add_arrays, assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
-from fastdl.autograd.view import MultiView, View
+from fastdl.autograd.view import MultiView, View, repeats
 from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, zeros
 from fastdl.ops.common import axis, ints
@@ -358,7 +358,10 @@ class Strided(Part):
     @staticmethod
     def of(x: Any, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Any:
         flat = x.reshape(-1)
-        return strided(flat[offset:], size, [s * x.itemsize for s in stride])
+        view = strided(flat[offset:], size, [s * x.itemsize for s in stride])
+        if view.__class__ is np.ndarray and repeats(view):
+            view.flags.writeable = False  # as expanded views are
+        return view
 
     def adds_into(self, have: Any, grad: Any) -> bool:
         return False
