@@ -92,6 +92,29 @@ def test_a_retained_gradient_is_that_of_the_last_values():
         assert z.grad.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_retained_gradients_are_pytorchs():
+    torch = pytest.importorskip("torch")
+
+    def run(lib):
+        x = lib.tensor([1.0, 2.0], requires_grad=True)
+        y = x * 2
+        y.retain_grad()
+        y.sum().backward()
+        found = [y.retains_grad, x.retains_grad, y.grad.tolist()]
+        y = x * 2
+        y.retain_grad()
+        lib.autograd.backward((y * 3).sum(), inputs=[y])  # once, not also by inputs=
+        found += [y.retains_grad, y.grad.tolist()]
+        y = x * 2
+        part = y[:1]
+        part.retain_grad()
+        y.mul_(3)
+        (part * 5).sum().backward()
+        return [*found, part.retains_grad, part.grad.tolist()]
+
+    assert run(fastdl) == run(torch)
+
+
 def test_retain_grad():
     x = leaf([1.0, 2.0])
     y = x * 3

@@ -75,6 +75,8 @@ class Differentiable(TensorMethods):
     _post_hooks: list[Any] | None
     _grad: Tensor | None
 
+    _retains = False  # retain_grad() was called: in the instance's dictionary, as few tensors need it
+
     _wrap: ClassVar[Callable[[Any], Tensor]] = staticmethod(_graph.wrap)
     """A tensor around an array itself; for operations."""
 
@@ -194,9 +196,7 @@ class Differentiable(TensorMethods):
     @property
     def retains_grad(self) -> bool:
         """Was ``retain_grad`` called on this computed tensor?"""
-        if self._node is None or self._node.hooks is None:
-            return False
-        return any(isinstance(h, RetainGrad) and h.tensor() is self for _, h in self._node.hooks)
+        return self._retains
 
     @property
     def data(self) -> Tensor:
@@ -275,5 +275,6 @@ class Differentiable(TensorMethods):
         """Keep ``.grad`` of this computed tensor in ``backward``, as for a leaf."""
         if not self._requires_grad:
             raise RuntimeError("retain_grad: this tensor does not require a gradient")
-        if self._node is not None and not self.retains_grad:
+        if self._node is not None and not self._retains:
+            self._retains = True
             self.register_hook(RetainGrad(self))

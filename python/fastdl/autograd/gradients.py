@@ -160,10 +160,13 @@ def backward(
     for i, t in enumerate(wanted):
         if not t._requires_grad:
             raise RuntimeError(f"backward: inputs[{i}] does not require a gradient")
+    hooked = [t._retains and t._node is not None and t._node.hooks is not None for t in wanted]
     found = (_walk_with_flat if Flat.alive else _walk)(
         "backward", roots, gradients, retain_graph, create_graph, wanted
     )
-    for t, grad in zip(wanted, found, strict=True):
+    for t, grad, retained in zip(wanted, found, hooked, strict=True):
+        if retained:
+            continue  # its hook has added it
         if grad is not None and create_graph:
             with enable_grad():
                 t._accumulate_graph(grad)

@@ -97,10 +97,12 @@ def _refresh(base: Tensor) -> None:
             stale.order, stale.edges = next_order(), (_edge(base),)
             view._node, view._index, view._requires_grad = stale, 0, True
             continue
-        fresh = base
+        fresh, before = base, view._node
         for cls, options in _steps(view._path):
             fresh = cls.apply(fresh, **options)
         view._node, view._index, view._requires_grad = fresh._node, fresh._index, fresh._requires_grad
+        if view._retains:
+            _move_retained(view, before)
     base._views = living
 
 
@@ -254,7 +256,7 @@ def rebase(op: str, t: Tensor, result: Tensor) -> None:
         node.steps = _steps(t._path)
         before = base._node
         base._node, base._index, base._requires_grad = node, 0, True
-    if before is not None and before.hooks is not None:
+    if base._retains:
         _move_retained(base, before)
     if base._views:
         _refresh(base)
@@ -262,6 +264,8 @@ def rebase(op: str, t: Tensor, result: Tensor) -> None:
 
 def _move_retained(t: Tensor, before: Any) -> None:
     """After a change in place ``retain_grad`` means the gradient of the new values: its hook follows ``t``."""
+    if before is None or before.hooks is None:
+        return
     own = [entry for entry in before.hooks if isinstance(entry[1], RetainGrad) and entry[1].tensor() is t]
     for entry in own:
         before.hooks.remove(entry)
