@@ -211,6 +211,12 @@ class LogDeterminant(Op):
         )
 
 
+def missing_factor(lower: Any) -> Any:
+    """Has a Cholesky factor met NaN, which LAPACK carries on to the last element?"""
+    last = lower[..., -1:, -1:]
+    return (last != last).any()
+
+
 class Cholesky(Op):
     takes_complex = True
     saves_output = True
@@ -218,6 +224,8 @@ class Cholesky(Op):
     def forward(self, a: Any) -> Any:
         try:
             self.y = np.linalg.cholesky(a)
+            if self.y.__class__ is np.ndarray and missing_factor(self.y):
+                raise np.linalg.LinAlgError
         except np.linalg.LinAlgError:
             raise LinAlgError(
                 f"cholesky: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} not positive "
