@@ -147,6 +147,10 @@ def _composed(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_c
             x = mul(add(x, 1), (extent - 1) / 2)
         else:
             x = div(sub(mul(add(x, 1), extent), 1), 2)
+        if rank == 3:  # a place that is not finite is outside of a volume, or at the end of the axis
+            values = x._data
+            lost = np.isnan(values) if padding_mode == "border" else ~np.isfinite(values)
+            x = where(Tensor._wrap(lost), -2.0 if padding_mode == "zeros" else extent - 1.0, x)
         places.append(x if mode == "bicubic" else _padded(x, extent, padding_mode, align_corners))
     taps = [_taps(x, mode) for x in places]
     flat = reshape(input, (*input.shape[:2], math.prod(extents)))
