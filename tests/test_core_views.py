@@ -420,5 +420,27 @@ def test_as_strided_of_memory_in_another_order():
     assert windows.tolist() == [[0, 1], [4, 5], [8, 9]]
     windows.sum().backward()
     assert x.grad.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    gaps = fastdl.from_numpy(np.arange(12.0)[::2]).requires_grad_()
     with pytest.raises(RuntimeError, match="no gaps"):
-        fastdl.from_numpy(np.arange(12.0)[::2]).as_strided((2,), (1,))
+        gaps.as_strided((2,), (1,))
+
+
+VIEWS = {
+    "steps": lambda x: x[:, ::2],
+    "column": lambda x: x[:, 1],
+    "rows turned": lambda x: x[1:].t(),
+    "part of columns": lambda x: x[:, 1:3][1:],
+    "whole": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("offset", [(), (0,), (3,)])
+def test_as_strided_of_detached_views_sees_all_of_the_memory(name, offset):
+    found = []
+    for lib in (torch, fastdl):
+        x = lib.arange(16.0).reshape(4, 4).clone()
+        windows = VIEWS[name](x).detach().as_strided((2, 2), (4, 1), *offset)
+        windows.add_(100)
+        found.append([x.tolist(), windows.storage_offset(), windows._version])
+    assert found[0] == found[1]

@@ -384,9 +384,15 @@ class Strided(Part):
 def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
     """A view with the given extents and strides (in elements) of the memory under ``input``; see ``torch.as_strided``.
 
-    That memory is the tensor's own, or its base's if it is a view; what would lie outside is refused.
+    That memory is the tensor's own, or its base's if it is a view, detached or not; what would lie outside is refused.
     """
     base = input if input._base is None else input._base
+    memory = base._data
+    while memory.base.__class__ is memory.__class__:  # detached, a view has no base
+        memory = memory.base
+    if memory is not base._data and memory.dtype is base._data.dtype and not base._requires_grad:
+        base = Tensor._wrap(memory)
+        base._counter = input._version_cell()
     if not base._data.flags.c_contiguous:
         base = permute(base, sorted(range(base._data.ndim), key=lambda axis: -base._data.strides[axis]))
     if not base._data.flags.c_contiguous:
