@@ -106,6 +106,9 @@ def test_retained_gradients_are_pytorchs():
         lib.autograd.backward((y * 3).sum(), inputs=[y])  # once, not also by inputs=
         found += [y.retains_grad, y.grad.tolist()]
         y = x * 2
+        lib.autograd.backward((y * 3).sum(), inputs=[y])
+        found += [y.retains_grad, y.grad.tolist()]
+        y = x * 2
         part = y[:1]
         part.retain_grad()
         y.mul_(3)

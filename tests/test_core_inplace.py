@@ -494,6 +494,30 @@ def test_changes_of_expanded_tensors_and_of_their_parts(seen, change, recorded):
     assert run(fastdl) == expected
 
 
+@pytest.mark.filterwarnings("ignore:Use of masked_fill_")
+def test_expanded_gradients_may_be_filled():
+    """That of a sum is one number, expanded."""
+    found = []
+    for lib in (torch, fastdl):
+        x = lib.arange(6.0).reshape(2, 3).requires_grad_()
+        (g,) = lib.autograd.grad(x.sum(), x)
+        g.masked_fill_(lib.tensor([True, False, False]), 5.0)
+        g.view(-1)[0] = 3.0
+        with pytest.raises(RuntimeError):
+            g.mul_(2)
+        found.append(g.tolist())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", ["t_", "unsqueeze_", "squeeze_"])
+def test_changes_of_shape_are_refused_where_changes_of_values_are(change):
+    for lib in (torch, fastdl):
+        x = lib.ones(2, 3, requires_grad=True)
+        for view in (x[:1], (x * 2).unbind(0)[0]):
+            with pytest.raises(RuntimeError, match=r"view"):
+                getattr(view, change)(*(0,) if change == "unsqueeze_" else ())
+
+
 def test_a_read_only_array_stays_read_only():
     array = np.arange(3.0)
     seen = array[:]

@@ -365,3 +365,13 @@ def test_gradients_of_extremes_of_nan_are_pytorchs(name, dtype):
         return g.numpy()
 
     np.testing.assert_array_equal(gradient(fastdl), gradient(torch))
+
+
+def test_the_median_of_nothing_belongs_to_the_graph():
+    torch = pytest.importorskip("torch")
+    for lib in (torch, fastdl):
+        x = lib.zeros(0, requires_grad=True)
+        y = x.median()
+        y.backward()
+        assert y.isnan().item()
+        assert x.grad.shape == (0,)

@@ -202,10 +202,15 @@ def repeats(array: Any) -> bool:
 def _unlock(t: Tensor, fills: bool) -> bool:
     """May the memory of a read-only view be written to? Where elements share addresses only if the order does not
     matter (``fills``), and nothing is recorded."""
-    base, data = t._base, t._data
-    if base is None or data.__class__ is not ndarray or not base._data.flags.writeable:
+    data = t._data
+    if data.__class__ is not ndarray:
         return False
-    if data.size and not may_share_memory(base._data, data):  # the base has other memory since
+    source = owner = data if t._base is None else t._base._data
+    while owner.base.__class__ is ndarray:
+        owner = owner.base
+    if not (owner.flags.writeable and (source.flags.writeable or not source.size or repeats(source))):
+        return False
+    if data.size and not may_share_memory(source, data):  # the base has other memory since
         return False
     if repeats(data):
         return fills and not (mode.enabled and t._requires_grad)
@@ -227,18 +232,28 @@ def check_writable(op: str, t: Tensor, recorded: bool = True, fills: bool = Fals
             f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
             "address) or a read-only array; use x.clone() first"
         )
-    if mode.enabled and recorded:
-        if t._requires_grad and t._node is None:
-            raise RuntimeError(
-                f"{op}: a leaf tensor that requires a gradient cannot be changed in place while the graph is recorded; "
-                "do it under fastdl.no_grad(), or on a copy"
-            )
-        base = t._base
-        if base is not None and base._requires_grad and base._node is None and t._requires_grad:
-            raise RuntimeError(
-                f"{op}: a view of a leaf tensor that requires a gradient cannot be changed in place while the graph is "
-                "recorded; do it under fastdl.no_grad(), or on a copy"
-            )
+    if mode.enabled and recorded and t._requires_grad:
+        refuse_leaves(op, t)
+
+
+def refuse_leaves(op: str, t: Tensor) -> None:
+    """Refuse a recorded change of a leaf, or of its memory by way of a view."""
+    base = t._base
+    if t._node is None or (base is not None and base._requires_grad and base._node is None):
+        what = "a leaf tensor" if t._node is None else "a view of a leaf tensor"
+        raise RuntimeError(
+            f"{op}: {what} that requires a gradient cannot be changed in place while the graph is recorded; "
+            "do it under fastdl.no_grad(), or on a copy"
+        )
+
+
+def refuse_without_path(op: str, t: Tensor) -> None:
+    """Refuse a recorded change of a view to which no path leads."""
+    if t._path.__class__ is str:
+        raise RuntimeError(
+            f"{op}: this tensor {t._path} and cannot be changed in place while the graph is recorded; "
+            "use x.clone() or an operation that is not in place"
+        )
 
 
 def rebase(op: str, t: Tensor, result: Tensor) -> None:
@@ -287,11 +302,7 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
             f"dtype {target.dtype}"
         )
     if result._requires_grad and mode.enabled:
-        if t._path.__class__ is str:
-            raise RuntimeError(
-                f"{op}: this tensor {t._path} and cannot be changed in place while the graph is recorded; "
-                "use x.clone() or an operation that is not in place"
-            )
+        refuse_without_path(op, t)
         if array.dtype != target.dtype:
             result = Cast.apply(result, dtype=target.dtype)
         rebase(op, t, result)
@@ -372,10 +383,9 @@ def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., 
     """The in-place method made from a view function: ``unsqueeze_`` from ``unsqueeze``; the tensor becomes the view."""
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
-        if mode.enabled and self._requires_grad and self._node is None:
-            raise RuntimeError(
-                f"{name}: a leaf tensor that requires a gradient cannot be changed in place while the graph is recorded"
-            )
+        if mode.enabled and self._requires_grad:
+            refuse_leaves(name, self)
+            refuse_without_path(name, self)
         for reference in self._views or ():
             view = reference()
             if view is not None:  # its path starts at the shape that was

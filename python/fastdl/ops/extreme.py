@@ -359,7 +359,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     x = input._data
     if dim is None:
         if x.size == 0:
-            return Tensor._wrap(full((), np.nan if x.dtype.kind in FLOATING else 0, x.dtype, x))
+            return input.sum() * np.nan if x.dtype.kind in FLOATING else Tensor._wrap(full((), 0, x.dtype, x))
         return Median.apply(input)
     axis = normal_axis("median", dim, x.ndim)
     _check_some("median", x.shape, (axis,))

@@ -13,7 +13,7 @@ from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, needing
-from fastdl.autograd.view import check_writable, is_locked, rebase, repeats, unlocked
+from fastdl.autograd.view import check_writable, is_locked, rebase, refuse_without_path, repeats, unlocked
 from fastdl.devices import device_of, to_device
 from fastdl.dtypes import DIFFERENTIABLE, bool_, int64, is_half
 from fastdl.errors import DtypeError
@@ -245,11 +245,8 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
             advanced = checked(advanced, region.shape)
     record = mode.enabled and (input._requires_grad or (isinstance(value, Tensor) and value._requires_grad))
     record = record and data.dtype.kind in DIFFERENTIABLE
-    if record and input._path.__class__ is str:
-        raise RuntimeError(
-            f"setitem: this tensor {input._path} and cannot be changed in place while the graph is recorded; "
-            "use x.clone() first"
-        )
+    if record:
+        refuse_without_path("setitem", input)
     try:
         if advanced is None and array.ndim == 0 and region.size >= 4096:
             fill(region, array)
