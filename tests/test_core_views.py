@@ -444,3 +444,26 @@ def test_as_strided_of_detached_views_sees_all_of_the_memory(name, offset):
         windows.add_(100)
         found.append([x.tolist(), windows.storage_offset(), windows._version])
     assert found[0] == found[1]
+
+
+def test_the_gradient_of_an_empty_vector_in_cat():
+    for lib in (torch, fastdl):
+        a, b = lib.zeros(0, requires_grad=True), lib.ones(2, 3, requires_grad=True)
+        y = lib.cat([a, b, a], 1)
+        assert y.shape == (2, 3)
+        y.sum().backward()
+        assert a.grad.shape == (0,)
+        assert b.grad.tolist() == [[1, 1, 1]] * 2
+
+
+def test_as_strided_after_other_memory_was_given():
+    found = []
+    for lib in (torch, fastdl):
+        x = lib.arange(6.0)
+        first, last = x[:3], x[3:]
+        first.data = lib.ones(3)
+        x.data = lib.zeros(6)
+        first += 1
+        found.append([v.as_strided((2,), (1,)).tolist() for v in (first, x)])
+        found[-1] += [last.detach().as_strided((2,), (1,)).tolist(), x.tolist()]
+    assert found[0] == found[1]

@@ -212,6 +212,10 @@ class Differentiable(TensorMethods):
                 f"data: a tensor that requires a gradient cannot hold dtype {value._data.dtype}"
             )
         self._data = value._data
+        base = self._base
+        if base is not None:  # it sees other memory now
+            base._views = [r for r in base._views or () if r() is not self]
+            self._base = None
 
     def detach(self) -> Tensor:
         """A tensor on the same memory, outside the graph."""

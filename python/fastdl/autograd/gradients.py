@@ -160,17 +160,15 @@ def backward(
     for i, t in enumerate(wanted):
         if not t._requires_grad:
             raise RuntimeError(f"backward: inputs[{i}] does not require a gradient")
-    hooked = []  # whose gradient a hook adds
-    for t in wanted:
-        if t._node is not None:
-            t.retain_grad()  # which it does from now on, as in PyTorch
-        hooked.append(t._node is not None and t._node.hooks is not None)
+    hooked = [t._retains and t._node is not None and t._node.hooks is not None for t in wanted]
     found = (_walk_with_flat if Flat.alive else _walk)(
         "backward", roots, gradients, retain_graph, create_graph, wanted
     )
     for t, grad, retained in zip(wanted, found, hooked, strict=True):
         if retained:
-            continue
+            continue  # a hook has added it
+        if grad is not None and t._node is not None:
+            t.retain_grad()  # from now on, as in PyTorch
         if grad is not None and create_graph:
             with enable_grad():
                 t._accumulate_graph(grad)
