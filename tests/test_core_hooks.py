@@ -323,3 +323,16 @@ def test_hooks_on_saved_tensors_can_be_refused():
             pass
         with hooks():
             pass
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_post_accumulate_hooks_run_where_inputs_are_named():
+    torch = pytest.importorskip("torch")
+    for lib in (torch, fastdl):
+        x, w = lib.ones(2, requires_grad=True), lib.ones(2, requires_grad=True)
+        seen = []
+        for leaf_tensor in (x, w):
+            leaf_tensor.register_post_accumulate_grad_hook(lambda t, seen=seen: seen.append(t.grad.tolist()))
+        for create_graph in (False, True):
+            lib.autograd.backward((x * w * 3).sum(), inputs=[x], create_graph=create_graph)
+        assert seen == [[3, 3], [6, 6]]

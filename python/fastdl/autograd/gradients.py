@@ -174,6 +174,9 @@ def backward(
                 t._accumulate_graph(grad)
         elif grad is not None:
             t._accumulate(grad._data, False)
+        if grad is not None:
+            for hook in list(t._post_hooks or ()):
+                hook(t)
 
 
 def grad(
