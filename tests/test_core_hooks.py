@@ -109,6 +109,9 @@ def test_retained_gradients_are_pytorchs():
         lib.autograd.backward((y * 3).sum(), inputs=[y])
         found += [y.retains_grad, y.grad.tolist()]
         y = x * 2
+        lib.autograd.backward((x * 3).sum(), inputs=[y])  # which it does not reach
+        found += [y.retains_grad, y.grad]
+        y = x * 2
         part = y[:1]
         part.retain_grad()
         y.mul_(3)

@@ -143,7 +143,7 @@ class Differentiable(TensorMethods):
     @property
     def grad(self) -> Tensor | None:
         """The gradient that ``backward`` accumulated here; None before."""
-        if self._grad is None and self._node is not None:
+        if self._grad is None and self._node is not None and not self._retains:
             warnings.warn(
                 "grad: this tensor was computed from others, and backward() fills .grad of leaf tensors only; call "
                 "x.retain_grad() before backward() to have it here",

@@ -167,7 +167,7 @@ def backward(
     for t, grad, retained in zip(wanted, found, hooked, strict=True):
         if retained:
             continue  # a hook has added it
-        if grad is not None and t._node is not None:
+        if t._node is not None:
             t.retain_grad()  # from now on, as in PyTorch
         if grad is not None and create_graph:
             with enable_grad():
