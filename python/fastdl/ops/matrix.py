@@ -221,9 +221,10 @@ class Cholesky(Op):
     takes_complex = True
     saves_output = True
 
-    def forward(self, a: Any) -> Any:
+    def forward(self, a: Any, upper: bool = False) -> Any:
+        """The lower factor of the matrix that one triangle tells."""
         try:
-            self.y = np.linalg.cholesky(a)
+            self.y = np.linalg.cholesky(mH(a) if upper else a)
             if self.y.__class__ is np.ndarray and missing_factor(self.y):
                 raise np.linalg.LinAlgError
         except np.linalg.LinAlgError:

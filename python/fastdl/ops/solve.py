@@ -151,13 +151,11 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     See ``torch.linalg.cholesky_ex``.
     """
     check_matrix("cholesky_ex", A)
-    if upper:
-        A = A.mH
     shape = A.shape[:-2]
     try:  # one call, if all are
-        lower, info = Cholesky.apply(A), np.zeros(shape, np.int32, like=A._data)
+        lower, info = Cholesky.apply(A, upper=upper), np.zeros(shape, np.int32, like=A._data)
     except LinAlgError:
-        matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
+        matrices = (mH(A._data) if upper else A._data).reshape(math.prod(shape), *A.shape[-2:])
         orders = [_minor(a) for a in matrices]
         info = np.asarray(orders, np.int32).reshape(shape)
         check_info("cholesky_ex", info, check_errors, "not positive definite: leading minor")
@@ -166,7 +164,7 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
         lower = where(
             Tensor._wrap(bad[..., None, None]),
             Tensor._wrap(begun.reshape(A.shape)),
-            Cholesky.apply(_replaced(A, bad)),
+            Cholesky.apply(_replaced(A, bad), upper=upper),
         )
     return CholeskyExResult(lower.mH if upper else lower, Tensor._wrap(info))
 
