@@ -181,7 +181,7 @@ class Flat(Op):
 
     def forward(self, x: Any, *others: Any) -> Any:
         self.flat = {0: tuple(range(1, 1 + len(others)))}
-        Flat.alive.add(id(self))
+        self.alive.add(id(self))
         return x
 
     def backward(self, grad: Any) -> Any:
@@ -190,7 +190,7 @@ class Flat(Op):
     backward_graph = backward
 
     def __del__(self) -> None:
-        Flat.alive.discard(id(self))
+        self.alive.discard(id(self))  # by way of the instance: at the process's end the module is empty
 
 
 def _with_flat(node: Op, edges: Sequence[Any], result: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -387,7 +387,7 @@ def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None
     That memory is the tensor's own, or its base's if it is a view, detached or not; what would lie outside is refused.
     """
     base, x = input if input._base is None else input._base, input._data
-    if x.__class__ is np.ndarray and x.size and not np.may_share_memory(x, base._data):
+    if base is not input and x.__class__ is np.ndarray and x.size and not np.may_share_memory(x, base._data):
         base = input  # whose base has been given other memory
     memory = base._data
     while memory.base.__class__ is memory.__class__:  # detached, a view has no base
