@@ -388,7 +388,7 @@ READ = {
     "addcdiv": (lambda a, b, c: fastdl.addcdiv(c, a, b), ({1}, {0, 1}, set())),
     "lerp": (lambda a, b, c: fastdl.lerp(a, b, c), ({2}, {2}, {0, 1})),
     "hypot": (lambda a, b, c: fastdl.hypot(a, b) + c, ({0}, {1}, set())),
-    "copysign": (lambda a, b, c: fastdl.copysign(a, b) + c, ({0, 1}, set(), set())),
+    "copysign": (lambda a, b, c: fastdl.copysign(a, b) + c, ({0}, set(), set())),
 }
 
 
