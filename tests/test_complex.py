@@ -510,3 +510,15 @@ def test_running_exponentials_do_not_overflow(dtype):
         for parts in (x.nan_to_num(), x.nan_to_num(7.0, 8.0, 9.0)):
             assert parts.isfinite().all()
             assert parts[0] == 1 + 1j
+
+
+@needs_torch
+def test_logsumexp_of_nothing():
+    for shape in ((0,), (2, 0), (0, 2)):
+        found = []
+        for lib in (torch, fastdl):
+            x = lib.zeros(shape, dtype=lib.complex64, requires_grad=True)
+            y = x.logsumexp(-1)
+            y.abs().sum().backward()
+            found.append((y.tolist(), tuple(x.grad.shape)))
+        assert found[0] == found[1]

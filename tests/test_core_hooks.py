@@ -92,6 +92,35 @@ def test_a_retained_gradient_is_that_of_the_last_values():
         assert z.grad.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_retained_gradients_are_pytorchs():
+    torch = pytest.importorskip("torch")
+
+    def run(lib):
+        x = lib.tensor([1.0, 2.0], requires_grad=True)
+        y = x * 2
+        y.retain_grad()
+        y.sum().backward()
+        found = [y.retains_grad, x.retains_grad, y.grad.tolist()]
+        y = x * 2
+        y.retain_grad()
+        lib.autograd.backward((y * 3).sum(), inputs=[y])  # once, not also by inputs=
+        found += [y.retains_grad, y.grad.tolist()]
+        y = x * 2
+        lib.autograd.backward((y * 3).sum(), inputs=[y])
+        found += [y.retains_grad, y.grad.tolist()]
+        y = x * 2
+        lib.autograd.backward((x * 3).sum(), inputs=[y])  # which it does not reach
+        found += [y.retains_grad, y.grad]
+        y = x * 2
+        part = y[:1]
+        part.retain_grad()
+        y.mul_(3)
+        (part * 5).sum().backward()
+        return [*found, part.retains_grad, part.grad.tolist()]
+
+    assert run(fastdl) == run(torch)
+
+
 def test_retain_grad():
     x = leaf([1.0, 2.0])
     y = x * 3
@@ -297,3 +326,16 @@ def test_hooks_on_saved_tensors_can_be_refused():
             pass
         with hooks():
             pass
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_post_accumulate_hooks_run_where_inputs_are_named():
+    torch = pytest.importorskip("torch")
+    for lib in (torch, fastdl):
+        x, w = lib.ones(2, requires_grad=True), lib.ones(2, requires_grad=True)
+        seen = []
+        for leaf_tensor in (x, w):
+            leaf_tensor.register_post_accumulate_grad_hook(lambda t, seen=seen: seen.append(t.grad.tolist()))
+        for create_graph in (False, True):
+            lib.autograd.backward((x * w * 3).sum(), inputs=[x], create_graph=create_graph)
+        assert seen == [[3, 3], [6, 6]]

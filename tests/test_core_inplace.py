@@ -388,7 +388,7 @@ READ = {
     "addcdiv": (lambda a, b, c: fastdl.addcdiv(c, a, b), ({1}, {0, 1}, set())),
     "lerp": (lambda a, b, c: fastdl.lerp(a, b, c), ({2}, {2}, {0, 1})),
     "hypot": (lambda a, b, c: fastdl.hypot(a, b) + c, ({0}, {1}, set())),
-    "copysign": (lambda a, b, c: fastdl.copysign(a, b) + c, ({0, 1}, set(), set())),
+    "copysign": (lambda a, b, c: fastdl.copysign(a, b) + c, ({0}, set(), set())),
 }
 
 
@@ -436,3 +436,94 @@ def test_below_a_frozen_weight_no_input_stays_in_memory(shape):
                 grads.append(fastdl.autograd.grad(y.sum(), [x] if bias is None else [x, bias]))
             for one, other in zip(*grads, strict=True):
                 assert fastdl.equal(one, other)
+
+
+EXPANDED = {
+    "expanded": lambda lib, a: a.expand(2, 3),
+    "one element": lambda lib, a: a[:1].expand(3),
+    "row of expanded": lambda lib, a: a.expand(3, 3)[1],
+    "diagonal of expanded": lambda lib, a: a.expand(3, 3).diagonal(),
+    "first of expanded": lambda lib, a: a.expand(2, 3)[:1],
+    "none of expanded": lambda lib, a: a.expand(0, 3),
+    "stride 0": lambda lib, a: a.as_strided((2, 2), (0, 1)),
+}
+FILLS = {
+    "fill_": lambda lib, y: y.fill_(7),
+    "zero_": lambda lib, y: y.zero_(),
+    "init.ones_": lambda lib, y: lib.nn.init.ones_(y),
+    "masked_fill_": lambda lib, y: y.masked_fill_(y > 1, 7.0),
+    "index_fill_": lambda lib, y: y.index_fill_(-1, lib.tensor([0]), 7.0),
+    "row": lambda lib, y: set_item(y, 0, 7),
+    "mask": lambda lib, y: set_item(y, y > 1, 7.0),
+    "index": lambda lib, y: set_item(y, [-1], 7.0),
+    "all": lambda lib, y: set_item(y, ..., 7),
+    "tensor": lambda lib, y: set_item(y, ..., lib.ones(y.shape)),
+    "fill_ by a tensor": lambda lib, y: y.fill_(lib.tensor(7.0)),
+    "copy_": lambda lib, y: y.copy_(lib.ones(y.shape)),
+    "add_": lambda lib, y: y.add_(1),
+    "relu_": lambda lib, y: y.relu_(),
+    "cumsum_": lambda lib, y: y.cumsum_(0),
+    "uniform_": lambda lib, y: y.uniform_(1, 1),
+    "scatter_": lambda lib, y: y.scatter_(0, lib.zeros(y.shape, dtype=lib.int64), 7.0),
+}
+
+
+@pytest.mark.parametrize("seen", EXPANDED)
+@pytest.mark.parametrize("change", FILLS)
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_changes_of_expanded_tensors_and_of_their_parts(seen, change, recorded):
+    """PyTorch lets one value come to every place, and parts be changed whose elements have addresses of their own."""
+
+    def run(lib):
+        leaf = lib.tensor([1.0, 2.0, 3.0], requires_grad=recorded)
+        base = leaf * 1
+        y = EXPANDED[seen](lib, base)
+        FILLS[change](lib, y)
+        found = [base.detach().tolist(), y.detach().tolist()]
+        if recorded:
+            found += lib.autograd.grad(base.sum() + (y * 2).sum(), leaf)[0].tolist()
+        return found
+
+    try:
+        expected = run(torch)
+    except (RuntimeError, IndexError):
+        with pytest.raises((RuntimeError, IndexError)):
+            run(fastdl)
+        return
+    assert run(fastdl) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Use of masked_fill_")
+def test_expanded_gradients_may_be_filled():
+    """That of a sum is one number, expanded."""
+    found = []
+    for lib in (torch, fastdl):
+        x = lib.arange(6.0).reshape(2, 3).requires_grad_()
+        (g,) = lib.autograd.grad(x.sum(), x)
+        g.masked_fill_(lib.tensor([True, False, False]), 5.0)
+        g.view(-1)[0] = 3.0
+        with pytest.raises(RuntimeError):
+            g.mul_(2)
+        found.append(g.tolist())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", ["t_", "unsqueeze_", "squeeze_"])
+def test_changes_of_shape_are_refused_where_changes_of_values_are(change):
+    for lib in (torch, fastdl):
+        x = lib.ones(2, 3, requires_grad=True)
+        for view in (x[:1], (x * 2).unbind(0)[0]):
+            with pytest.raises(RuntimeError, match=r"view"):
+                getattr(view, change)(*(0,) if change == "unsqueeze_" else ())
+
+
+def test_a_read_only_array_stays_read_only():
+    array = np.arange(3.0)
+    seen = array[:]
+    seen.flags.writeable = False
+    x = fastdl.from_numpy(seen)
+    for y in (x, x[:2], x.expand(2, 3), x.expand(2, 3)[0]):
+        with pytest.raises(RuntimeError, match="read-only"):
+            y.fill_(1)
+    assert array.tolist() == [0.0, 1.0, 2.0]

@@ -16,6 +16,7 @@ from fastdl._graph import NodeFields
 from fastdl.autograd import Function, grad, gradcheck, gradgradcheck
 from fastdl.autograd import functional as AF
 from fastdl.autograd.function import once_differentiable
+from fastdl.autograd.graph import Flat
 from fastdl.autograd.op import Op
 from fastdl.nn import functional as F
 
@@ -50,6 +51,113 @@ def test_create_graph_keeps_the_graph_and_without_it_the_result_is_a_constant() 
     assert x.grad.item() == 12.0
     with pytest.raises(RuntimeError, match="second time"):
         y.backward()
+
+
+STEPS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "relu": lambda t, x, w: t.relu(x),
+    "relu in place": lambda t, x, w: (x * 1).relu_(),
+    "leaky_relu": lambda t, x, w: t.nn.functional.leaky_relu(x),
+    "hardtanh": lambda t, x, w: t.nn.functional.hardtanh(x),
+    "relu6": lambda t, x, w: t.nn.functional.relu6(x),
+    "threshold": lambda t, x, w: t.nn.functional.threshold(x, 0.3, 1.0),
+    "hardshrink": lambda t, x, w: t.nn.functional.hardshrink(x),
+    "softshrink": lambda t, x, w: t.nn.functional.softshrink(x),
+    "prelu": lambda t, x, w: t.nn.functional.prelu(x, w.detach()[0, 0, 0, :2]),
+    "rrelu": lambda t, x, w: t.nn.functional.rrelu(x, training=True),
+    "max_pool2d": lambda t, x, w: t.nn.functional.max_pool2d(x, 2),
+    "avg_pool2d": lambda t, x, w: t.nn.functional.avg_pool2d(x, 2),
+    "adaptive_avg_pool2d": lambda t, x, w: t.nn.functional.adaptive_avg_pool2d(x, 3),
+    "adaptive_max_pool2d": lambda t, x, w: t.nn.functional.adaptive_max_pool2d(x, 3),
+    "fractional_max_pool2d": lambda t, x, w: t.nn.functional.fractional_max_pool2d(x, 2, 2),
+    "reflect": lambda t, x, w: t.nn.functional.pad(x, (1, 1, 1, 1), "reflect"),
+    "replicate": lambda t, x, w: t.nn.functional.pad(x, (1, 1, 1, 1), "replicate"),
+    "circular": lambda t, x, w: t.nn.functional.pad(x, (1, 1, 1, 1), "circular"),
+    "area": lambda t, x, w: t.nn.functional.interpolate(x, 3, mode="area"),
+    "nearest": lambda t, x, w: t.nn.functional.interpolate(x, 3),
+    "grid_sample": lambda t, x, w: t.nn.functional.grid_sample(x, w[..., :2].reshape(1, 4, 2, 2), "nearest"),
+    "nll_loss": lambda t, x, w: t.nn.functional.nll_loss(x, t.zeros(1, 4, 4, dtype=t.int64)),
+    "vector_norm 1": lambda t, x, w: t.linalg.vector_norm(x, 1),
+    "vector_norm inf": lambda t, x, w: t.linalg.vector_norm(x, float("inf")),
+    "vector_norm": lambda t, x, w: t.linalg.vector_norm(x),
+    "remainder": lambda t, x, w: t.remainder(x, w),
+    "fmod": lambda t, x, w: t.fmod(x, w),
+    "copysign": lambda t, x, w: t.copysign(x, w),
+    "abs": lambda t, x, w: t.abs(x),
+    "clamp": lambda t, x, w: t.clamp(x, -0.5, 0.5),
+    "amax": lambda t, x, w: t.amax(x, -1),
+    "max": lambda t, x, w: t.max(x, -1).values,
+    "scatter_reduce": lambda t, x, w: x.scatter_reduce(
+        3, t.arange(4).expand(1, 2, 4, 4), w, "prod", include_self=False
+    ),
+    "sum": lambda t, x, w: t.sum(x),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("upstream", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_derivatives_of_steps_are_zeros_where_they_are_in_pytorch(name: str, upstream: bool) -> None:
+    """A gradient that changes in steps has a derivative of zeros, not None, and what it was made from sees them."""
+    torch = pytest.importorskip("torch")
+    draw = np.random.default_rng(0)
+    values = [draw.normal(size=(1, 2, 4, 4)).astype(np.float32) for _ in range(2)]
+
+    def derivatives(t: Any) -> list[Any]:
+        a, b = [t.tensor(v, requires_grad=True) for v in values]
+        x, w = a * 2, b * 3
+        y = STEPS[name](t, x, w)
+        seed = t.full(y.shape, 0.5, requires_grad=upstream)
+        first = t.autograd.grad(y, (x, w), seed, create_graph=True, allow_unused=True)
+        found = list(first)
+        for f in first:
+            if f is None or not f.requires_grad:
+                found += [None] * 6
+                continue
+            found += t.autograd.grad(f.sum(), (x, w, a, b), retain_graph=True, allow_unused=True)
+            f.sum().backward(retain_graph=True)
+            found += [a.grad, b.grad]
+            a.grad = b.grad = None
+        return found
+
+    for expected, got in zip(derivatives(torch), derivatives(fastdl), strict=True):
+        assert (expected is None) == (got is None)
+        if name not in ("rrelu", "fractional_max_pool2d") and isinstance(expected, torch.Tensor):
+            np.testing.assert_allclose(got.detach().numpy(), expected.numpy(force=True), 1e-5, 1e-6)
+
+
+def test_a_penalty_on_gradients_reaches_all_parameters_as_in_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(3, 4)).astype(np.float32)
+    weights = [draw.normal(size=shape).astype(np.float32) for shape in ((5, 4), (5,), (1, 5), (1,))]
+
+    def gradients(t: Any) -> list[Any]:
+        net = t.nn.Sequential(t.nn.Linear(4, 5), t.nn.ReLU(), t.nn.Linear(5, 1))
+        for p, w in zip(net.parameters(), weights, strict=True):
+            p.data = t.tensor(w)
+        points = t.tensor(x, requires_grad=True)
+        (slope,) = t.autograd.grad(net(points).sum(), points, create_graph=True)
+        (slope.norm() - 1).square().backward()
+        return [points.grad, *(p.grad for p in net.parameters())]
+
+    for expected, got in zip(gradients(torch), gradients(fastdl), strict=True):
+        assert (expected is None) == (got is None)
+        if got is not None:
+            np.testing.assert_allclose(got.numpy(), expected.numpy(), 1e-5, 1e-6)
+
+
+def test_derivatives_of_steps_have_derivatives_and_leave_nothing_behind() -> None:
+    gc.collect()
+    before = len(Flat.alive)
+    x = fastdl.tensor([-1.0, 2.0], requires_grad=True)
+    order = F.relu(x).sum()
+    for _ in range(4):
+        (order,) = grad(order.sum(), x, create_graph=True)
+    assert order.tolist() == [0.0, 0.0]
+    assert len(Flat.alive) > before
+    del order
+    gc.collect()
+    assert len(Flat.alive) == before
 
 
 def test_retain_graph_false_frees_the_graph_although_create_graph_is_asked_for() -> None:

@@ -220,3 +220,17 @@ def test_functional_call_refuses_two_values_for_one_tensor():
         RuntimeError, match=r"missing \['embed.weight', 'head.weight'\], unexpected \['bias'\]"
     ):
         fastdl.func.functional_call(model, {"bias": two["head.weight"]}, index, strict=True)
+
+
+@pytest.mark.parametrize("result", [1.5, None, (1.5,), {"a": 2}])
+def test_derivatives_of_what_is_no_tensor_are_refused(result):
+    for lib in (torch, fastdl):
+        x = lib.ones(2)
+        for derivative in (
+            lambda lib, x: lib.func.vjp(lambda _: result, x),
+            lambda lib, x: lib.func.jvp(lambda _: result, (x,), (x,)),
+            lambda lib, x: lib.func.jacrev(lambda _: result)(x),
+            lambda lib, x: lib.func.jacfwd(lambda _: result)(x),
+        ):
+            with pytest.raises(RuntimeError, match=r"output|tensors"):
+                derivative(lib, x)

@@ -101,15 +101,22 @@ def test_grid_sample_outside_of_numbers(level):
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("level", backends(cuda=True))
-def test_places_that_are_no_numbers(level):
-    """NaN, as PyTorch's images have; but moved into the image where bilinear and nearest sampling move places."""
+@pytest.mark.parametrize("rank", [2, 3])
+def test_places_that_are_no_numbers(level, rank):
+    """NaN, as PyTorch's images have; but moved into the image where bilinear and nearest sampling move places.
+
+    In volumes they are outside, or at the end of their axis.
+    """
     torch = pytest.importorskip("torch")
     backend = load(level)
     rng = np.random.default_rng(0)
-    x, grad = rng.standard_normal((1, 2, 3, 4)), rng.standard_normal((1, 2, 4, 4))
+    x, grad = (
+        rng.standard_normal((1, 2, 3, 4, 5)[: rank + 2]),
+        rng.standard_normal((1, 2, 4, 4, 4)[: rank + 2]),
+    )
     places = [np.nan, np.inf, -np.inf, 0.3]
-    grid = np.array([[[(a, b) for a in places] for b in places]])
-    for mode in ("bilinear", "nearest", "bicubic"):
+    grid = np.stack(np.meshgrid(*[places] * rank, indexing="ij"), -1)[None]
+    for mode in ("bilinear", "nearest", "bicubic")[: 5 - rank]:
         for padding, align in itertools.product(("zeros", "border", "reflection"), (False, True)):
             options = (mode, padding, align)
             y = backend.grid_sample_forward(x, grid, *options)
@@ -124,6 +131,14 @@ def test_places_that_are_no_numbers(level):
                 strict=True,
             ):
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=str(options))
+            if padding == "zeros":
+                leaves = [torch.tensor(v, requires_grad=True) for v in (x, grid)]
+                y = torch.nn.functional.grid_sample(*leaves, *options)
+                expected = torch.autograd.grad(y, leaves, torch.tensor(grad))
+                for a, b in zip(
+                    backend.grid_sample_backward(grad, x, grid, *options, True, True), expected, strict=True
+                ):
+                    np.testing.assert_allclose(a, b.numpy(), rtol=1e-9, atol=1e-12, err_msg=str(options))
 
 
 @pytest.mark.parametrize("level", backends())

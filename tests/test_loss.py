@@ -453,3 +453,36 @@ def test_weights_of_binary_cross_entropy_may_be_of_another_dtype(dtype):
         loss = lib.nn.functional.binary_cross_entropy(p, t, w)
         results.append((str(loss.dtype).removeprefix("torch."), round(loss.item(), 5)))
     assert results[0] == results[1]
+
+
+def test_weights_that_are_learned():
+    """By some losses there is no gradient, which PyTorch says, too; it would be lost without a word."""
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(0).uniform(0.1, 0.9, (3, 4))
+    refused = {
+        "binary_cross_entropy": lambda lib, x, w: lib.nn.functional.binary_cross_entropy(x, x.detach(), w),
+        "weight": lambda lib, x, w: lib.nn.functional.binary_cross_entropy_with_logits(x, x.detach(), w),
+        "pos_weight": lambda lib, x, w: lib.nn.BCEWithLogitsLoss(pos_weight=w)(x, x.detach()),
+        "cross_entropy": lambda lib, x, w: lib.nn.functional.cross_entropy(x, lib.tensor([0, 3, 1]), w),
+        "nll_loss": lambda lib, x, w: lib.nn.functional.nll_loss(x, lib.tensor([0, 3, 1]), w),
+        "multi_margin_loss": lambda lib, x, w: lib.nn.functional.multi_margin_loss(
+            x, lib.tensor([0, 3, 1]), weight=w
+        ),
+    }
+    taken = (
+        lambda lib, x, w: lib.nn.functional.cross_entropy(x, x.detach(), w, label_smoothing=0.1),
+        lambda lib, x, w: lib.nn.functional.multilabel_soft_margin_loss(x, x.detach().round(), w),
+        lambda lib, x, w: lib.nn.functional.mse_loss(x, x.detach() + 1, weight=w.expand(3, 4)),
+    )
+    found = []
+    for lib in (torch, fastdl):
+        w = lib.tensor([0.5, 1.0, 2.0, 3.0], dtype=lib.float64, requires_grad=True)
+        x = lib.tensor(values, requires_grad=True)
+        for loss in refused.values():
+            with pytest.raises(RuntimeError, match="not differentiable"):
+                loss(lib, x, w)
+            with lib.no_grad():
+                assert loss(lib, x, w).isfinite().all()
+        found.append([g.numpy() for loss in taken for g in lib.autograd.grad(loss(lib, x, w), (x, w))])
+    for expected, got in zip(*found, strict=True):
+        np.testing.assert_allclose(got, expected, 1e-9)

@@ -307,3 +307,25 @@ def test_registries_can_be_replaced():
     net._forward_hooks = OrderedDict({3: _plus_one})
     net.register_forward_hook(_plus_one)
     np.testing.assert_array_equal(net(x).detach().numpy(), (y + 1 + 1).detach().numpy())
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_backward_hooks_of_second_derivatives_are_pytorchs():
+    """A second derivative that reaches a module's inputs, but not its outputs, calls no hook."""
+    torch = pytest.importorskip("torch")
+
+    def run(lib):
+        calls = []
+        net = lib.nn.Sequential(lib.nn.Tanh(), lib.nn.SiLU())
+        for i, layer in enumerate(net):
+            layer.register_full_backward_pre_hook(lambda m, grads, i=i: calls.append(("before", i)))
+            layer.register_full_backward_hook(
+                lambda m, to_x, to_y, i=i: calls.append((i, to_y[0].sum().item()))
+            )
+        x = lib.tensor([[0.5, -1.0, 2.0]], requires_grad=True)
+        (slope,) = lib.autograd.grad(net(x).sum(), x, create_graph=True)
+        calls.append("second")
+        slope.square().sum().backward()
+        return [(call[0], pytest.approx(call[1], rel=1e-4)) if call != "second" else call for call in calls]
+
+    assert run(fastdl) == run(torch)

@@ -334,3 +334,44 @@ def test_sums_of_transposed_matrices(dtype):
             assert got.shape == want.shape
             assert got.dtype is want.dtype
             assert (got == want).all()
+
+
+EXTREMES = {
+    "amax": lambda t, x: t.amax(x, 1),
+    "amin": lambda t, x: t.amin(x, 0),
+    "amax of all": lambda t, x: t.amax(x),
+    "aminmax": lambda t, x: t.aminmax(x, dim=1).max,
+    "max": lambda t, x: t.max(x),
+    "min": lambda t, x: t.min(x),
+    "max along": lambda t, x: t.max(x, 1).values,
+    "median": lambda t, x: t.median(x),
+    "scatter_reduce": lambda t, x: (
+        t.zeros(3, 3).to(x.dtype).scatter_reduce(1, t.tensor([[0, 0, 1]] * 3), x, "amax")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_gradients_of_extremes_of_nan_are_pytorchs(name, dtype):
+    torch = pytest.importorskip("torch")
+    nan = float("nan")
+    values = [[nan, nan, 1.0], [0.0, 2.0, 2.0], [nan, 1.0, -1.0]]
+
+    def gradient(t):
+        x = t.tensor(values, dtype=getattr(t, dtype), requires_grad=True)
+        y = EXTREMES[name](t, x)
+        (g,) = t.autograd.grad(y, x, t.full(y.shape, 2.0, dtype=y.dtype))
+        return g.numpy()
+
+    np.testing.assert_array_equal(gradient(fastdl), gradient(torch))
+
+
+def test_the_median_of_nothing_belongs_to_the_graph():
+    torch = pytest.importorskip("torch")
+    for lib in (torch, fastdl):
+        x = lib.zeros(0, requires_grad=True)
+        y = x.median()
+        y.backward()
+        assert y.isnan().item()
+        assert x.grad.shape == (0,)

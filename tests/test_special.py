@@ -189,3 +189,16 @@ def test_in_place_and_aliases():
             getattr(torch.special, name)(torch.tensor(x), torch.tensor(x)),
             1e-9,
         )
+
+
+def test_copysign_keeps_its_result_and_not_whose_sign_it_took():
+    for lib in (torch, fastdl):
+        x, y = lib.tensor([1.0, -2.0], requires_grad=True), lib.tensor([-1.0, 1.0])
+        z = lib.copysign(x, y)
+        y.neg_()
+        z.sum().backward()
+        assert x.grad.tolist() == [-1.0, -1.0]
+        z = lib.copysign(x, y)
+        z.mul_(2)
+        with pytest.raises(RuntimeError, match=r"modified|changed in place"):
+            z.sum().backward()

@@ -77,8 +77,9 @@ struct AxisTaps {
   C weight[kTaps], slope[kTaps];  // slope: of the weight, by the grid's coordinate
 };
 // The taps of coordinate v along an axis of n pixels. Products are rounded as on the CPU: at a pixel's edge a place
-// decides between two.
-template <int kTaps, class C>
+// decides between two. What is not finite has NaN for its value in an image, and is outside of a volume or at the end of
+// its axis.
+template <int kTaps, int kRank, class C>
 __device__ __forceinline__ AxisTaps<C, kTaps> taps_of(C v, int n, const Grid& p) {
   AxisTaps<C, kTaps> taps;
   C slope = p.align_corners ? C(n - 1) / 2 : C(n) / 2;
@@ -86,6 +87,8 @@ __device__ __forceinline__ AxisTaps<C, kTaps> taps_of(C v, int n, const Grid& p)
   if (v - v == 0) {  // a place that is a number stays one, however far
     constexpr C kMost = std::numeric_limits<C>::max();
     x = x > kMost ? kMost : x < -kMost ? -kMost : x;
+  } else if (kRank == 3 && (v != v || p.padding != GridPadding::border)) {
+    x = p.padding == GridPadding::zeros ? C(-2) : C(n - 1);
   }
   if (kTaps < 4) move_inside(x, slope, n, p);
   const C first = kTaps == 1 ? std::rint(x) : std::floor(x), t = x - first;  // NaN if it is not finite
@@ -123,7 +126,7 @@ struct Taps {
   __device__ __forceinline__ Taps(const T* grid, uint32_t point, const Grid& p) {
     FASTDL_UNROLL
     for (int a = 0; a < kRank; ++a)
-      axis[a] = taps_of<kTaps>(C(widen(grid[int64_t(point) * kRank + kRank - 1 - a])), p.extent[a], p);
+      axis[a] = taps_of<kTaps, kRank>(C(widen(grid[int64_t(point) * kRank + kRank - 1 - a])), p.extent[a], p);
     FASTDL_UNROLL
     for (int k = 0; k < kCount; ++k) {
       at[k] = 0, inside[k] = true;

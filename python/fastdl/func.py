@@ -193,6 +193,18 @@ def _with_aux(op: str, result: Any, has_aux: bool, inputs: list[Tensor]) -> tupl
     return result[0], _settled_all(result[1], inputs)
 
 
+def _check_tensors(op: str, output: Any) -> None:
+    """Refuse results that cannot be differentiated: numbers among tensors."""
+    if isinstance(output, (Mapping, list, tuple)):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            _check_tensors(op, part)
+    elif not isinstance(output, Tensor):
+        raise RuntimeError(
+            f"{op}: func must return tensors, in tuples, lists or dictionaries, got {type(output).__name__}; without "
+            "item() and float()"
+        )
+
+
 def _settled(result: Tensor, inputs: list[Tensor]) -> Tensor:
     """A result without history, if only this derivative's own variables are in it."""
     return result if result.requires_grad and _depends_on_others(result, inputs) else result.detach()
@@ -297,6 +309,7 @@ def vjp(func: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     with enable_grad():
         new, inputs, wanted = _chosen("vjp", primals, tuple(range(len(primals))))
         output, aux = _with_aux("vjp", func(*new), has_aux, inputs)
+        _check_tensors("vjp", output)
         _spend(inputs)
 
     def pull(cotangents: Any) -> Any:
@@ -325,6 +338,7 @@ def jvp(
     with enable_grad():
         new, inputs, _ = _chosen("jvp", primals, tuple(range(len(primals))))
         output, aux = _with_aux("jvp", func(*new), has_aux, inputs)
+        _check_tensors("jvp", output)
         along = []
         for y in tensors_in(output):
             if y._data.dtype.kind not in DIFFERENTIABLE:  # indices and comparisons do not move
@@ -424,6 +438,7 @@ def jacrev(
         with enable_grad():
             new, inputs, wanted = _chosen("jacrev", args, argnums)
             output, aux = _with_aux("jacrev", func(*new, **kwargs), has_aux, inputs)
+            _check_tensors("jacrev", output)
             outputs = tensors_in(output)
             rows: Any = None
             if default_generator.get_state().tolist() == state:

@@ -306,6 +306,12 @@ def _setter(part: Callable[..., Any]) -> Callable[..., None] | None:
     return write
 
 
+_FILLS: dict[str, Callable[..., None]] = {
+    "masked_fill": indexing.fill_by_mask,
+    "index_fill": indexing.fill_by_index,
+}
+
+
 def attach() -> None:
     """Give ``Tensor`` its methods; called once, at import."""
     for module, names in _METHODS.items():
@@ -318,7 +324,8 @@ def attach() -> None:
     for name in f"{_UNARY} {_BINARY}".split():
         setattr(Tensor, name + "_", in_place(getattr(elementwise, name), name + "_", writes_out=True))
     for name in _IN_PLACE_OUT.split():
-        setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_", writes_out=True))
+        fills = _FILLS.get(name)
+        setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_", writes_out=True, fills=fills))
     for name in _IN_PLACE.split():
         made = activation.relu_ if name == "relu" else in_place(getattr(Tensor, name), name + "_")
         setattr(Tensor, name + "_", made)

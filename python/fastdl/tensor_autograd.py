@@ -75,6 +75,8 @@ class Differentiable(TensorMethods):
     _post_hooks: list[Any] | None
     _grad: Tensor | None
 
+    _retains = False  # retain_grad() was called: in the instance's dictionary, as few tensors need it
+
     _wrap: ClassVar[Callable[[Any], Tensor]] = staticmethod(_graph.wrap)
     """A tensor around an array itself; for operations."""
 
@@ -141,7 +143,7 @@ class Differentiable(TensorMethods):
     @property
     def grad(self) -> Tensor | None:
         """The gradient that ``backward`` accumulated here; None before."""
-        if self._grad is None and self._node is not None:
+        if self._grad is None and self._node is not None and not self._retains:
             warnings.warn(
                 "grad: this tensor was computed from others, and backward() fills .grad of leaf tensors only; call "
                 "x.retain_grad() before backward() to have it here",
@@ -194,9 +196,7 @@ class Differentiable(TensorMethods):
     @property
     def retains_grad(self) -> bool:
         """Was ``retain_grad`` called on this computed tensor?"""
-        if self._node is None or self._node.hooks is None:
-            return False
-        return any(isinstance(h, RetainGrad) and h.tensor() is self for _, h in self._node.hooks)
+        return self._retains
 
     @property
     def data(self) -> Tensor:
@@ -212,6 +212,10 @@ class Differentiable(TensorMethods):
                 f"data: a tensor that requires a gradient cannot hold dtype {value._data.dtype}"
             )
         self._data = value._data
+        base = self._base
+        if base is not None:  # it sees other memory now
+            base._views = [r for r in base._views or () if r() is not self]
+            self._base = None
 
     def detach(self) -> Tensor:
         """A tensor on the same memory, outside the graph."""
@@ -275,5 +279,6 @@ class Differentiable(TensorMethods):
         """Keep ``.grad`` of this computed tensor in ``backward``, as for a leaf."""
         if not self._requires_grad:
             raise RuntimeError("retain_grad: this tensor does not require a gradient")
-        if self._node is not None and not self.retains_grad:
+        if self._node is not None and not self._retains:
+            self._retains = True
             self.register_hook(RetainGrad(self))

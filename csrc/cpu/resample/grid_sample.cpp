@@ -196,7 +196,7 @@ class Block {
     }
   }
 
-  template <int kTaps>
+  template <int kTaps, int kRank>
   [[gnu::always_inline]] Places<kTaps> places_of(int a, Vec<T> v) const {
     Places<kTaps> places;
     const T extent = T(p_.extent[a]), far = T(1 << 30);
@@ -205,7 +205,12 @@ class Block {
     place = place > -far ? place : broadcast<T>(-far);
     place = place < far ? place : broadcast<T>(far);
     const Vec<T> doubt = v - v;  // 0, or NaN of what is not finite
-    if (p_.padding != GridPadding::border) place += doubt;
+    if constexpr (kRank == 2) {
+      if (p_.padding != GridPadding::border) place += doubt;
+    } else if (p_.padding != GridPadding::zeros) {  // as in PyTorch, where volumes take the end of an axis
+      const auto sure = p_.padding == GridPadding::border ? v == v : doubt == T(0);
+      place = sure ? place : broadcast<T>(extent - 1);
+    }
     if (kTaps != 4) pad(place, slope, extent);
     if constexpr (kTaps == 1) {
       set_tap(places, 0, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
@@ -262,7 +267,7 @@ class Block {
     for (int64_t j = 0; j < count; j += w) {
       Places<kTaps> places[kRank];
       for (int a = 0; a < kRank; ++a) {
-        places[a] = places_of<kTaps>(a, load(coordinates[a] + j));
+        places[a] = places_of<kTaps, kRank>(a, load(coordinates[a] + j));
         if (slopes_)
           for (int t = 0; t < kTaps; ++t) {
             store<T>(axes_[a].weight[t] + j, places[a].weight[t]);

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.edges import GradientEdge, tensor_at
-from fastdl.autograd.engine import run
-from fastdl.autograd.graph import run_graph, zeros
+from fastdl.autograd.engine import edge_to, run
+from fastdl.autograd.graph import Flat, behind_flat, run_graph, zeros
 from fastdl.autograd.mode import enable_grad
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array as as_array
@@ -87,6 +87,31 @@ def _walk(
     return run_graph(roots, tensors, True if retain_graph is None else retain_graph, wanted)
 
 
+def _walk_with_flat(
+    op: str,
+    roots: Sequence[Tensor],
+    gradients: Sequence[Any],
+    retain_graph: bool | None,
+    create_graph: bool,
+    wanted: Sequence[Tensor] | None,
+) -> list[Tensor | None]:
+    """:func:`_walk`, then zeros where nothing arrived but would have from behind flat inputs (``graph.Flat``)."""
+    behind = behind_flat(roots)
+    found = _walk(op, roots, gradients, retain_graph, create_graph, wanted)
+    if wanted is None:
+        for leaf, index in behind:
+            if index < 0 and leaf._grad is None:
+                leaf._grad = _zeros_like(leaf)
+        return found
+    for i, t in enumerate(wanted):
+        if found[i] is None and edge_to(t) in behind:
+            found[i] = _zeros_like(t)
+            if create_graph:  # whose derivatives are zeros, too
+                with enable_grad():
+                    found[i] = Flat.apply(found[i], t)
+    return found
+
+
 def tensor_backward(
     self: Tensor,
     gradient: Any = None,
@@ -104,7 +129,7 @@ def tensor_backward(
             collector comes. :func:`fastdl.autograd.grad` makes none.
         inputs: accumulate into these tensors only.
     """
-    if create_graph or inputs is not None:
+    if create_graph or inputs is not None or Flat.alive:
         backward(self, gradient, retain_graph, create_graph, inputs)
     else:
         run((self,), (_seed("backward", self, gradient),), bool(retain_graph))
@@ -125,7 +150,9 @@ def backward(
     roots = _sequence(tensors)
     gradients = [None] * len(roots) if grad_tensors is None else _sequence(grad_tensors)
     if inputs is None:
-        _walk("backward", roots, gradients, retain_graph, create_graph, None)
+        (_walk_with_flat if Flat.alive else _walk)(
+            "backward", roots, gradients, retain_graph, create_graph, None
+        )
         return
     wanted = _sequence(inputs)
     if not wanted:
@@ -133,13 +160,23 @@ def backward(
     for i, t in enumerate(wanted):
         if not t._requires_grad:
             raise RuntimeError(f"backward: inputs[{i}] does not require a gradient")
-    found = _walk("backward", roots, gradients, retain_graph, create_graph, wanted)
-    for t, grad in zip(wanted, found, strict=True):
+    hooked = [t._retains and t._node is not None and t._node.hooks is not None for t in wanted]
+    found = (_walk_with_flat if Flat.alive else _walk)(
+        "backward", roots, gradients, retain_graph, create_graph, wanted
+    )
+    for t, grad, retained in zip(wanted, found, hooked, strict=True):
+        if retained:
+            continue  # a hook has added it
+        if t._node is not None:
+            t.retain_grad()  # from now on, as in PyTorch
         if grad is not None and create_graph:
             with enable_grad():
                 t._accumulate_graph(grad)
         elif grad is not None:
             t._accumulate(grad._data, False)
+        if grad is not None:
+            for hook in list(t._post_hooks or ()):
+                hook(t)
 
 
 def grad(
@@ -190,7 +227,9 @@ def grad(
         return _batched_grad(
             roots, wanted, gradients, retain_graph, create_graph, allow_unused, materialize_grads
         )
-    found = _walk("grad", roots, gradients, retain_graph, create_graph, wanted)
+    found = (_walk_with_flat if Flat.alive else _walk)(
+        "grad", roots, gradients, retain_graph, create_graph, wanted
+    )
     if materialize_grads:
         found = [_zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=True)]
     if not allow_unused:
@@ -220,7 +259,7 @@ def _all_at_once(
     try:
         with mapping(count) as level:
             seeds = [None if g is None else made(level, g) for g in gradients]
-            found = _walk("grad", roots, seeds, True, True, wanted)
+            found = (_walk_with_flat if Flat.alive else _walk)("grad", roots, seeds, True, True, wanted)
             rows = [None if g is None else everywhere(level, count, g) for g in found]
     except FAILURES:
         return None

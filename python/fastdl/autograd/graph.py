@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -117,6 +117,8 @@ def _run_graph(
         with node.narrowed(asked):
             result = node.backward_graph(*(grads if node.outputs == 1 else filled(node, grads, zeros)))
         result = result if result.__class__ is tuple else (result,)
+        if node.flat:
+            result = _with_flat(node, edges, result)
         if anomaly.state.enabled and anomaly.state.check_nan:
             anomaly.check(node, tuple([None if g is None else g._data for g in result]))
         for edge, grad_or_none in zip(edges, result, strict=True):
@@ -160,6 +162,76 @@ def converted(grad: Tensor, dtype: Any) -> Tensor:
     from fastdl.autograd.view import Cast
 
     return Cast.apply(grad, dtype=dtype)  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------- second derivatives of zero
+
+
+class Flat(Op):
+    """The identity in its first input, and of derivative 0 in the others.
+
+    Where a gradient hangs on an input in steps only (that of ``relu``), PyTorch's second derivative is a tensor of
+    zeros, and None would say that there is no connection. Zeros are not sent through the graph, which would double the
+    work of a gradient penalty: :func:`behind_flat` tells where they would arrive.
+    """
+
+    takes_complex = True
+    aliases_grad = True
+    alive: ClassVar[set[int]] = set()
+
+    def forward(self, x: Any, *others: Any) -> Any:
+        self.flat = {0: tuple(range(1, 1 + len(others)))}
+        self.alive.add(id(self))
+        return x
+
+    def backward(self, grad: Any) -> Any:
+        return (grad, *[None] * (len(self.needs) - 1))
+
+    backward_graph = backward
+
+    def __del__(self) -> None:
+        self.alive.discard(id(self))  # by way of the instance: at the process's end the module is empty
+
+
+def _with_flat(node: Op, edges: Sequence[Any], result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The gradients that a node gave, tied to the inputs on which they hang in steps."""
+    tied = list(result)
+    for i, inputs in node.flat.items():
+        grad = tied[i]
+        if grad is not None:
+            points = [_standing_at(edges[j], grad) for j in inputs if edges[j] is not None]
+            tied[i] = Flat.apply(grad, *points) if points else grad
+    return tuple(tied)
+
+
+def _standing_at(edge: tuple[Any, int], like: Tensor) -> Tensor:
+    """The leaf at an edge, or a tensor of whatever values with this edge."""
+    if edge[1] < 0:
+        return edge[0]  # type: ignore[no-any-return]
+    point = Tensor._wrap(like._data)
+    point._requires_grad, point._node, point._index = True, *edge
+    return point
+
+
+def behind_flat(roots: Sequence[Tensor]) -> set[tuple[Any, int]]:
+    """The edges behind flat inputs of what led to ``roots``: zeros belong there if nothing else arrives."""
+    seen: set[Any] = set()
+    entries: list[Any] = []
+    stack = [root._node for root in roots if root._node is not None]
+    while stack:
+        node = stack.pop()
+        if node not in seen and node.edges is not None:
+            seen.add(node)
+            if node.__class__ is Flat:
+                entries += node.edges[1:]
+            stack += [edge[0] for edge in node.edges if edge is not None and edge[1] >= 0]
+    found: set[tuple[Any, int]] = set()
+    while entries:
+        edge = entries.pop()
+        if edge is not None and edge not in found:
+            found.add(edge)
+            entries += () if edge[1] < 0 else edge[0].edges or ()
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ fused operations

@@ -22,13 +22,17 @@ edges to the nodes that made its inputs, never to tensors it made itself: graphs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastdl._graph import NodeFields, next_order
 from fastdl.tensor import Tensor
 from fastdl.tensor_autograd import RemovableHandle
+
+OF_ITSELF: Mapping[int, tuple[int, ...]] = MappingProxyType({0: (0,)})
+"""``Op.flat`` of ``relu``: the gradient of the input changes in steps with the input."""
 
 
 class NoKernel(TypeError):
@@ -51,6 +55,10 @@ class Op(NodeFields):
     hands_on: ClassVar[bool] = False
     """Whether backward keeps no reference to the incoming gradient: whoever gets it alone may own it as the engine
     did."""
+
+    flat: Mapping[int, tuple[int, ...]] = MappingProxyType({})
+    """Input -> inputs on which its gradient depends in steps only, where PyTorch's second derivative is a tensor of
+    zeros: see ``graph.Flat``."""
 
     adds_into: ClassVar[Any] = None
     """``adds_into(have, grad)`` adds the gradient of the first and only input to ``have``, what came to it from others,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from numpy import ndarray
+from numpy import asarray, may_share_memory, ndarray
 
 from fastdl._graph import FunctionCall, next_order, plainly_writable, register_view, share
 from fastdl.arrays import assign, pooled_copy
@@ -97,10 +97,12 @@ def _refresh(base: Tensor) -> None:
             stale.order, stale.edges = next_order(), (_edge(base),)
             view._node, view._index, view._requires_grad = stale, 0, True
             continue
-        fresh = base
+        fresh, before = base, view._node
         for cls, options in _steps(view._path):
             fresh = cls.apply(fresh, **options)
         view._node, view._index, view._requires_grad = fresh._node, fresh._index, fresh._requires_grad
+        if view._retains:
+            _move_retained(view, before)
     base._views = living
 
 
@@ -130,7 +132,7 @@ class CopySlices(Op):
         """The part of an array like the base that was written to."""
         for cls, options in self.steps:
             array = cls.of(array, **options)
-        return array
+        return unlocked(array) if array.__class__ is ndarray else array
 
     def backward(self, grad: Any) -> Any:
         rest = pooled_copy(grad) if self.needs[0] else None
@@ -171,28 +173,87 @@ class Cast(Op):
         return Cast.apply(grad, dtype=self.dtype)
 
 
-def check_writable(op: str, t: Tensor, recorded: bool = True) -> None:
-    """Refuse writes that would break memory's rules or, if the change is one that is recorded, autograd's."""
+class _Unlocked:
+    """What NumPy asks for the memory of ``array``, which it then lets be written to."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array  # kept alive
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def unlocked(view: Any) -> Any:
+    """An array on the memory of a view that is read-only because it, or what it was made from, is expanded."""
+    return view if view.flags.writeable else asarray(_Unlocked(view)).view(view.dtype)
+
+
+def is_locked(array: Any) -> bool:
+    """Is it read-only? After :func:`check_writable` has let it pass it is an expanded view then."""
+    return array.__class__ is ndarray and not array.flags.writeable
+
+
+def repeats(array: Any) -> bool:
+    """Have several elements of an expanded array one address?"""
+    return bool(array.size) and any(
+        [stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)]
+    )
+
+
+def _unlock(t: Tensor, fills: bool) -> bool:
+    """May the memory of a read-only view be written to? Where elements share addresses only if the order does not
+    matter (``fills``), and nothing is recorded."""
+    data = t._data
+    if data.__class__ is not ndarray:
+        return False
+    source = owner = data if t._base is None else t._base._data
+    while owner.base.__class__ is ndarray:
+        owner = owner.base
+    if not (owner.flags.writeable and (source.flags.writeable or not source.size or repeats(source))):
+        return False
+    if data.size and not may_share_memory(source, data):  # the base has other memory since
+        return False
+    if repeats(data):
+        return fills and not (mode.enabled and t._requires_grad)
+    t._data = unlocked(data)
+    return True
+
+
+def check_writable(op: str, t: Tensor, recorded: bool = True, fills: bool = False) -> None:
+    """Refuse writes that would break memory's rules or, if the change is one that is recorded, autograd's.
+
+    ``fills``: the same value comes to every place, so that an expanded view may be written to (as :func:`unlocked`).
+    """
     if plainly_writable(t):
         return
     data = t._data
-    if not (data.flags.writeable if data.__class__ is ndarray else is_writable(data)):
+    writable = data.flags.writeable if data.__class__ is ndarray else is_writable(data)
+    if not (writable or _unlock(t, fills)):
         raise RuntimeError(
             f"{op}: the tensor's memory cannot be written to: it is an expanded view (several elements share one "
             "address) or a read-only array; use x.clone() first"
         )
-    if mode.enabled and recorded:
-        if t._requires_grad and t._node is None:
-            raise RuntimeError(
-                f"{op}: a leaf tensor that requires a gradient cannot be changed in place while the graph is recorded; "
-                "do it under fastdl.no_grad(), or on a copy"
-            )
-        base = t._base
-        if base is not None and base._requires_grad and base._node is None and t._requires_grad:
-            raise RuntimeError(
-                f"{op}: a view of a leaf tensor that requires a gradient cannot be changed in place while the graph is "
-                "recorded; do it under fastdl.no_grad(), or on a copy"
-            )
+    if mode.enabled and recorded and t._requires_grad:
+        refuse_leaves(op, t)
+
+
+def refuse_leaves(op: str, t: Tensor) -> None:
+    """Refuse a recorded change of a leaf, or of its memory by way of a view."""
+    base = t._base
+    if t._node is None or (base is not None and base._requires_grad and base._node is None):
+        what = "a leaf tensor" if t._node is None else "a view of a leaf tensor"
+        raise RuntimeError(
+            f"{op}: {what} that requires a gradient cannot be changed in place while the graph is recorded; "
+            "do it under fastdl.no_grad(), or on a copy"
+        )
+
+
+def refuse_without_path(op: str, t: Tensor) -> None:
+    """Refuse a recorded change of a view to which no path leads."""
+    if t._path.__class__ is str:
+        raise RuntimeError(
+            f"{op}: this tensor {t._path} and cannot be changed in place while the graph is recorded; "
+            "use x.clone() or an operation that is not in place"
+        )
 
 
 def rebase(op: str, t: Tensor, result: Tensor) -> None:
@@ -210,7 +271,7 @@ def rebase(op: str, t: Tensor, result: Tensor) -> None:
         node.steps = _steps(t._path)
         before = base._node
         base._node, base._index, base._requires_grad = node, 0, True
-    if before is not None and before.hooks is not None:
+    if base._retains:
         _move_retained(base, before)
     if base._views:
         _refresh(base)
@@ -218,6 +279,8 @@ def rebase(op: str, t: Tensor, result: Tensor) -> None:
 
 def _move_retained(t: Tensor, before: Any) -> None:
     """After a change in place ``retain_grad`` means the gradient of the new values: its hook follows ``t``."""
+    if before is None or before.hooks is None:
+        return
     own = [entry for entry in before.hooks if isinstance(entry[1], RetainGrad) and entry[1].tensor() is t]
     for entry in own:
         before.hooks.remove(entry)
@@ -239,11 +302,7 @@ def write(op: str, t: Tensor, result: Tensor) -> Tensor:
             f"dtype {target.dtype}"
         )
     if result._requires_grad and mode.enabled:
-        if t._path.__class__ is str:
-            raise RuntimeError(
-                f"{op}: this tensor {t._path} and cannot be changed in place while the graph is recorded; "
-                "use x.clone() or an operation that is not in place"
-            )
+        refuse_without_path(op, t)
         if array.dtype != target.dtype:
             result = Cast.apply(result, dtype=target.dtype)
         rebase(op, t, result)
@@ -265,6 +324,7 @@ def in_place(
     name: str,
     writes_out: bool = False,
     overwrite: Callable[..., Tensor] | None = None,
+    fills: Callable[..., None] | None = None,
 ) -> Callable[..., Tensor]:
     """The in-place method made from a function: ``add_`` from ``add``.
 
@@ -272,7 +332,7 @@ def in_place(
     memory plainly may be written to (csrc/bindings/graph/view.cpp). Otherwise it runs on an alias of the tensor. If
     that needs the old values for backward (it then asks for the alias's version counter) it runs again on a copy of
     them, since their memory is about to be overwritten. ``overwrite``: the same function for floating numbers, whose
-    node keeps only its result, computed in the memory of its argument.
+    node keeps only its result, computed in the memory of its argument. ``fills``: the same for expanded tensors.
     """
     logical = name.startswith("logical_")  # PyTorch records these nowhere, and lets them change leaves
 
@@ -281,7 +341,10 @@ def in_place(
             from fastdl.batched import changed
 
             return changed(name, self, args, options)  # type: ignore[no-any-return]
-        check_writable(name, self, not logical)
+        check_writable(name, self, not logical, fills is not None)
+        if fills is not None and is_locked(self._data):
+            fills(self, *args, **options)
+            return self
         if not mode.enabled or not (self._requires_grad or _any_requires_grad(args, options)):
             if writes_out and self._data.size:  # as out= an empty tensor would take the result's shape
                 function(self, *args, out=self, **options)
@@ -320,10 +383,9 @@ def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., 
     """The in-place method made from a view function: ``unsqueeze_`` from ``unsqueeze``; the tensor becomes the view."""
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
-        if mode.enabled and self._requires_grad and self._node is None:
-            raise RuntimeError(
-                f"{name}: a leaf tensor that requires a gradient cannot be changed in place while the graph is recorded"
-            )
+        if mode.enabled and self._requires_grad:
+            refuse_leaves(name, self)
+            refuse_without_path(name, self)
         for reference in self._views or ():
             view = reference()
             if view is not None:  # its path starts at the shape that was

@@ -202,12 +202,12 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
 
 def ones_(tensor: Tensor) -> Tensor:
     """Fill with 1."""
-    return _fill(tensor, 1)
+    return constant_(tensor, 1)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
     """Fill with 0."""
-    return _fill(tensor, 0)
+    return constant_(tensor, 0)
 
 
 def eye_(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastdl.autograd.graph import linear_backward, replay
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.autograd.view import Cast, in_place
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
@@ -60,6 +60,8 @@ class _OfInput(_Elementwise):
 class _Pieces(_OfInput):
     """... and made of straight pieces: the slope is constant, backward linear in its only argument and symmetric."""
 
+    flat = OF_ITSELF
+
     def linear(self, grad_x: Any) -> Any:
         return self.backward(grad_x)
 
@@ -90,7 +92,8 @@ def from_output(kernel: str, grad_y: Any, y: Tensor) -> Any:
     return grad_y * (y * (1 - y) if kernel == "sigmoid_forward" else 1 - y * y)
 
 
-class Relu(_OfOutput, kernel="relu"): ...
+class Relu(_OfOutput, kernel="relu"):
+    flat = OF_ITSELF
 
 
 class ReluInPlace(Relu):
@@ -204,6 +207,7 @@ class Threshold(_Pieces, kernel="threshold"):
 
 
 class Prelu(Op):
+    flat = OF_ITSELF
     floats_only = True
     saves = (0, 1)
 
@@ -228,6 +232,7 @@ class Prelu(Op):
 class Rrelu(Op):
     """The slopes are drawn again in backward."""
 
+    flat = OF_ITSELF
     saves = (0,)
 
     def forward(self, x: Any, parameters: tuple[Any, ...]) -> Any:

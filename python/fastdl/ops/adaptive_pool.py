@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastdl.autograd.graph import linear_backward
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.pool import (
@@ -25,6 +25,7 @@ from fastdl.tensor import Tensor
 
 
 class AdaptiveAvgPool(Op):
+    flat = OF_ITSELF
     floats_only = True
     wide_integers = True
 
@@ -46,8 +47,8 @@ class AdaptiveAvgPool(Op):
 class AdaptiveMaxPool(Op):
     """Saves the winners' positions."""
 
+    flat = OF_ITSELF
     floats_only = True
-
     wide_integers = True
 
     def forward(self, x: Any, output: Sizes, return_indices: bool) -> Any:

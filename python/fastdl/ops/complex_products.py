@@ -198,12 +198,13 @@ def spread(cls: type[Spread], x: Tensor, axes: Any, keepdim: bool, correction: f
 
 def logsumexp(x: Tensor, axes: Any, keepdim: bool) -> Any:
     """log(sum(exp(x - m))) + m, with m the largest real part."""
-    largest = real(x).detach().amax(axes, True)
+    parts = real(x).detach()
+    largest = parts.amax(axes, True) if x._data.size else Sum.apply(parts, axes=axes, keepdim=True)
     largest = largest.masked_fill(~largest.isfinite(), 0.0)
     total = Sum.apply((x - largest).exp(), axes=axes, keepdim=True).log() + largest
     if keepdim:
         return total
-    return total.reshape(Sum.apply(real(x).detach(), axes=axes, keepdim=False).shape)
+    return total.reshape(Sum.apply(parts, axes=axes, keepdim=False).shape)
 
 
 def in_parts(apply: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 
 from fastdl.autograd.graph import replay
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.dtypes import FLOATING
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array as as_array
 from fastdl.kernels import select
-from fastdl.ops.reduction import REDUCTIONS, check_reduction, promoted, reduce_graph, same_dtype
+from fastdl.ops.reduction import (
+    REDUCTIONS,
+    check_reduction,
+    is_learned,
+    promoted,
+    reduce_graph,
+    refuse_learned,
+    same_dtype,
+)
 from fastdl.ops.softmax import LogSoftmax, Softmax
 from fastdl.tensor import Tensor
 
@@ -106,15 +114,11 @@ class CrossEntropyProbabilities(Op):
         return grad_x, grad_target, None
 
     def backward_graph(self, grad_loss: Tensor) -> Any:
-        dim, smoothing, reduction = self.options
-        axis = 1 if self.x.ndim > 1 else 0
-        classes = self.x.shape[dim]
+        dim, *options = self.options
 
         def composed(x: Any, target: Any, _: Any) -> Any:
-            q = target * (1 - smoothing) + smoothing / max(classes, 1)
-            if self.weight is not None:
-                q = q * Tensor._wrap(self.weight.reshape(-1, *[1] * (x.ndim - 1 - axis)))
-            return reduce_graph(-(q * LogSoftmax.apply(x, dim=axis)).sum(axis), reduction)
+            weight = None if self.weight is None else Tensor._wrap(self.weight)
+            return _of_probabilities(x, target, weight, *options)
 
         x, target = _class_dim_back(self.x, dim), _class_dim_back(self.target, dim)
         return replay(self, grad_loss, composed, x, target, None)
@@ -135,7 +139,17 @@ class CrossEntropyProbabilities(Op):
         return grad
 
 
+def _of_probabilities(x: Any, target: Any, weight: Any, smoothing: float, reduction: str) -> Any:
+    """The loss in operations, to be differentiated twice, or by the weight."""
+    axis = 1 if x.ndim > 1 else 0
+    q = target * (1 - smoothing) + smoothing / max(x.shape[axis], 1)
+    if weight is not None:
+        q = q * weight.reshape(-1, *[1] * (x.ndim - 1 - axis))
+    return reduce_graph(-(q * LogSoftmax.apply(x, dim=axis)).sum(axis), reduction)
+
+
 class NllLoss(Op):
+    flat = OF_ITSELF
     saves = (1, 2)
 
     def forward(self, x: Any, target: Any, weight: Any, *, ignore_index: int, reduction: str) -> Any:
@@ -249,9 +263,13 @@ def cross_entropy(
                 f"cross_entropy: ignore_index is for targets of class indices, got {ignore_index} with probabilities; "
                 "give positions to ignore a row of zeros"
             )
+        if is_learned(weight):
+            return _of_probabilities(input, target, weight, label_smoothing, reduction)  # type: ignore[no-any-return]
         return CrossEntropyProbabilities.apply(  # type: ignore[no-any-return]
             input, target, weight, smoothing=label_smoothing, reduction=reduction
         )
+    if weight is not None:
+        refuse_learned("cross_entropy", "weight", weight)
     if x.ndim == 1 and t.shape == (1,):
         target = target.reshape(())
     _check_indices("cross_entropy", x, target._data, f". Class probabilities would have shape {x.shape}")
@@ -283,6 +301,8 @@ def nll_loss(
     if size_average is not None or reduce is not None or reduction not in REDUCTIONS:
         reduction = check_reduction("nll_loss", size_average, reduce, reduction)
     _check_input("nll_loss", input, weight)
+    if weight is not None:
+        refuse_learned("nll_loss", "weight", weight)
     if input._data.ndim == 1 and target._data.shape == (1,):
         target = target.reshape(())
     _check_indices("nll_loss", input._data, target._data, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,6 +81,8 @@ class Remainder(Saving):
             return -grad * Tensor._wrap(quotient)
 
         return self.give_graph(grad, grad_y)
+
+    flat = MappingProxyType({1: (0, 1)})
 
 
 class Fmod(Remainder):

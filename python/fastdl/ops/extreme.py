@@ -72,12 +72,19 @@ class Amax(Op):
 
     def backward(self, grad: Any) -> Any:
         k, shape = select(grad), kept_shape(self.x.shape, self.axes)
+        ties = self.ties(self.x, self.y.reshape(shape))
+        count = count_true(ties, self.axes, True)
         if grad.dtype.itemsize == 2:  # float16 has no kernels
-            ties = array(self.x == self.y.reshape(shape), self.x)
-            return array(ties * (grad.reshape(shape) / count_true(ties, self.axes, True)), grad, grad.dtype)
-        ties = k.eq_forward(self.x, self.y.reshape(shape))
-        count = count_true(ties, self.axes, True).astype(grad.dtype)
-        return k.where_forward(ties, k.div_forward(grad.reshape(shape), count), 0.0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return array(ties * (grad.reshape(shape) / count), grad, grad.dtype)
+        # NaN equals nothing: as in PyTorch the gradient is 0/0 then. (On a GPU no value is waited for.)
+        sure = count.__class__ is np.ndarray and np.count_nonzero(count) == count.size
+        count = count.astype(grad.dtype)
+        share = k.div_forward(grad.reshape(shape), count)
+        return k.where_forward(ties, share, 0.0 if sure else k.div_forward(0.0, count))
+
+    def ties(self, x: Any, y: Any) -> Any:
+        return select(x).eq_forward(x, y)
 
     def backward_graph(self, grad: Tensor) -> Any:
         # Where the extreme is is constant: the gradient of 1 says it.
@@ -89,7 +96,19 @@ class Amin(Amax):
     label, reduce = "amin", staticmethod(np.min)
 
 
-class Median(Amax):
+class Max(Amax):
+    """The extreme of all elements; if it is NaN, all that are share its gradient."""
+
+    def ties(self, x: Any, y: Any) -> Any:
+        ties, missing = super().ties(x, y), y != y
+        return ties | (missing & (x != x)) if x.__class__ is not np.ndarray or missing.any() else ties
+
+
+class Min(Max):
+    label, reduce = "amin", staticmethod(np.min)
+
+
+class Median(Max):
     """The lower of the middle elements of all; the gradient is shared equally by ties. NaN if there is one; with
     ``skip`` the median of the others."""
 
@@ -250,7 +269,7 @@ def _amax(op: str, kind: type[Amax], input: Tensor, dim: Any, keepdim: bool) -> 
     if not x.size:
         _check_some(op, x.shape, axes)
     if _has_kernel(x) and plain(input):
-        return Tensor._wrap(getattr(select(x), op + "_forward")(x, axes, keepdim))
+        return Tensor._wrap(getattr(select(x), kind.label + "_forward")(x, axes, keepdim))
     return kind.apply(input, axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
@@ -288,7 +307,7 @@ def _extreme(op: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     if isinstance(dim, Tensor):
         return maximum(input, dim) if op == "max" else minimum(input, dim)
     if dim is None:
-        return amax(input) if op == "max" else amin(input)
+        return _amax(op, Max if op == "max" else Min, input, (), False)
     x = input._data
     axis = normal_axis(op, dim, x.ndim)
     if not x.size:
@@ -340,7 +359,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     x = input._data
     if dim is None:
         if x.size == 0:
-            return Tensor._wrap(full((), np.nan if x.dtype.kind in FLOATING else 0, x.dtype, x))
+            return input.sum() * np.nan if x.dtype.kind in FLOATING else Tensor._wrap(full((), 0, x.dtype, x))
         return Median.apply(input)
     axis = normal_axis("median", dim, x.ndim)
     _check_some("median", x.shape, (axis,))

@@ -11,7 +11,7 @@ from fastdl.arrays import assign
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.autograd.view import alias, check_writable, write
+from fastdl.autograd.view import alias, check_writable, is_locked, unlocked, write
 from fastdl.devices import device_of
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels import select
@@ -83,12 +83,17 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 f"fill_: value must be a number or a tensor of 0 dimensions, got shape {value.shape}"
             )
         return copy_(self, value)
+    expanded = False
     if not plainly_writable(self):
-        check_writable("fill_", self)
+        check_writable("fill_", self, fills=True)
+        expanded = is_locked(self._data)
     value = filler("fill_", value, self._data.dtype)
     if mode.enabled and self._requires_grad:
         return write("fill_", self, Overwrite.apply(alias(self), None, value=value))
-    fill(self._data, value)
+    if expanded:
+        unlocked(self._data)[...] = value
+    else:
+        fill(self._data, value)
     self._bump_version()
     return self
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.op import OF_ITSELF
 from fastdl.errors import ArgumentError
 from fastdl.ops.gather import gather
 from fastdl.ops.host import on_host
@@ -82,7 +83,10 @@ def _fractional(
     found = gather(winners, 2, Tensor._wrap(places.reshape(*planes, prod(output))))
     lead = x.shape[: x.ndim - rank]
     indices = found.reshape(*lead, prod(output))
-    y = gather(input.reshape(*lead, prod(spatial)), -1, indices).reshape(*lead, *output)
+    taken = gather(input.reshape(*lead, prod(spatial)), -1, indices)
+    if taken._node is not None:
+        taken._node.flat = OF_ITSELF
+    y = taken.reshape(*lead, *output)
     return (y, indices.reshape(*lead, *output)) if return_indices else y
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from fastdl.arrays import pooled_copy
+from fastdl.autograd.engine import stand_in
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.devices import to_device
@@ -123,9 +125,13 @@ class GridSample(Op):
         )
 
     def backward_graph(self, grad_y: Tensor) -> Any:
-        return replay(
+        of_x, of_grid = replay(
             self, grad_y, lambda x, grid: _composed(x, grid, *self.options.values()), self.x, self.grid
         )
+        if self.options["mode"] == "nearest":  # the grid matters in steps only
+            self.flat = MappingProxyType({0: (1,)})
+            of_grid = Tensor._wrap(stand_in(self.grid.shape, self.grid.dtype, self.grid))
+        return of_x, of_grid
 
 
 def _composed(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
@@ -139,6 +145,10 @@ def _composed(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_c
             x = mul(add(x, 1), (extent - 1) / 2)
         else:
             x = div(sub(mul(add(x, 1), extent), 1), 2)
+        if rank == 3:  # a place that is not finite is outside of a volume, or at the end of the axis
+            values = x._data
+            lost = np.isnan(values) if padding_mode == "border" else ~np.isfinite(values)
+            x = where(Tensor._wrap(lost), -2.0 if padding_mode == "zeros" else extent - 1.0, x)
         places.append(x if mode == "bicubic" else _padded(x, extent, padding_mode, align_corners))
     taps = [_taps(x, mode) for x in places]
     flat = reshape(input, (*input.shape[:2], math.prod(extents)))

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plainly_writable
 from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, needing
-from fastdl.autograd.view import check_writable, rebase
+from fastdl.autograd.view import check_writable, is_locked, rebase, refuse_without_path, repeats, unlocked
 from fastdl.devices import device_of, to_device
 from fastdl.dtypes import DIFFERENTIABLE, bool_, int64, is_half
 from fastdl.errors import DtypeError
@@ -31,6 +32,8 @@ from fastdl.ops.arrays import (
     written,
     zeros,
 )
+from fastdl.ops.common import axis
+from fastdl.ops.fill import copy_
 from fastdl.ops.index_keys import (
     FULL,
     WHOLE,
@@ -207,9 +210,15 @@ def _mixed(data: Any, value: Any) -> RuntimeError:
 
 def setitem(input: Tensor, key: Any, value: Any) -> None:
     """``input[key] = value``: a write in place, with gradients for what remains and for the value."""
-    check_writable("setitem", input)
-    data = input._data
+    data, expanded = input._data, False
     basic, advanced = parse(data.shape, key)
+    if not plainly_writable(input):
+        if advanced is None and is_locked(data) and repeats(data):
+            copy_(getitem(input, key), value)  # each element of the part may have an address of its own
+            return
+        check_writable("setitem", input, fills=True)
+        expanded = is_locked(input._data)
+        data = unlocked(input._data) if expanded else input._data
     if isinstance(value, Tensor):
         array = value._data
     elif value.__class__ is float or value.__class__ is int or value.__class__ is complex:
@@ -236,17 +245,14 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
             advanced = checked(advanced, region.shape)
     record = mode.enabled and (input._requires_grad or (isinstance(value, Tensor) and value._requires_grad))
     record = record and data.dtype.kind in DIFFERENTIABLE
-    if record and input._path.__class__ is str:
-        raise RuntimeError(
-            f"setitem: this tensor {input._path} and cannot be changed in place while the graph is recorded; "
-            "use x.clone() first"
-        )
+    if record:
+        refuse_without_path("setitem", input)
     try:
         if advanced is None and array.ndim == 0 and region.size >= 4096:
             fill(region, array)
         elif advanced is None:
             assign(region, _fitting(array, region.ndim))
-        elif _put_by_kernel(region, advanced, array):
+        elif not expanded and _put_by_kernel(region, advanced, array):
             pass
         elif array.ndim > 1:
             region[advanced] = _fitting(array, ndim_of(region, advanced))
@@ -272,6 +278,16 @@ def setitem(input: Tensor, key: Any, value: Any) -> None:
         value = value if isinstance(value, Tensor) else None
         op.needs = (input._requires_grad, value is not None and value._requires_grad)
         rebase("setitem", input, needing(op.record((input, value), data), *tensors_of(key)))
+
+
+def fill_by_mask(input: Tensor, mask: Tensor, value: Any) -> None:
+    """``masked_fill_`` of an expanded tensor."""
+    setitem(input, mask.expand(input.shape), value)
+
+
+def fill_by_index(input: Tensor, dim: int, index: Tensor, value: Any) -> None:
+    """``index_fill_`` of an expanded tensor."""
+    setitem(input, (slice(None),) * axis("index_fill_", dim, input.ndim) + (index,), value)
 
 
 def _put_by_kernel(region: Any, key: tuple[Any, ...], array: Any) -> bool:

@@ -94,7 +94,7 @@ class Cat(Op):
 def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     """Tensors of equal shape but for axis ``dim``, one after the other along it; see ``torch.cat``.
 
-    Different dtypes are promoted; one-dimensional empty tensors are skipped.
+    Different dtypes are promoted; one-dimensional empty tensors add nothing.
 
     Example:
         >>> import fastdl
@@ -117,15 +117,14 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
             return Cat.apply(*parts, dim=d, dtype=dtype)  # type: ignore[no-any-return]
     shapes = [t._data.shape for t in parts]
     dtype = common_dtype(parts)
-    if (0,) in shapes:
-        kept = [t for t in parts if t._data.shape != (0,)]
-        if kept and kept[0]._data.ndim != 1:
-            parts = kept
-            shapes = [t._data.shape for t in parts]
-            first = shapes[0]
+    first = next((s for s in shapes if s != (0,)), first)
     if not first:
         raise RuntimeError("cat: tensors of 0 dimensions cannot be concatenated; use stack()")
     d = axis("cat", dim, len(first))
+    if (0,) in shapes and len(first) != 1:  # vectors without elements stand beside anything
+        nothing = (*first[:d], 0, *first[d + 1 :])
+        parts = [reshape(t, nothing) if t._data.shape == (0,) else t for t in parts]
+        shapes = [t._data.shape for t in parts]
     for i, s in enumerate(shapes):
         if s != first and (len(s) != len(first) or s[:d] != first[:d] or s[d + 1 :] != first[d + 1 :]):
             raise RuntimeError(

@@ -164,7 +164,7 @@ def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     See ``torch.linalg.cholesky``.
     """
     check_matrix("cholesky", A)
-    lower = Cholesky.apply(A)
+    lower = Cholesky.apply(A, upper=upper)
     return lower.mH if upper else lower  # type: ignore[no-any-return]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ def _linear_gradients(node: Any, grad_y: Any) -> Any:
 
 
 class LinearActivation(Linear):
+    flat = MappingProxyType(dict.fromkeys(range(3), (0, 1, 2)))  # for relu
     wide_integers = False
     saves_output = True
 

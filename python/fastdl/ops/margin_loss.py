@@ -14,13 +14,15 @@ from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arrays import cast, contiguous, full
-from fastdl.ops.binary_cross_entropy import check_same_shape
+from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits, check_same_shape
 from fastdl.ops.reduction import (
     check_reduction,
+    is_learned,
     matching_target,
     promoted,
     reduce_graph,
     reduce_losses,
+    refuse_learned,
     same_dtype,
     spread_weight,
     upstream,
@@ -168,6 +170,7 @@ def multi_margin_loss(
         raise ArgumentError(f"{op}: target must have shape {shape[:-1]} for input {shape}, got {t.shape}")
     classes = shape[-1] if shape else 1
     if weight is not None:
+        refuse_learned(op, "weight", weight)
         same_dtype(op, "weight", weight, input)
         if weight._data.shape != (classes,):
             raise ArgumentError(f"{op}: weight must have shape ({classes},), got {weight._data.shape}")
@@ -217,6 +220,9 @@ def multilabel_soft_margin_loss(
         input, target = promoted(input, target)
     else:
         input, target, weight = promoted(input, target, weight)
+        if is_learned(weight):
+            losses = binary_cross_entropy_with_logits(input, target, reduction="none") * weight
+            return reduce_graph(losses.mean(-1), reduction)  # type: ignore[no-any-return]
     return MultilabelSoftMarginLoss.apply(  # type: ignore[no-any-return]
         input,
         matching_target(op, input, target, convert=True),

@@ -216,13 +216,22 @@ class LogDeterminant(Op):
         )
 
 
+def missing_factor(lower: Any) -> Any:
+    """Has a Cholesky factor met NaN, which LAPACK carries on to the last element?"""
+    last = lower[..., -1:, -1:]
+    return (last != last).any()
+
+
 class Cholesky(Op):
     takes_complex = True
     saves_output = True
 
-    def forward(self, a: Any) -> Any:
+    def forward(self, a: Any, upper: bool = False) -> Any:
+        """The lower factor of the matrix that one triangle tells."""
         try:
-            self.y = np.linalg.cholesky(a)
+            self.y = np.linalg.cholesky(mH(a) if upper else a)
+            if self.y.__class__ is np.ndarray and missing_factor(self.y):
+                raise np.linalg.LinAlgError
         except np.linalg.LinAlgError:
             raise LinAlgError(
                 f"cholesky: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} not positive "

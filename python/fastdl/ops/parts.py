@@ -12,7 +12,7 @@ import numpy as np
 from fastdl._graph import parts
 from fastdl.arrays import add_arrays, assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
-from fastdl.autograd.view import MultiView, View
+from fastdl.autograd.view import MultiView, View, repeats
 from fastdl.kernels import on_device, select, strided
 from fastdl.ops.arrays import concat_arrays, contiguous, in_float32, zeros
 from fastdl.ops.common import axis, ints
@@ -358,7 +358,10 @@ class Strided(Part):
     @staticmethod
     def of(x: Any, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Any:
         flat = x.reshape(-1)
-        return strided(flat[offset:], size, [s * x.itemsize for s in stride])
+        view = strided(flat[offset:], size, [s * x.itemsize for s in stride])
+        if view.__class__ is np.ndarray and repeats(view):
+            view.flags.writeable = False  # as expanded views are
+        return view
 
     def adds_into(self, have: Any, grad: Any) -> bool:
         return False
@@ -381,9 +384,17 @@ class Strided(Part):
 def as_strided(input: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
     """A view with the given extents and strides (in elements) of the memory under ``input``; see ``torch.as_strided``.
 
-    That memory is the tensor's own, or its base's if it is a view; what would lie outside is refused.
+    That memory is the tensor's own, or its base's if it is a view, detached or not; what would lie outside is refused.
     """
-    base = input if input._base is None else input._base
+    base, x = input if input._base is None else input._base, input._data
+    if base is not input and x.__class__ is np.ndarray and x.size and not np.may_share_memory(x, base._data):
+        base = input  # whose base has been given other memory
+    memory = base._data
+    while memory.base.__class__ is memory.__class__:  # detached, a view has no base
+        memory = memory.base
+    if memory is not base._data and memory.dtype is base._data.dtype and not base._requires_grad:
+        base = Tensor._wrap(memory)
+        base._counter = input._version_cell()
     if not base._data.flags.c_contiguous:
         base = permute(base, sorted(range(base._data.ndim), key=lambda axis: -base._data.strides[axis]))
     if not base._data.flags.c_contiguous:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,9 @@ class ScatterReduce(Op):
             first, ties = (x == y) & kept, part == taken(y)
             count = first.astype(float32)
             self.join(count, ties.astype(float32), "sum")
-            share = grad / np.maximum(count, 1).astype(grad.dtype)
-            to_x, to_part = share * first, taken(share) * ties
+            with np.errstate(invalid="ignore", divide="ignore"):  # NaN equals nothing: 0/0, as in PyTorch
+                share = grad / count.astype(grad.dtype)
+                to_x, to_part = share * first, taken(share) * ties
         whole = zeros(self.shape, grad.dtype, grad)
         whole[tuple([slice(0, n) for n in part.shape])] = to_part
         return array(to_x, None, grad.dtype), whole
@@ -124,6 +126,7 @@ class ScatterReduce(Op):
             raise RuntimeError(
                 "scatter_reduce: a product with zeros has no second derivative (create_graph=True)"
             )
+        self.flat = MappingProxyType({0: (0, 1)})  # without `include_self`; else it is no constant anyway
         product = grad * self.saved_output(self.y)
         to_x = grad
         if self.include:

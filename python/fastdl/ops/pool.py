@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.graph import linear_backward, replay
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.activation import floating
@@ -35,8 +35,8 @@ class Plan(NamedTuple):
 class MaxPool(Op):
     """Saves the number of the winning tap of each window, not the input."""
 
+    flat = OF_ITSELF
     floats_only = True
-
     wide_integers = True
 
     def forward(self, x: Any, plan: Plan, return_indices: bool) -> Any:
@@ -64,6 +64,7 @@ class MaxPool(Op):
 
 
 class AvgPool(Op):
+    flat = OF_ITSELF
     floats_only = True
     wide_integers = True
 

@@ -14,7 +14,7 @@ import numpy as np
 from fastdl import dtypes
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import replay
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, float64, int32, int64, uint8
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array, on_device, select
@@ -278,6 +278,7 @@ class Norm(Reduction):
         if p == 0:
             return None
         if p in (1, float("inf"), float("-inf")):  # the slope is constant
+            self.flat = OF_ITSELF
             whole = full(grad.shape, 1, self.x.dtype, self.x)
             return self.with_axes(grad) * Tensor._wrap(self.backward(whole))
         x, y = self.saved_input(0, self.x), self.with_axes(self.saved_output(self.y))

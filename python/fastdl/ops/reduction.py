@@ -127,10 +127,25 @@ def matching_target(
     return target
 
 
+def is_learned(weight: Tensor | None) -> bool:
+    """Is a gradient wanted of this weight?"""
+    return weight is not None and weight._requires_grad and mode.enabled
+
+
+def refuse_learned(op: str, name: str, weight: Tensor | None) -> None:
+    """Refuse a weight whose gradient is wanted but not computed."""
+    if is_learned(weight):
+        raise RuntimeError(
+            f"{op}: is not differentiable by {name}, which must not require a gradient; pass {name}.detach(), or "
+            "multiply the losses of reduction='none' by it"
+        )
+
+
 def spread_weight(op: str, name: str, weight: Tensor | None, input: Tensor) -> Tensor | None:
     """A weight whose shape ends input's shape (read as it is) or broadcasts to it (spread out)."""
     if weight is None:
         return None
+    refuse_learned(op, name, weight)
     same_dtype(op, name, weight, input)
     w, x = weight._data, input._data
     if w.shape == x.shape[x.ndim - w.ndim :] and w.ndim <= x.ndim:

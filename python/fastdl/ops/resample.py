@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdl.arrays import assign
 from fastdl.autograd.graph import linear_backward
-from fastdl.autograd.op import Op
+from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.dtypes import FLOATING, complex64, complex128, float32, float64, int32, int64, uint8
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import on_device, select
@@ -87,6 +87,8 @@ class Pad(Op):
 
     def forward(self, x: Any, padding: Pairs, mode: str, value: float) -> Any:
         self.size, self.padding, self.mode = x.shape, padding, mode
+        if mode in ("reflect", "replicate"):
+            self.flat = OF_ITSELF
         # Images (N, H, W, C) stay so, as in PyTorch; what lies in another order becomes C's.
         if x.ndim > 3 and (order := memory_order(x)) == [0, *range(2, x.ndim), 1]:
             y = self.forward(x.transpose(order), [padding[axis] for axis in order], mode, value)

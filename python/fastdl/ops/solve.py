@@ -8,9 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.errors import LinAlgError
+from fastdl.kernels import select
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
-from fastdl.ops.matrix import Cholesky, Inverse, Solve, TriangularSolve, check_matrix, failed
+from fastdl.ops.matrix import (
+    Cholesky,
+    Inverse,
+    Solve,
+    TriangularSolve,
+    check_matrix,
+    failed,
+    mH,
+    missing_factor,
+)
 from fastdl.ops.views import squeeze, unsqueeze
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -135,36 +145,57 @@ def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = Fa
 
 @on_host
 def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> CholeskyExResult:
-    """:func:`fastdl.linalg.cholesky`, NaN where A is not positive definite, and the order of the minor that is not.
+    """:func:`fastdl.linalg.cholesky`, and the order of the first leading minor that is not positive definite: the
+    factor is begun then, its columns before that one done and those behind it A's.
 
     See ``torch.linalg.cholesky_ex``.
     """
     check_matrix("cholesky_ex", A)
     shape = A.shape[:-2]
     try:  # one call, if all are
-        lower = Cholesky.apply(A)
-        return CholeskyExResult(
-            lower.mH if upper else lower, Tensor._wrap(np.zeros(shape, np.int32, like=A._data))
-        )
+        lower, info = Cholesky.apply(A, upper=upper), np.zeros(shape, np.int32, like=A._data)
     except LinAlgError:
-        matrices = A._data.reshape(math.prod(shape), *A.shape[-2:])
-        info = np.asarray([_minor(a) for a in matrices], np.int32).reshape(shape)
-    check_info("cholesky_ex", info, check_errors, "not positive definite: leading minor")
-    failed = info != 0
-    lower = Cholesky.apply(_replaced(A, failed) if failed.any() else A)
-    if failed.any():
-        lower = where(Tensor._wrap(failed[..., None, None]), float("nan"), lower)
+        matrices = (mH(A._data) if upper else A._data).reshape(math.prod(shape), *A.shape[-2:])
+        orders = [_minor(a) for a in matrices]
+        info = np.asarray(orders, np.int32).reshape(shape)
+        check_info("cholesky_ex", info, check_errors, "not positive definite: leading minor")
+        begun = np.stack([_begun(a, order) for a, order in zip(matrices, orders, strict=True)])
+        bad = info != 0
+        lower = where(
+            Tensor._wrap(bad[..., None, None]),
+            Tensor._wrap(begun.reshape(A.shape)),
+            Cholesky.apply(_replaced(A, bad), upper=upper),
+        )
     return CholeskyExResult(lower.mH if upper else lower, Tensor._wrap(info))
 
 
 def _minor(a: Any) -> int:
     """The order of the first leading minor that has no Cholesky factor, 0 if all have one: by bisection."""
-    low, high = 0, a.shape[-1] + 1  # the largest order known to have one, the smallest not
+    n = a.shape[-1]
+    low, high = 0, n + 1  # the largest order known to have one, the smallest not
     while high - low > 1:
-        middle = high - 1 if low == 0 and high == a.shape[-1] + 1 else (low + high) // 2
-        try:
-            np.linalg.cholesky(a[:middle, :middle])
+        middle = n if low == 0 and high == n + 1 else (low + high) // 2
+        if _has_factor(a[:middle, :middle]):
             low = middle
-        except np.linalg.LinAlgError:
+        else:
             high = middle
-    return 0 if high == a.shape[-1] + 1 else high
+    return 0 if high == n + 1 else high
+
+
+def _has_factor(a: Any) -> bool:
+    try:
+        return not missing_factor(np.linalg.cholesky(a))
+    except np.linalg.LinAlgError:
+        return False
+
+
+def _begun(a: Any, order: int) -> Any:
+    """The lower factor as far as it goes: ``order - 1`` columns, and the square that was to be the next diagonal."""
+    lower = np.tril(a)
+    if order:
+        done = order - 1
+        lower[:done, :done] = first = np.linalg.cholesky(a[:done, :done])
+        lower[done:, :done] = mH(select(a).triangular_solve(first, mH(a[done:, :done]), False, False))
+        row = lower[done, :done]
+        lower[done, done] = lower[done, done].real - np.vdot(row, row).real
+    return lower

@@ -6,6 +6,7 @@ Gamma, Bessel and error functions have files of their own.
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -227,21 +228,30 @@ def entr(input: Tensor) -> Tensor:
 class CopySign(Op):
     """|x| with the sign of y; the gradient of x changes sign where x does."""
 
+    flat = MappingProxyType({0: (0, 1)})
+
     def forward(self, x: Any, y: Any) -> Any:
         self.likes = (x.shape, y.shape)
-        self.x, self.y, self.saves = x, y, (0, 1) if self.needs[0] else ()
-        return select(x).copysign_forward(x, y)
+        result = select(x).copysign_forward(x, y)
+        if self.needs[0]:  # the result has the sign of y
+            self.x, self.y, self.saves, self.saves_output = x, result, (0,), True
+        return result
 
     def backward(self, grad: Any) -> Any:
-        k = select(grad)
-        slope = k.mul_forward(k.sign_forward(self.x), k.copysign_forward(1.0, self.y))
-        of_y = zeros(self.likes[1], grad.dtype, grad) if self.needs[1] else None
-        return sum_to(k.mul_forward(grad, slope), self.likes[0]), of_y
+        k, of_x = select(grad), None
+        if self.needs[0]:
+            slope = k.mul_forward(k.sign_forward(self.x), k.copysign_forward(1.0, self.y))
+            of_x = sum_to(k.mul_forward(grad, slope), self.likes[0])
+        return of_x, zeros(self.likes[1], grad.dtype, grad) if self.needs[1] else None
 
     def backward_graph(self, grad: Tensor) -> Any:
-        slope = Tensor._wrap(np.sign(self.x) * np.copysign(1, self.y))
-        of_y = Tensor._wrap(zeros(self.likes[1], grad._data.dtype, grad._data)) if self.needs[1] else None
-        return (grad * slope).sum_to_size(self.likes[0]), of_y
+        of_x = None
+        if self.needs[0]:
+            slope = Tensor._wrap(np.sign(self.x) * np.copysign(1, self.y))
+            of_x = (grad * slope).sum_to_size(self.likes[0])
+        return of_x, Tensor._wrap(zeros(self.likes[1], grad._data.dtype, grad._data)) if self.needs[
+            1
+        ] else None
 
 
 def copysign(input: Tensor, other: Any) -> Tensor:

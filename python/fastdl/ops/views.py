@@ -377,6 +377,8 @@ def _T(input: Tensor) -> Tensor:
 @in_one_call("mT", Transpose)
 def _mT(input: Tensor) -> Tensor:
     """The last two axes exchanged."""
+    if input._data.ndim == 0:
+        return input
     if input._data.ndim < 2:
         raise RuntimeError(f"mT: expects at least 2 dimensions, got shape {input.shape}")
     return Transpose.apply(input, a=-2, b=-1)  # type: ignore[no-any-return]

@@ -243,9 +243,14 @@ def _into_image(x: Array, n: int, padding: str, align_corners: bool) -> tuple[Ar
     return np.where(x > 0, np.minimum(x, n - 1), 0), slope
 
 
-def _grid_taps(v: Array, n: int, mode: str, padding: str, align_corners: bool) -> list[tuple[Array, ...]]:
+def _grid_taps(
+    v: Array, n: int, rank: int, mode: str, padding: str, align_corners: bool
+) -> list[tuple[Array, ...]]:
     """Along one axis of n pixels, at coordinates v: (pixel, is there one, weight, d weight / d v) of each tap."""
     x = (v + 1) * ((n - 1) / 2) if align_corners else ((v + 1) * n - 1) / 2
+    if rank == 3:  # what is not finite is outside of a volume, or at the axis' end; in an image NaN
+        lost = np.isnan(v) if padding == "border" else ~np.isfinite(v)
+        x = np.where(lost, -2 if padding == "zeros" else n - 1, x)
     slope: Any = (n - 1) / 2 if align_corners else n / 2
     if mode != "bicubic":
         x, inner = _into_image(x, n, padding, align_corners)
@@ -282,7 +287,10 @@ def _grid_corners(
     rank = grid.shape[-1]
     size = x.shape[2:]
     points = grid.reshape(len(grid), prod(grid.shape[1:-1]), rank)
-    axes = [_grid_taps(points[..., rank - 1 - a], size[a], mode, padding, align_corners) for a in range(rank)]
+    axes = [
+        _grid_taps(points[..., rank - 1 - a], size[a], rank, mode, padding, align_corners)
+        for a in range(rank)
+    ]
     corners = []
     for taps in product(*axes):
         place: Any = 0

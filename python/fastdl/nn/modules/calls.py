@@ -59,33 +59,40 @@ class _BackwardHooks:
         self.module = module
         self.before = [*every_backward_pre.values(), *module._backward_pre_hooks.values()]
         self.after = [*every_backward.values(), *module._backward_hooks.values()]
-        self.grad_output: tuple[Tensor | None, ...] = ()
+        self.grad_output: tuple[Tensor | None, ...] | None = None
 
     def outputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
         """Run the backward pre-hooks; returns the gradients to go on with."""
         full: list[Tensor | None] = [None] * count
         for position, grad in zip(positions, grads, strict=True):
             full[position] = grad
-        self.grad_output = tuple(full)
+        grad_output = tuple(full)
         for hook in self.before:
-            changed = hook(self.module, self.grad_output)
+            changed = hook(self.module, grad_output)
             if changed is not None:
-                self.grad_output = changed if isinstance(changed, tuple) else (changed,)
-                if len(self.grad_output) != count:
+                grad_output = changed if isinstance(changed, tuple) else (changed,)
+                if len(grad_output) != count:
                     raise RuntimeError(
-                        f"backward pre-hook of {self.module._get_name()}: returned {len(self.grad_output)} "
-                        f"gradients, the module has {count} outputs"
+                        f"backward pre-hook of {self.module._get_name()}: returned {len(grad_output)} gradients, "
+                        f"the module has {count} outputs"
                     )
-        return [self.grad_output[i] for i in positions]
+        self.grad_output = grad_output
+        return [grad_output[i] for i in positions]
 
     def inputs_arrived(self, grads: list[Any], positions: list[int], count: int) -> list[Any]:
-        """Run the backward hooks; returns the gradients to go on with."""
+        """Run the backward hooks; returns the gradients to go on with.
+
+        No hook runs where the module's outputs had no gradient: a second derivative reaches its inputs otherwise.
+        """
+        grad_output, self.grad_output = self.grad_output, None
+        if grad_output is None:
+            return grads
         full: list[Tensor | None] = [None] * count
         for position, grad in zip(positions, grads, strict=True):
             full[position] = grad
         grad_input = tuple(full)
         for hook in self.after:
-            changed = hook(self.module, grad_input, self.grad_output)
+            changed = hook(self.module, grad_input, grad_output)
             if changed is not None:
                 grad_input = changed if isinstance(changed, tuple) else (changed,)
                 if len(grad_input) != count:
