@@ -1,8 +1,9 @@
-// The functions of simd/math.h, one after the other over an array (vector_math.h says what for). Work: ranges
-// over threads (simd/map.h). Passes: one read, one write.
+// The functions of simd/math.h, one after the other over an array (vector_math.h says what for): vector by vector, as nobody
+// waits for them. Passes: one read, one write.
 #include "cpu/vector_math.h"
 
-#include "cpu/simd/map.h"
+#include <algorithm>
+
 #include "cpu/simd/math.h"
 
 namespace fastdl {
@@ -23,6 +24,15 @@ struct Functions {
   }
 };
 
+template <class T, class F>
+void each_vector(T* y, int64_t n, const T* x, F f) {
+  constexpr int64_t w = simd::kWidth<T>;
+  for (int64_t i = 0; i < n; i += w) {
+    const int count = int(std::min(w, n - i));
+    simd::store_n(y + i, f(simd::load_n(x + i, count)), count);
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -30,25 +40,25 @@ void vector_math(VectorFunction function, T* y, const T* x, int64_t n) {
   using V = simd::Vec<T>;
   switch (function) {
     case VectorFunction::exp:
-      return simd::map<true>(y, n, [](V v) { return simd::exp<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::exp<T>(v); });
     case VectorFunction::expm1:
-      return simd::map<true>(y, n, [](V v) { return simd::expm1<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::expm1<T>(v); });
     case VectorFunction::log:
-      return simd::map<true>(y, n, [](V v) { return simd::log<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::log<T>(v); });
     case VectorFunction::log1p:
-      return simd::map<true>(y, n, [](V v) { return simd::log1p<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::log1p<T>(v); });
     case VectorFunction::log1p_unit:
-      return simd::map<true>(y, n, [](V v) { return simd::log1p_unit<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::log1p_unit<T>(v); });
     case VectorFunction::tanh:
-      return simd::map<true>(y, n, [](V v) { return simd::tanh<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::tanh<T>(v); });
     case VectorFunction::sigmoid:
-      return simd::map<true>(y, n, [](V v) { return simd::sigmoid<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::sigmoid<T>(v); });
     case VectorFunction::erf:
-      return simd::map<true>(y, n, [](V v) { return simd::erf<T>(v); }, x);
+      return each_vector(y, n, x, [](V v) { return simd::erf<T>(v); });
     case VectorFunction::sin_2pi:
-      return simd::map<true>(y, n, [](V v) { return Functions<T>::sin_2pi(v); }, x);
+      return each_vector(y, n, x, [](V v) { return Functions<T>::sin_2pi(v); });
     case VectorFunction::cos_2pi:
-      return simd::map<true>(y, n, [](V v) { return Functions<T>::cos_2pi(v); }, x);
+      return each_vector(y, n, x, [](V v) { return Functions<T>::cos_2pi(v); });
   }
 }
 
