@@ -456,6 +456,29 @@ def test_the_gradient_of_an_empty_vector_in_cat():
         assert b.grad.tolist() == [[1, 1, 1]] * 2
 
 
+def test_memory_of_a_numpy_array_ends_with_it():
+    """What lies around a part of an array is not the tensor's, as in PyTorch."""
+    torch = pytest.importorskip("torch")
+    for make in (
+        lambda lib, a: lib.from_numpy(a[2:]),
+        lambda lib, a: lib.as_tensor(a[2:4]),
+        lambda lib, a: lib.asarray(a[1:7]),
+        lambda lib, a: lib.from_numpy(a.reshape(2, 5)[1:].T),
+        lambda lib, a: lib.frombuffer(a[1:], dtype=lib.float64, offset=16),
+    ):
+        for size, offset in ((2, 0), (2, 1), (2, None), (9, None)):
+            results = []
+            for lib in (fastdl, torch):
+                array = np.arange(10.0)
+                t = make(lib, array)
+                try:
+                    t.as_strided((size,), (1,), offset).fill_(-1)
+                except RuntimeError:
+                    array[:] = -2
+                results.append((t.storage_offset(), array.tolist()))
+            assert results[0] == results[1]
+
+
 def test_as_strided_after_other_memory_was_given():
     found = []
     for lib in (torch, fastdl):

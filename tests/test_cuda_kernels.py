@@ -419,6 +419,13 @@ def test_norm_gradients_in_sixteen_bits(cuda, dtype):
     against_reference(cuda, "batch_norm_backward", grad, image, scale, mean, var, *options, factor=4.0)
 
 
+def test_the_largest_difference_is_found_by_its_rounded_distance(cuda):
+    a, b, grad = (numbers(s, np.float16, i) for i, s in enumerate([(2, 5, 7), (2, 6, 7), (2, 5, 6)]))
+    got = cuda.cdist_backward(grad, a, b, cuda.cdist_forward(a, b, np.inf), np.inf)
+    exact = reference.cdist_forward(wide(a), wide(b), np.inf)
+    check(got, reference.cdist_backward(wide(grad), wide(a), wide(b), exact, np.inf), 2.0)
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_cross_entropy_gradient_in_sixteen_bits(cuda, dtype):
     x, target = numbers((5, 37), dtype, scale=3), np.array([1, 36, -100, 0, 7])

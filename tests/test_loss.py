@@ -486,3 +486,18 @@ def test_weights_that_are_learned():
         found.append([g.numpy() for loss in taken for g in lib.autograd.grad(loss(lib, x, w), (x, w))])
     for expected, got in zip(*found, strict=True):
         np.testing.assert_allclose(got, expected, 1e-9)
+
+
+def test_learned_weights_of_integer_targets():
+    """As those that are not learned: the labels become floats."""
+    torch = pytest.importorskip("torch")
+    results = []
+    for lib in (fastdl, torch):
+        weight = lib.ones(3, requires_grad=True)
+        x = lib.tensor([[0.3, -1.0, 2.0], [0.5, 0.1, -0.2]])
+        labels = lib.tensor([[1, 0, 1], [0, 0, 1]])
+        loss = lib.nn.functional.multilabel_soft_margin_loss(x, labels, weight)
+        loss.backward()
+        results.append((loss.detach().numpy(), weight.grad.numpy()))
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)

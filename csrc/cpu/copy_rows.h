@@ -1,5 +1,6 @@
-// Short rows of bytes from one place to another, and rows of elements with gaps. A call of memcpy for each would take longer than the copy: here its
-// choice by length is made once for all rows, and a row is two words that overlap in its middle.
+// Short rows of bytes from one place to another, and rows of elements with gaps. A call of memcpy for each would
+// take longer than the copy: here its choice by length is made once for all rows, and a row is two words that
+// overlap in its middle.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +14,10 @@ void copy_rows(char* to, int64_t to_step, const char* from, int64_t from_step, i
 
 // Whether copy_spaced() is for elements of `item` bytes that lie `step` bytes apart.
 inline bool is_spaced(int64_t step, int64_t item) {
-  return item > 1 && step > item && step <= 4 * item && step % item == 0;
+  return (item == 2 || item == 4 || item == 8) && step > item && step <= 4 * item && step % item == 0;
 }
-// `n` elements of `item` bytes (2, 4 or 8), every second, third or fourth one from `from` on (`step` bytes), side by side.
-// What is behind the last one is not read.
+// `n` elements of `item` bytes (2, 4 or 8), every second, third or fourth one from `from` on (`step` bytes), side
+// by side. What is behind the last one is not read.
 void copy_spaced(char* to, const char* from, int64_t step, int64_t item, int64_t n);
 
 // An element of `item` bytes (1, 2, 4 or 8) as often as it fits into eight.

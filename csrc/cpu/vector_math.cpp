@@ -1,5 +1,5 @@
-// The functions of simd/math.h, one after the other over an array (vector_math.h says what for): vector by vector, as nobody
-// waits for them. Passes: one read, one write.
+// The functions of simd/math.h, one after the other over an array (vector_math.h says what for): vector by vector,
+// as nobody waits for them. Passes: one read, one write.
 #include "cpu/vector_math.h"
 
 #include <algorithm>

@@ -119,14 +119,14 @@ __global__ void __launch_bounds__(kBlock ? kMostThreads : 256)
     const auto write = [&](int64_t j, auto& a, const auto& b) {
       FASTDL_UNROLL
       for (int k = 0; k < kWidest<T>; ++k) {
-        const C v = a.v[k] - b.v[k] + eps, sign = v > 0 ? C(1) : v < 0 ? C(-1) : v;
-        C slope = sign;
+        const C v = a.v[k] - b.v[k] + eps;
+        C slope = sign(v);
         if (norm == Norm::two)
           slope = v * inverse;
         else if (norm == Norm::any)
-          slope = v == 0 ? C(0) : sign * power<T>(std::fabs(v) * inverse, p - 1);
+          slope = v == 0 ? C(0) : sign(v) * power<T>(std::fabs(v) * inverse, p - 1);
         else if (norm == Norm::infinite)
-          slope = is_largest(v) ? sign : C(0);
+          slope = is_largest(v) ? sign(v) : C(0);
         a.v[k] = length == 0 || norm == Norm::zero ? C(0) : g * slope;
       }
       slice.store(grad_x1 + base, j, a);

@@ -25,6 +25,11 @@ __device__ __forceinline__ Compute<T> power(Compute<T> x, Compute<T> p) {
     return std::pow(x, p);
 }
 
+template <class C>
+__device__ __forceinline__ C sign(C x) {  // of NaN NaN
+  return x > 0 ? C(1) : x < 0 ? C(-1) : x;
+}
+
 template <class T, class C>
 __device__ __forceinline__ C term(C size, Norm norm, C p) {  // what a distance adds up
   switch (norm) {

@@ -77,8 +77,8 @@ struct AxisTaps {
   C weight[kTaps], slope[kTaps];  // slope: of the weight, by the grid's coordinate
 };
 // The taps of coordinate v along an axis of n pixels. Products are rounded as on the CPU: at a pixel's edge a place
-// decides between two. What is not finite has NaN for its value in an image, and is outside of a volume or at the end of
-// its axis.
+// decides between two. What is not finite stays so where zeros or a cubic are asked for (the value is NaN), is moved
+// inside elsewhere, and in a volume is outside or at the end of its axis.
 template <int kTaps, int kRank, class C>
 __device__ __forceinline__ AxisTaps<C, kTaps> taps_of(C v, int n, const Grid& p) {
   AxisTaps<C, kTaps> taps;

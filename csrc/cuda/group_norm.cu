@@ -1,5 +1,6 @@
-// Group norm of rows that no block's registers hold: by planes, of which a row has some, so that the whole device works on
-// few rows, and x is read once for the moments and once for y; backward twice with the gradient, for everything.
+// Group norm of rows that no block's registers hold: by planes, of which a row has some, so that the whole
+// device works on few rows, and x is read once for the moments and once for y; backward twice with the gradient,
+// for everything.
 // batch_norm.cu sums over planes and applies; here the planes of a row are joined, a warp for each row:
 //   mean = average of means m_c,  var = average over the row of squares around m_c, plus those of m_c around mean
 //   sums of w g and of w g h over a row, from those of g and g h over planes
@@ -95,7 +96,8 @@ struct Layout {
 int64_t group_norm_scratch(Dtype dtype, const ChannelNorm& p) {
   int64_t bytes = 0;
   by_dtype(dtype, [&]<class T>(T) {
-    const bool suits = p.inner >= 32 && p.per_group * p.inner > 1024 * kRowValues<T>;
+    const bool suits = p.inner >= 32 && p.per_group * p.inner > 1024 * kRowValues<T> &&
+                       p.batch * p.channels * p.inner < int64_t(1) << 31;  // as batch_norm.cu counts places
     if (suits && p.batch * p.channels > 0) bytes = Layout<T>(dtype, p).bytes(p);
   });
   return bytes;

@@ -1,9 +1,10 @@
 // Losses that compare scores of classes with a margin: a warp has a row of scores, and its lanes' parts are added in a
 // fixed order. A gap that is no number counts as closed.
 //
-// One target: the row is read once for its loss, and once for its gradient, in which the target's own is the negative sum
-// of the others'. Several labels: a first pass marks the classes that labels name; then lanes have the other classes
-// and meet all labels (classes * labels steps), backward once more label by label for the labels' own gradients.
+// One target: the row is read once for its loss, and once for its gradient, in which the target's own is the
+// negative sum of the others'. Several labels: a first pass marks the classes that labels name; then lanes have
+// the other classes and meet all labels (classes * labels steps), backward once more label by label for the
+// labels' own gradients.
 #include "cuda/margin_loss.h"
 
 #include "cuda/errors.h"

@@ -18,12 +18,13 @@ static_assert(kRows * kColumns == kThreads);
 
 template <class T, Norm kNorm>
 __global__ void __launch_bounds__(kThreads)
-    all_distances(T* distance, const T* x1, const T* x2, Compute<T> p, Pairs pairs) {
+    all_distances(T* distance, const T* x1, const T* x2, Compute<T> p, Pairs pairs, Divisor across) {
   using C = Compute<T>;
   FASTDL_SHARED(C, a, kTile * (kPiece + 1));
   FASTDL_SHARED(C, b, kTile * (kPiece + 1));
   const int row = int(threadIdx.x) / kTile, column = int(threadIdx.x) % kTile;
-  const int64_t i0 = int64_t(blockIdx.y) * kTile, j0 = int64_t(blockIdx.x) * kTile;
+  const uint32_t tile = across.quotient(blockIdx.x);
+  const int64_t i0 = int64_t(tile) * kTile, j0 = int64_t(blockIdx.x - tile * across.divisor) * kTile;
   for (int64_t n = blockIdx.z; n < pairs.batch; n += gridDim.z) {
     const T *first = x1 + n * pairs.rows1 * pairs.length, *second = x2 + n * pairs.rows2 * pairs.length;
     C sum = 0;
@@ -53,20 +54,17 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class C>
-__device__ __forceinline__ C sign(C x) {  // of NaN NaN
-  return x > 0 ? C(1) : x < 0 ? C(-1) : x;
-}
-
 template <class T, Norm kNorm>
 __global__ void __launch_bounds__(kThreads)
     all_distances_backward(T* grad_x1, const T* grad_distance, const T* x1, const T* x2, const T* distance,
-                           Compute<T> p, Pairs pairs) {
+                           Compute<T> p, Pairs pairs, Divisor across) {
   using C = Compute<T>;
   FASTDL_SHARED(C, factor, kRows * kColumns);  // of a pair: its gradient, for p = 2 over its distance
   FASTDL_SHARED(C, length, kRows * kColumns);
   const int row = int(threadIdx.x) / kColumns, lane = int(threadIdx.x) % kColumns;
-  const int64_t i = int64_t(blockIdx.y) * kRows + row, m = int64_t(blockIdx.x) * kColumns + lane;
+  const uint32_t tile = across.quotient(blockIdx.x);
+  const int64_t i = int64_t(tile) * kRows + row,
+                m = int64_t(blockIdx.x - tile * across.divisor) * kColumns + lane;
   for (int64_t n = blockIdx.z; n < pairs.batch; n += gridDim.z) {
     const T* second = x2 + n * pairs.rows2 * pairs.length;
     const bool mine = i < pairs.rows1 && m < pairs.length;
@@ -91,7 +89,7 @@ __global__ void __launch_bounds__(kThreads)
         else if constexpr (kNorm == Norm::two)
           sum += f * d;
         else if constexpr (kNorm == Norm::infinite)
-          sum += std::fabs(d) == l ? f * sign(d) : f * 0;
+          sum += C(widen(narrow<T>(std::fabs(d)))) == l ? f * sign(d) : f * 0;  // as the distance was rounded
         else
           sum += d == 0 ? f * 0 : f * sign(d) * power<T>(std::fabs(d) / l, p - 1);
       }
@@ -122,10 +120,11 @@ void by_norm(Dtype dtype, double p, F&& f) {
   });
 }
 
-dim3 grid_of(int64_t columns, int64_t rows, int64_t batch) {
-  if (rows > 65535)
-    throw std::invalid_argument("cdist on CUDA is limited to some 500,000 rows; give the rows in parts");
-  return dim3(unsigned(columns), unsigned(rows), unsigned(std::min<int64_t>(batch, 65535)));
+// Tiles of all rows, `across` of them for each row of tiles.
+dim3 grid_of(int64_t down, int64_t across, int64_t batch) {
+  if (down * across >= int64_t(1) << 31)
+    throw std::invalid_argument("cdist on CUDA: more than 2^31 tiles of pairs; give the rows in parts");
+  return dim3(unsigned(down * across), 1, unsigned(std::min<int64_t>(batch, 65535)));
 }
 
 }  // namespace
@@ -133,24 +132,28 @@ dim3 grid_of(int64_t columns, int64_t rows, int64_t batch) {
 void cdist_forward(Dtype dtype, void* distance, const void* x1, const void* x2, double p, const Pairs& pairs,
                    Stream stream) {
   if (pairs.batch * pairs.rows1 * pairs.rows2 == 0) return;
-  const dim3 grid = grid_of(ceil_div(pairs.rows2, kTile), ceil_div(pairs.rows1, kTile), pairs.batch);
+  const int64_t across = ceil_div(pairs.rows2, kTile);
+  const dim3 grid = grid_of(ceil_div(pairs.rows1, kTile), across, pairs.batch);
   by_norm(dtype, p, [&]<class T, Norm kNorm>(T, Kind<kNorm>) {
     launch("cdist", all_distances<T, kNorm>, grid, dim3(kThreads), 0, stream, static_cast<T*>(distance),
-           static_cast<const T*>(x1), static_cast<const T*>(x2), Compute<T>(p), pairs);
+           static_cast<const T*>(x1), static_cast<const T*>(x2), Compute<T>(p), pairs,
+           Divisor(uint32_t(across)));
   });
 }
 
 void cdist_backward(Dtype dtype, void* grad_x1, const void* grad_distance, const void* x1, const void* x2,
                     const void* distance, double p, const Pairs& pairs, Stream stream) {
   if (pairs.batch * pairs.rows1 * pairs.length == 0) return;
-  const dim3 grid = grid_of(ceil_div(pairs.length, kColumns), ceil_div(pairs.rows1, kRows), pairs.batch);
+  const int64_t across = ceil_div(pairs.length, kColumns);
+  const dim3 grid = grid_of(ceil_div(pairs.rows1, kRows), across, pairs.batch);
   by_norm(dtype, p, [&]<class T, Norm kNorm>(T, Kind<kNorm>) {
     if constexpr (kNorm == Norm::zero)
       zero(grad_x1, sizeof(T) * size_t(pairs.batch * pairs.rows1 * pairs.length), stream);
     else
       launch("cdist_backward", all_distances_backward<T, kNorm>, grid, dim3(kThreads), 0, stream,
              static_cast<T*>(grad_x1), static_cast<const T*>(grad_distance), static_cast<const T*>(x1),
-             static_cast<const T*>(x2), static_cast<const T*>(distance), Compute<T>(p), pairs);
+             static_cast<const T*>(x2), static_cast<const T*>(distance), Compute<T>(p), pairs,
+             Divisor(uint32_t(across)));
   });
 }
 

@@ -3,10 +3,10 @@
 // offsets cross memory once; windows that overlap meet in the caches.
 //
 // What limits a window of few taps is bytes only if places cost few instructions: coordinates are 32-bit
-// within a plane, and divisions (by extents, strides and dilations) are multiplications. Windows of 2 and 3
-// taps an axis are unrolled, so that all their loads are on their way before the first value is compared; a
-// strip loads three outputs at a time and decodes its coordinates and rows of outputs once for four inputs,
-// which are written by one access.
+// within a plane, and divisions (by extents, strides and dilations) are multiplications. Squares of 2
+// and 3 taps are unrolled (in volumes, and with dilation: others of one slice are pool_small.cu's), so that all
+// their loads are on their way before the first value is compared; a strip loads three outputs at a time and
+// decodes its coordinates and rows of outputs once for four inputs, which are written by one access.
 #include "cuda/pool.h"
 
 #include <algorithm>

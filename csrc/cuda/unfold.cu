@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
   using C = Compute<T>;
   const int64_t outputs = int64_t(p.d.out) * p.h.out * p.w.out;
   for_each_place(inputs, [&](uint32_t i, const Place& at) {
-    const T* from = columns + at.plane * taps * outputs;
+    const T* from = columns + int64_t(at.plane) * taps * outputs;
     C sum = 0;
     p.d.for_each_hit(at.d, [&](int od, int kd) {
       p.h.for_each_hit(at.h, [&](int oh, int kh) {

@@ -231,7 +231,26 @@ def from_numpy(ndarray: Any, /) -> Tensor:
         raise ValueError(
             "from_numpy: the array's elements are not aligned (a field of a structured array?); use array.copy()"
         )
-    return Tensor._wrap(array)
+    return Tensor._wrap(_bounded(array))
+
+
+class _Memory:
+    """What NumPy asks for the memory of ``array``, to be written to or not."""
+
+    def __init__(self, array: Any, locked: bool) -> None:
+        self.array = array  # kept alive
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], locked)}
+
+
+def _on_memory(array: Any, locked: bool) -> Any:
+    return np.asarray(_Memory(array, locked)).view(array.dtype)
+
+
+def _bounded(array: Any) -> Any:
+    """An array on a user's memory, and no more of it than that array has: a tensor's memory (``storage_offset``,
+    ``as_strided``) goes as far as the arrays that it is a view of."""
+    return _on_memory(array, not array.flags.writeable) if isinstance(array.base, np.ndarray) else array
 
 
 def from_dlpack(ext_tensor: Any, /) -> Tensor:
@@ -258,7 +277,7 @@ def from_dlpack(ext_tensor: Any, /) -> Tensor:
     array = np.from_dlpack(ext_tensor)
     if not array.flags.writeable:
         # NumPy marks imports read-only where the exporter speaks an old protocol version, which cannot say.
-        array = _writeable(array)
+        array = _on_memory(array, False)
     return Tensor._wrap(check_array("from_dlpack", array))
 
 
@@ -278,24 +297,12 @@ class _Exporter:
         return _DLPACK_CPU, 0
 
 
-class _Writeable:
-    def __init__(self, array: Any) -> None:
-        interface = dict(array.__array_interface__)
-        interface["data"] = (interface["data"][0], False)
-        self.__array_interface__ = interface
-        self.owner = array
-
-
-def _writeable(array: Any) -> Any:
-    return np.asarray(_Writeable(array))
-
-
 def from_buffer(
     buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False
 ) -> Tensor:
     """A one-dimensional tensor on a buffer's memory; see ``torch.frombuffer``."""
     array = np.frombuffer(buffer, as_dtype("frombuffer", dtype), count, offset)
-    return finish("frombuffer", array, CPU, requires_grad)
+    return finish("frombuffer", _bounded(array), CPU, requires_grad)
 
 
 frombuffer = from_buffer

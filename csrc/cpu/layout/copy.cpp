@@ -5,7 +5,8 @@
 //                  otherwise (a transpose) tiles of 16 x 16 elements, so that each cache line, read or
 //                  written, is used completely while it is in L1; large results go past the caches. Work:
 //                  rows or tile rows.
-//   concat         one memcpy per part and outer slice, long ones cut; two parts of single elements are zipped. Work: slices, or pieces of a part.
+//   concat         one memcpy per part and outer slice, long ones cut; two parts of single elements are
+//                  zipped. Work: slices, or pieces of a part.
 #include "cpu/layout.h"
 
 #include <unistd.h>

@@ -80,7 +80,7 @@ template <class T>
 #if defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {
     const auto pairs = [=](int i) {  // of lanes i and i + 1
-      const __m128 low = _mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(p + index[i])));
+      const __m128 low = _mm_castsi128_ps(_mm_loadu_si64(p + index[i]));
       return _mm_loadh_pi(low, reinterpret_cast<const __m64*>(p + index[i + 1]));
     };
     const auto half = [=](int i) {

@@ -172,7 +172,8 @@ class Flat(Op):
 
     Where a gradient hangs on an input in steps only (that of ``relu``), PyTorch's second derivative is a tensor of
     zeros, and None would say that there is no connection. Zeros are not sent through the graph, which would double the
-    work of a gradient penalty: :func:`behind_flat` tells where they would arrive.
+    work of a gradient penalty: :func:`behind_flat` tells where they would arrive. It looks at the whole graph of every
+    backward while any of these nodes is alive.
     """
 
     takes_complex = True

@@ -8,6 +8,7 @@ do.
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -207,7 +208,7 @@ class Threshold(_Pieces, kernel="threshold"):
 
 
 class Prelu(Op):
-    flat = OF_ITSELF
+    flat = MappingProxyType({0: (0,), 1: (1,)})  # each gradient hangs on its own input in steps
     floats_only = True
     saves = (0, 1)
 

@@ -221,6 +221,7 @@ def multilabel_soft_margin_loss(
     else:
         input, target, weight = promoted(input, target, weight)
         if is_learned(weight):
+            target = matching_target(op, input, target, convert=True)
             losses = binary_cross_entropy_with_logits(input, target, reduction="none") * weight
             return reduce_graph(losses.mean(-1), reduction)  # type: ignore[no-any-return]
     return MultilabelSoftMarginLoss.apply(  # type: ignore[no-any-return]

@@ -39,7 +39,7 @@ def check_reduction(op: str, size_average: bool | None, reduce: bool | None, red
 
 
 def reduce_losses(losses: Any, reduction: str) -> Any:
-    """Losses of items, as asked for. Summed in float64: as accurate as the items are."""
+    """Losses of items, as asked for, by the kernels of sums and means."""
     if reduction == "none":
         return losses
     losses = array(losses)

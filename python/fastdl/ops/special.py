@@ -245,13 +245,13 @@ class CopySign(Op):
         return of_x, zeros(self.likes[1], grad.dtype, grad) if self.needs[1] else None
 
     def backward_graph(self, grad: Tensor) -> Any:
-        of_x = None
+        of_x = of_y = None
         if self.needs[0]:
             slope = Tensor._wrap(np.sign(self.x) * np.copysign(1, self.y))
             of_x = (grad * slope).sum_to_size(self.likes[0])
-        return of_x, Tensor._wrap(zeros(self.likes[1], grad._data.dtype, grad._data)) if self.needs[
-            1
-        ] else None
+        if self.needs[1]:
+            of_y = Tensor._wrap(zeros(self.likes[1], grad._data.dtype, grad._data))
+        return of_x, of_y
 
 
 def copysign(input: Tensor, other: Any) -> Tensor:
