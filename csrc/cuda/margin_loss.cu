@@ -2,9 +2,9 @@
 // fixed order. A gap that is no number counts as closed.
 //
 // One target: the row is read once for its loss, and once for its gradient, in which the target's own is the
-// negative sum of the others'. Several labels: a first pass marks the classes that labels name; then lanes have
-// the other classes and meet all labels (classes * labels steps), backward once more label by label for the
-// labels' own gradients.
+// negative sum of the others'. Several labels: lanes have the classes and meet all labels (classes * labels
+// steps), of which some may name them; backward that is kept, and labels go once more, one after the other, for
+// their own gradients.
 #include "cuda/margin_loss.h"
 
 #include "cuda/errors.h"
@@ -73,27 +73,20 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// How many labels a row has; marks the classes that they name.
-__device__ __forceinline__ int64_t mark_named(uint8_t* named, const int64_t* labels, int64_t row, int lane,
-                                              const MarginLoss& p) {
+// How many labels a row has.
+__device__ __forceinline__ int64_t count_labels(const int64_t* labels, int64_t row, int lane,
+                                                const MarginLoss& p) {
   const Report report{p.report, kMultilabelMargin};
-  for (int64_t i = lane; i < p.classes; i += 32) named[i] = 0;
-  sync_warp();
-  int64_t count = p.classes;
   for (int64_t first = 0; first < p.classes; first += 32) {
     const int64_t j = first + lane, label = j < p.classes ? labels[j] : -1;
     const uint32_t ends = ballot(label < 0 || label >= p.classes);
-    if (ends != 0) {
-      int before = 0;
-      while ((ends >> before & 1) == 0) ++before;
-      count = std::min(count, first + before);
-      if (lane == before && label != -1) report.out_of_range(row * p.classes + j, label, p.classes);
-    }
-    if (j < count) named[label] = 1;
-    if (ends != 0) break;
+    if (ends == 0) continue;
+    int before = 0;
+    while ((ends >> before & 1) == 0) ++before;
+    if (lane == before && label != -1) report.out_of_range(row * p.classes + j, label, p.classes);
+    return std::min(p.classes, first + before);
   }
-  sync_warp();
-  return count;
+  return p.classes;
 }
 
 template <class T, bool kBackward>
@@ -103,9 +96,8 @@ __global__ void __launch_bounds__(kThreads)
   for_each_row(p, [&](int64_t row, int lane) {
     const int64_t start = row * p.classes;
     const int64_t* const labels = p.target + start;
-    uint8_t* const named = marks + start;
     const T* const scores = x + start;
-    const int64_t count = mark_named(named, labels, row, lane, p);
+    const int64_t count = count_labels(labels, row, lane, p);
     const auto gap = [&](int64_t label, int64_t other) {
       const C value = 1 - C(widen(scores[label])) + C(widen(scores[other]));
       return value > 0 ? value : C(0);
@@ -114,11 +106,18 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (kBackward) scale *= C(widen(grad_losses[row]));
     for (int64_t i = lane; i < p.classes; i += 32) {
       C of_class = 0;
-      if (named[i] == 0)
-        for (int64_t j = 0; j < count; ++j)
-          of_class += kBackward ? C(gap(labels[j], i) > 0) : gap(labels[j], i);
+      bool named = false;
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t label = labels[j];
+        named = named || label == i;
+        of_class += kBackward ? C(gap(label, i) > 0) : gap(label, i);
+      }
+      if (named) of_class = 0;
       sum += of_class;
-      if constexpr (kBackward) out[start + i] = narrow<T>(of_class * scale);
+      if constexpr (kBackward) {
+        marks[start + i] = named;
+        out[start + i] = narrow<T>(of_class * scale);
+      }
     }
     if constexpr (!kBackward) {
       sum = warp_reduce(sum, Plus{});
@@ -129,7 +128,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t j = 0; j < count; ++j) {
       C open = 0;
       for (int64_t i = lane; i < p.classes; i += 32)
-        if (named[i] == 0 && gap(labels[j], i) > 0) open += 1;
+        if (marks[start + i] == 0 && gap(labels[j], i) > 0) open += 1;
       open = warp_reduce(open, Plus{});
       if (lane == 0) {
         T& to = out[start + labels[j]];
@@ -167,12 +166,13 @@ void multi_margin_backward(Dtype dtype, void* grad_x, const void* grad_losses, c
   });
 }
 
-void multilabel_margin_forward(Dtype dtype, void* losses, const void* x, uint8_t* named,
-                               const MarginLoss& problem, Stream stream) {
+void multilabel_margin_forward(Dtype dtype, void* losses, const void* x, const MarginLoss& problem,
+                               Stream stream) {
   if (problem.rows == 0) return;
   by_dtype(dtype, [&]<class T>(T) {
     launch_rows<T>("multilabel_margin_loss", multilabel_margin<T, false>, problem, stream,
-                   static_cast<T*>(losses), static_cast<const T*>(nullptr), static_cast<const T*>(x), named);
+                   static_cast<T*>(losses), static_cast<const T*>(nullptr), static_cast<const T*>(x),
+                   static_cast<uint8_t*>(nullptr));
   });
 }
 

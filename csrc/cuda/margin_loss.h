@@ -17,9 +17,9 @@ void multi_margin_forward(Dtype dtype, void* losses, const void* x, const void* 
 void multi_margin_backward(Dtype dtype, void* grad_x, const void* grad_losses, const void* x,
                            const void* weight, int p, double margin, const MarginLoss& problem,
                            Stream stream);
-// 1 / classes * sum over labels j and other classes i of max(0, 1 - x_j + x_i). named: bytes as x has elements.
-void multilabel_margin_forward(Dtype dtype, void* losses, const void* x, uint8_t* named,
-                               const MarginLoss& problem, Stream stream);
+// 1 / classes * sum over labels j and other classes i of max(0, 1 - x_j + x_i). named: as many bytes as x has elements.
+void multilabel_margin_forward(Dtype dtype, void* losses, const void* x, const MarginLoss& problem,
+                               Stream stream);
 void multilabel_margin_backward(Dtype dtype, void* grad_x, const void* grad_losses, const void* x,
                                 uint8_t* named, const MarginLoss& problem, Stream stream);
 

@@ -76,10 +76,11 @@ def multilabel_margin_loss_forward(x: Array, target: Array) -> Array:
     op = "multilabel_margin_loss"
     number = device.code(op, x)
     runtime, problem, target = _problem(op, x, target, x.shape)
-    x, named = contiguous(x), runtime.empty(x.shape, np.dtype(np.uint8))
+    x = contiguous(x)
     losses, pointer = runtime.empty(x.shape[:1], x.dtype), runtime.pointer
-    addresses = pointer(losses), pointer(x), pointer(named)
-    runtime.extension.multilabel_margin_forward(number, *addresses, problem, runtime.stream())
+    runtime.extension.multilabel_margin_forward(
+        number, pointer(losses), pointer(x), problem, runtime.stream()
+    )
     return losses
 
 
