@@ -21,7 +21,6 @@ using namespace pool;
 
 namespace {
 
-constexpr int kStrip = 4;  // inputs of a thread backward
 constexpr int kAhead = 3;  // outputs it loads before it looks at them
 
 // Calls take(value, tap) for the taps of output o, in order: of windows of kH x kW taps in a slice, or any
@@ -102,18 +101,13 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// What an output is divided by.
-struct Average {
-  bool include_pad;
-  int64_t divisor;  // 0: the places that its window covers
-
-  template <class C>
-  __device__ __forceinline__ C covered(const Pool& p, int d, int h, int w) const {
-    if (divisor != 0) return C(divisor);
-    return C(p.d.count(p.d.start(d), include_pad) * p.h.count(p.h.start(h), include_pad) *
-             p.w.count(p.w.start(w), include_pad));
-  }
-};
+// What output (d, h, w) is divided by.
+template <class C>
+__device__ __forceinline__ C covered(const Average& average, const Pool& p, int d, int h, int w) {
+  if (average.divisor != 0) return C(average.divisor);
+  const bool pad = average.include_pad;
+  return C(p.d.count(p.d.start(d), pad) * p.h.count(p.h.start(h), pad) * p.w.count(p.w.start(w), pad));
+}
 
 template <class T, int kH, int kW>
 __global__ void __launch_bounds__(kThreads)
@@ -122,7 +116,7 @@ __global__ void __launch_bounds__(kThreads)
   for_each_place(outputs, [&](uint32_t i, const Place& o) {
     C sum = 0;
     for_each_tap<kH, kW>(x, p, o, C(0), [&](C v, int) { sum += v; });
-    y[i] = narrow<T>(sum / average.covered<C>(p, o.d, o.h, o.w));
+    y[i] = narrow<T>(sum / covered<C>(average, p, o.d, o.h, o.w));
   });
 }
 
@@ -159,7 +153,6 @@ __device__ __forceinline__ void gather_strips(T* grad_x, const Pool& p, const Pl
 
 // The same of one slice without dilation: a thread has kRows rows of a strip, so that an output is looked at once
 // for all inputs that it may be about (`share`).
-constexpr int kRows = 2;
 template <class C>
 using Block = Values<C, kStrip>[kRows];
 template <class T, class Gather>
@@ -231,7 +224,7 @@ struct AverageGather {
   __device__ __forceinline__ C load(uint32_t o) const { return C(widen(grad_y[o])); }
   __device__ __forceinline__ void add(Values<C, kStrip>& sums, const Pool& p, C g, int od, int oh, int ow,
                                       int, int start) const {
-    g /= average.covered<C>(p, od, oh, ow);
+    g /= covered<C>(average, p, od, oh, ow);
     FASTDL_UNROLL
     for (int k = 0; k < kStrip; ++k)
       if (uint32_t(k - start) < uint32_t(p.w.kernel)) sums.v[k] += g;
@@ -239,7 +232,7 @@ struct AverageGather {
   __device__ __forceinline__ void share(Block<C>& sums, const Pool& p, C g, int oh, int ow, int top,
                                         int left) const {
     if (ow >= p.w.out) return;
-    g /= average.covered<C>(p, 0, oh, ow);
+    g /= covered<C>(average, p, 0, oh, ow);
     FASTDL_UNROLL
     for (int y = 0; y < kRows; ++y) {
       const C row = uint32_t(y - top) < uint32_t(p.h.kernel) ? g : C(0);
@@ -299,8 +292,7 @@ void by_window(const PoolProblem& p, F&& f) {
 
 // One slice, no dilation (gather_blocks); averages have none.
 bool flat(const PoolProblem& p) {
-  const auto alone = [](const PoolAxis& a) { return a.in == 1 && a.out == 1 && a.kernel == 1 && a.pad == 0; };
-  return alone(p.d) && p.h.dilation == 1 && p.w.dilation == 1;
+  return one_slice(p) && p.h.dilation == 1 && p.w.dilation == 1;
 }
 
 // One window that is the whole plane, and long: a row for groups of lanes (adaptive pooling), where a thread for
@@ -310,11 +302,6 @@ bool whole_planes(const PoolProblem& p) {
     return a.out == 1 && a.kernel == a.in && a.pad == 0 && a.dilation == 1;
   };
   return whole(p.d) && whole(p.h) && whole(p.w) && p.in_plane() >= 16;
-}
-
-template <class T>
-bool strips_packed(const void* grad_x, const PoolProblem& p) {
-  return p.w.in % kStrip == 0 && aligned(grad_x, sizeof(T) * kStrip);
 }
 
 }  // namespace

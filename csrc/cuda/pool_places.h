@@ -11,6 +11,14 @@
 namespace fastdl::cuda::pool {
 
 inline constexpr int kThreads = 256;
+inline constexpr int kRows = 2,
+                     kStrip = 4;  // inputs of a thread backward; volumes and dilated windows: one row
+
+// What an output's sum is divided by.
+struct Average {
+  bool include_pad;
+  int64_t divisor;  // 0: the places that its window covers
+};
 
 // Numbers of places (plane, d, h, w) and back.
 struct Places {
@@ -128,6 +136,15 @@ inline Places places(int64_t planes, int64_t d, int64_t h, int64_t w) {
   if (count >= kLimit) too_large();
   const auto by = [](int64_t n) { return Divisor(uint32_t(n > 0 ? n : 1)); };
   return {uint32_t(count), by(d), by(h), by(w)};
+}
+// Nothing but one place, and a window of it, along depth.
+inline bool one_slice(const PoolProblem& p) {
+  return p.d.in == 1 && p.d.out == 1 && p.d.kernel == 1 && p.d.pad == 0;
+}
+// Are strips of a gradient's rows packs?
+template <class T>
+bool strips_packed(const void* grad_x, const PoolProblem& p) {
+  return p.w.in % kStrip == 0 && aligned(grad_x, sizeof(T) * kStrip);
 }
 inline Places outputs_of(const PoolProblem& p) {
   return places(p.planes, p.d.out, p.h.out, p.w.out);

@@ -19,8 +19,6 @@ using namespace pool;
 
 namespace {
 
-constexpr int kRows = 2, kStrip = 4;  // inputs of a thread backward
-
 // Outputs of a thread forward: of long columns where rows are shared or short, as their loads are few.
 constexpr int outputs_of(int kH, int kStep) {
   return kH == 1 || kStep == 1 ? 4 : 2;
@@ -70,21 +68,17 @@ struct Maximum {
   }
 };
 
-// What an average's sum is divided by.
-struct Average {
-  bool include_pad;
-  int64_t divisor;  // 0: the places that its window covers
-
-  template <int kSize>
-  __device__ __forceinline__ int count(const Axis& axis, int start) const {
-    if (include_pad) return smaller(start + kSize, axis.in + axis.pad) - start;
-    return smaller(start + kSize, axis.in) - (start < 0 ? 0 : start);
-  }
-  template <class C, int kH, int kW>
-  __device__ __forceinline__ C covered(const Plane& p, int h, int w) const {
-    return divisor != 0 ? C(divisor) : C(count<kH>(p.h, h) * count<kW>(p.w, w));
-  }
-};
+// What the sum of the window that starts at (h, w) is divided by.
+template <int kSize>
+__device__ __forceinline__ int count(const Axis& axis, int start, bool include_pad) {
+  if (include_pad) return smaller(start + kSize, axis.in + axis.pad) - start;
+  return smaller(start + kSize, axis.in) - (start < 0 ? 0 : start);
+}
+template <class C, int kH, int kW>
+__device__ __forceinline__ C covered(const Average& average, const Plane& p, int h, int w) {
+  if (average.divisor != 0) return C(average.divisor);
+  return C(count<kH>(p.h, h, average.include_pad) * count<kW>(p.w, w, average.include_pad));
+}
 template <class T>
 struct Mean {
   using C = Compute<T>;
@@ -104,7 +98,7 @@ struct Mean {
     C sum = rows[0];
     FASTDL_UNROLL
     for (int i = 1; i < kH; ++i) sum += rows[i];
-    y[at] = narrow<T>(quotient(sum, average.covered<C, kH, kW>(p, h, w)));
+    y[at] = narrow<T>(quotient(sum, covered<C, kH, kW>(average, p, h, w)));
   }
 };
 
@@ -189,7 +183,7 @@ struct MeanGather {
   Average average;
 
   __device__ __forceinline__ C load(const Plane& p, int64_t at, int h, int w) const {
-    return quotient(C(widen(grad_y[at])), average.covered<C, kH, kW>(p, h, w));
+    return quotient(C(widen(grad_y[at])), covered<C, kH, kW>(average, p, h, w));
   }
   static __device__ __forceinline__ void add(C& sum, C g, int, int) { sum += g; }
 };
@@ -253,11 +247,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // One slice, no dilation, and every window has a place inside.
 bool small(const PoolProblem& p) {
-  const auto alone = [](const PoolAxis& a) { return a.in == 1 && a.out == 1 && a.kernel == 1 && a.pad == 0; };
   const auto inside = [](const PoolAxis& a) {
     return a.dilation == 1 && a.pad < a.kernel && a.start(a.out - 1) < a.in;
   };
-  return alone(p.d) && inside(p.h) && inside(p.w) &&
+  return one_slice(p) && inside(p.h) && inside(p.w) &&
          p.planes * std::max(p.in_plane(), p.out_plane()) < kLimit;
 }
 // Rows of all planes are one plane's where windows have one.
@@ -314,10 +307,6 @@ bool by_stencil(const PoolProblem& p, F&& f) {
   if (is(3, 3, 2, 1)) return run(Stencil<3, 3, 2, 1>{});
   if (is(3, 3, 1, 1)) return run(Stencil<3, 3, 1, 1>{});
   return false;
-}
-template <class T>
-bool strips_packed(const void* grad_x, const PoolProblem& p) {
-  return p.w.in % kStrip == 0 && aligned(grad_x, sizeof(T) * kStrip);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastdl.arrays import check_array, pooled_copy
+from fastdl.autograd.view import on_memory
 from fastdl.compat import strided as strided_layout
 from fastdl.devices import cupy, device_of, is_device_array, make, resolve, to_device, to_host
 from fastdl.dtypes import (
@@ -234,23 +235,10 @@ def from_numpy(ndarray: Any, /) -> Tensor:
     return Tensor._wrap(_bounded(array))
 
 
-class _Memory:
-    """What NumPy asks for the memory of ``array``, to be written to or not."""
-
-    def __init__(self, array: Any, locked: bool) -> None:
-        self.array = array  # kept alive
-        interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], locked)}
-
-
-def _on_memory(array: Any, locked: bool) -> Any:
-    return np.asarray(_Memory(array, locked)).view(array.dtype)
-
-
 def _bounded(array: Any) -> Any:
     """An array on a user's memory, and no more of it than that array has: a tensor's memory (``storage_offset``,
     ``as_strided``) goes as far as the arrays that it is a view of."""
-    return _on_memory(array, not array.flags.writeable) if isinstance(array.base, np.ndarray) else array
+    return on_memory(array, not array.flags.writeable) if isinstance(array.base, np.ndarray) else array
 
 
 def from_dlpack(ext_tensor: Any, /) -> Tensor:
@@ -277,7 +265,7 @@ def from_dlpack(ext_tensor: Any, /) -> Tensor:
     array = np.from_dlpack(ext_tensor)
     if not array.flags.writeable:
         # NumPy marks imports read-only where the exporter speaks an old protocol version, which cannot say.
-        array = _on_memory(array, False)
+        array = on_memory(array, False)
     return Tensor._wrap(check_array("from_dlpack", array))
 
 

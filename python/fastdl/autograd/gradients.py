@@ -65,7 +65,7 @@ def _seeds(op: str, tensors: Sequence[Tensor], gradients: Sequence[Any]) -> list
     return [_seed(op, t, g) for t, g in zip(tensors, gradients, strict=True)]
 
 
-def _walk(
+def _arrived(
     op: str,
     roots: Sequence[Tensor],
     gradients: Sequence[Any],
@@ -87,7 +87,7 @@ def _walk(
     return run_graph(roots, tensors, True if retain_graph is None else retain_graph, wanted)
 
 
-def _walk_with_flat(
+def _walk(
     op: str,
     roots: Sequence[Tensor],
     gradients: Sequence[Any],
@@ -95,9 +95,11 @@ def _walk_with_flat(
     create_graph: bool,
     wanted: Sequence[Tensor] | None,
 ) -> list[Tensor | None]:
-    """:func:`_walk`, then zeros where nothing arrived but would have from behind flat inputs (``graph.Flat``)."""
-    behind = behind_flat(roots)
-    found = _walk(op, roots, gradients, retain_graph, create_graph, wanted)
+    """:func:`_arrived`, then zeros where nothing did but would have from behind flat inputs (``graph.Flat``)."""
+    behind = behind_flat(roots) if Flat.alive else None
+    found = _arrived(op, roots, gradients, retain_graph, create_graph, wanted)
+    if not behind:
+        return found
     if wanted is None:
         for leaf, index in behind:
             if index < 0 and leaf._grad is None:
@@ -150,9 +152,7 @@ def backward(
     roots = _sequence(tensors)
     gradients = [None] * len(roots) if grad_tensors is None else _sequence(grad_tensors)
     if inputs is None:
-        (_walk_with_flat if Flat.alive else _walk)(
-            "backward", roots, gradients, retain_graph, create_graph, None
-        )
+        _walk("backward", roots, gradients, retain_graph, create_graph, None)
         return
     wanted = _sequence(inputs)
     if not wanted:
@@ -161,9 +161,7 @@ def backward(
         if not t._requires_grad:
             raise RuntimeError(f"backward: inputs[{i}] does not require a gradient")
     hooked = [t._retains and t._node is not None and t._node.hooks is not None for t in wanted]
-    found = (_walk_with_flat if Flat.alive else _walk)(
-        "backward", roots, gradients, retain_graph, create_graph, wanted
-    )
+    found = _walk("backward", roots, gradients, retain_graph, create_graph, wanted)
     for t, grad, retained in zip(wanted, found, hooked, strict=True):
         if retained:
             continue  # a hook has added it
@@ -227,9 +225,7 @@ def grad(
         return _batched_grad(
             roots, wanted, gradients, retain_graph, create_graph, allow_unused, materialize_grads
         )
-    found = (_walk_with_flat if Flat.alive else _walk)(
-        "grad", roots, gradients, retain_graph, create_graph, wanted
-    )
+    found = _walk("grad", roots, gradients, retain_graph, create_graph, wanted)
     if materialize_grads:
         found = [_zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=True)]
     if not allow_unused:
@@ -259,7 +255,7 @@ def _all_at_once(
     try:
         with mapping(count) as level:
             seeds = [None if g is None else made(level, g) for g in gradients]
-            found = (_walk_with_flat if Flat.alive else _walk)("grad", roots, seeds, True, True, wanted)
+            found = _walk("grad", roots, seeds, True, True, wanted)
             rows = [None if g is None else everywhere(level, count, g) for g in found]
     except FAILURES:
         return None

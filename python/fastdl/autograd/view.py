@@ -173,18 +173,23 @@ class Cast(Op):
         return Cast.apply(grad, dtype=self.dtype)
 
 
-class _Unlocked:
-    """What NumPy asks for the memory of ``array``, which it then lets be written to."""
+class _Memory:
+    """What NumPy asks for the memory of ``array``, to be written to or not."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Any, locked: bool) -> None:
         self.array = array  # kept alive
         interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], locked)}
+
+
+def on_memory(array: Any, locked: bool) -> Any:
+    """Another array on the memory of ``array``, whose base is no array."""
+    return asarray(_Memory(array, locked)).view(array.dtype)
 
 
 def unlocked(view: Any) -> Any:
     """An array on the memory of a view that is read-only because it, or what it was made from, is expanded."""
-    return view if view.flags.writeable else asarray(_Unlocked(view)).view(view.dtype)
+    return view if view.flags.writeable else on_memory(view, False)
 
 
 def is_locked(array: Any) -> bool:
