@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
@@ -10,13 +12,16 @@ import parity
 from fastdl import kernels
 from fastdl.kernels import reference
 from fastdl.kernels.cuda import rnn as cuda_rnn
+from fastdl.kernels.cuda.hopper import choose
 from parity import DTYPES, THREADS, assert_close, thread_counts
 
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
 GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
 
-# How the CUDA kernels compute the steps, which the problem chooses otherwise (csrc/cuda/rnn_launch.h).
-LAUNCHES = ("resident", "grid", "steps")
+# How the CUDA kernels compute the steps, which the problem chooses otherwise (csrc/cuda/rnn_launch.h); specialised:
+# resident, with the kernels of rnn_specialised.h where they fit.
+LAUNCHES = ("specialised", "resident", "grid", "steps")
+chosen = ExitStack()
 
 
 def backends(cuda=False):
@@ -28,13 +33,17 @@ def backends(cuda=False):
 @pytest.fixture(autouse=True)
 def as_the_problem_chooses():
     yield
+    chosen.close()
     cuda_rnn.LAUNCHES = "auto"
 
 
 def load(level):
     if not level.startswith("cuda"):
         return parity.load(level)
-    cuda_rnn.LAUNCHES = level.removeprefix("cuda-")
+    way = level.removeprefix("cuda-")
+    chosen.close()
+    chosen.enter_context(choose(hopper=way == "specialised"))
+    cuda_rnn.LAUNCHES = "resident" if way == "specialised" else way
     return parity.load("cuda")
 
 
@@ -466,11 +475,12 @@ def test_launches_are_chosen_by_the_problem(way, launches, cell):
 )
 @pytest.mark.parametrize("name", ["wide", "deep", "cluster"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_clusters_in_any_order(monkeypatch, cell, name):
+@pytest.mark.parametrize("way", ["specialised", "resident"])
+def test_clusters_in_any_order(monkeypatch, way, cell, name):
     """Blocks that give each other their results, sequences that begin late and end early: the same bits whichever
     thread or block comes first."""
     monkeypatch.setitem(PROBLEMS, "cluster", ([9, 9, 5, 2, 1], 3, 110))
-    module = load("cuda-resident")
+    module = load(f"cuda-{way}")
     arguments, grads = problem(name, cell, np.float32, directions=2)
     results = []
     for order in ("ascending", "descending", "random"):

@@ -42,9 +42,10 @@ struct RnnBackward {
 int64_t rnn_forward_scratch(Dtype dtype, const RnnProblem& p, bool tf32, RnnLaunches launches);
 int64_t rnn_backward_scratch(Dtype dtype, const RnnProblem& p, bool tf32, RnnLaunches launches);
 // An entry for each direction; the second one is the reverse.
+// `specialised`: with kernels for compute capability 9.0 (rnn_specialised.h), where they fit.
 void rnn_forward(Dtype dtype, const RnnProblem& p, const std::vector<RnnForward>& f, void* scratch, bool tf32,
-                 RnnLaunches launches, Stream stream);
+                 RnnLaunches launches, bool specialised, Stream stream);
 void rnn_backward(Dtype dtype, const RnnProblem& p, const std::vector<RnnBackward>& f, void* scratch,
-                  bool tf32, RnnLaunches launches, Stream stream);
+                  bool tf32, RnnLaunches launches, bool specialised, Stream stream);
 
 }  // namespace fastdl::cuda

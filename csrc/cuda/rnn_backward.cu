@@ -28,7 +28,9 @@ struct Backward : RnnBody<T, kKind> {
   const T *grad_y, *grad_h_n, *grad_c_n, *y, *gates, *cells, *h0, *c0, *mask;
   int64_t grad_y_step, y_step;
 
-  using Row = typename RnnBody<T, kKind>::Row;
+  using Offset = typename RnnBody<T, kKind>::Offset;
+  // Of the longest array.
+  int64_t elements() const { return this->all_rows * std::max({int64_t(4 * hidden), grad_y_step, y_step}); }
 
   // Of a row and a unit: gradients of y and h_n, then values of the forward pass. As they come from memory:
   // nothing waits for them before the product. What is carried: the LSTM's gradient of c, else of h beside the
@@ -57,53 +59,51 @@ struct Backward : RnnBody<T, kKind> {
   }
   __device__ __forceinline__ T initial(int, int) const { return T(0.0f); }
 
+  // Whether a row goes on from the step after, and what is carried on then of what the thread made of it.
+  __device__ __forceinline__ bool follows(const RnnSteps& s, int r) const { return r < s.after.rows; }
+  __device__ __forceinline__ C kept(const Result& last) const { return last.carried; }
+
   // `last` is what the thread has made of the row and the unit in the step after, null where it is in memory.
   // Returned is what is carried.
   template <class Take>
   __device__ __forceinline__ C load(const RnnSteps& s, int phase, int r, int unit, Take take,
                                     const Result* last) const {
-    const int64_t state = int64_t(r) * output + unit, at = int64_t(r) * hidden + unit;
-    const Row row = Row(s.now.start) + r, row_before = Row(s.before.start) + r;
-    const bool follows = r < s.after.rows, here = r < s.now.rows, begins = r >= s.before.rows;
+    const Offset state = Offset(r) * output + unit, at = Offset(r) * hidden + unit;
+    const Offset row = Offset(s.now.start) + r, row_before = Offset(s.before.start) + r;
+    const bool follows = this->follows(s, r), here = r < s.now.rows, begins = r >= s.before.rows;
     const bool projects = is(RnnCell::lstm) && this->products() == 2;
     const bool has_gates = here && !this->is_simple() && (!projects || phase == 1);
     const bool has_state = here && (phase == 0 ? states != nullptr || this->is_gru() : !projects);
-    const bool masks = is(RnnCell::lstm) && phase == 0 && mask != nullptr;
-    // All addresses come first: after a copy the compiler would fetch fields in shared memory again.
-    const T* const factor = masks ? mask + state : nullptr;
-    const T* const last_grad = !follows && grad_h_n != nullptr ? grad_h_n + state : nullptr;
-    const T* const grad = here && grad_y != nullptr ? grad_y + int64_t(row) * grad_y_step + unit : nullptr;
-    const T* const before = !begins         ? y + int64_t(row_before) * y_step + unit
-                            : h0 != nullptr ? h0 + state
-                                            : nullptr;
-    const T* const now = this->is_simple() ? y + int64_t(row) * y_step + unit : nullptr;
-    const T* const gate = has_gates ? gates + int64_t(row) * hidden + unit : nullptr;
-    const bool has_cells = is(RnnCell::lstm) && has_gates;
-    const T* const c = has_cells ? cells + int64_t(row) * hidden + unit : nullptr;
-    const T* const c_before = has_cells && !begins         ? cells + int64_t(row_before) * hidden + unit
-                              : has_cells && c0 != nullptr ? c0 + at
-                                                           : nullptr;
-    const int64_t plane_step = this->all_rows * hidden;
+    // All arrays and places come first: after a copy the compiler would fetch fields in shared memory again.
+    const T *const factor = mask, *const last_grad = follows ? nullptr : grad_h_n;
+    const T *const grad = here ? grad_y : nullptr, *const before = begins ? h0 : y, *const now = y;
+    const T *const gate = gates, *const c = cells, *const c_before = begins ? c0 : cells;
+    const Offset place = row * hidden + unit, place_y = row * Offset(y_step) + unit;
+    const Offset place_grad = row * Offset(grad_y_step) + unit;
+    const Offset place_before = begins ? state : row_before * Offset(y_step) + unit;
+    const Offset place_c = begins ? at : row_before * hidden + unit;
+    const Offset plane_step = Offset(this->all_rows) * hidden;
     if (phase == 0) {
-      if (masks) take(kMask, factor);
-      take(kLast, last_grad), take(kGrad, grad);
+      if (is(RnnCell::lstm)) take(kMask, factor, state, factor != nullptr);
+      take(kLast, last_grad, state, last_grad != nullptr), take(kGrad, grad, place_grad, grad != nullptr);
     }
-    if (has_state) take(kState, before);
-    if (this->is_simple() && here) take(kOutput, now);
+    if (has_state) take(kState, before, place_before, before != nullptr);
+    if (this->is_simple() && here) take(kOutput, now, place_y, true);
     if (has_gates) {
       FASTDL_UNROLL
       for (int g = 0; g < 4; ++g)
-        if (g < 3 || !is(RnnCell::gru_before)) take(kGate + g, gate + g * plane_step);
-      if (has_cells) take(kCell, c), take(kCellBefore, c_before);
+        if (g < 3 || !is(RnnCell::gru_before)) take(kGate + g, gate, place + g * plane_step, true);
+      if (is(RnnCell::lstm))
+        take(kCell, c, place, true), take(kCellBefore, c_before, place_c, c_before != nullptr);
     }
     if (is(RnnCell::lstm)) {
       if (!here || (projects && phase == 0)) return 0;
-      if (follows) return last != nullptr ? last->carried : cell_sum[at];
+      if (follows) return last != nullptr ? kept(*last) : cell_sum[at];
       return grad_c_n != nullptr ? C(widen(grad_c_n[at])) : C(0);
     }
     if (phase == 1) return sum[state];
     if (!this->is_gru() || !follows) return 0;
-    return last != nullptr ? last->carried : direct[state];
+    return last != nullptr ? kept(*last) : direct[state];
   }
 
   __device__ __forceinline__ C bias(int, int, int) const { return 0; }
@@ -191,30 +191,30 @@ struct Backward : RnnBody<T, kKind> {
   // `kept`: whether the thread keeps what its next step needs.
   __device__ __forceinline__ void store(const RnnSteps& s, int phase, int r, int unit, const Result& result,
                                         bool kept = false) const {
-    const int64_t state = int64_t(r) * output + unit, at = int64_t(r) * hidden + unit;
-    const Row row = Row(s.now.start) + r;
+    const Offset state = Offset(r) * output + unit, at = Offset(r) * hidden + unit;
+    const Offset row = Offset(s.now.start) + r;
     if (r >= s.now.rows) {
       grad_h0[state] = narrow<T>(result.grad[0]);
       return;
     }
-    const bool projects = is(RnnCell::lstm) && this->products() == 2;
+    const bool lstm = is(RnnCell::lstm), projects = lstm && this->products() == 2;
     const int count = this->gate_count(), step = hidden;
-    const int64_t first = int64_t(row) * (count * hidden) + unit;
-    T* const to_a = grad_a + first;
-    T* const to_b = is(RnnCell::gru) ? grad_b + first : nullptr;
-    T* const to_state = phase == 0 && states != nullptr ? states + int64_t(row) * output + unit : nullptr;
-    T* const to_other =
-        is(RnnCell::gru_before) && phase == 1 && reset != nullptr ? reset + int64_t(row) * hidden + unit
-        : projects && phase == 1 && projected != nullptr          ? projected + int64_t(row) * hidden + unit
-                                                                  : nullptr;
+    const Offset first = row * (count * hidden) + unit;
+    T *const to_a = grad_a + first, *const to_b = grad_b + first;
+    const bool keeps_state = phase == 0 && states != nullptr;
+    T* const to_state = keeps_state ? states + (row * output + unit) : nullptr;
+    T* const to_other = is(RnnCell::gru_before) && phase == 1 && reset != nullptr
+                            ? reset + (row * hidden + unit)
+                        : projects && phase == 1 && projected != nullptr ? projected + (row * hidden + unit)
+                                                                         : nullptr;
     // Gradients of c0 are those of c where the sequence begins.
-    C* const to_carried = is(RnnCell::lstm)         ? (!kept || r >= s.before.rows ? cell_sum + at : nullptr)
-                          : is(RnnCell::gru_before) ? (phase == 0 ? sum : direct) + state
-                          : is(RnnCell::gru)        ? (!kept ? direct + state : nullptr)
-                                                    : nullptr;
-    if (to_state != nullptr) *to_state = narrow<T>(result.state);
+    const bool carries = lstm ? !kept || r >= s.before.rows : this->is_gru() && !kept;
+    C* const to_carried = lstm              ? cell_sum + at
+                          : !this->is_gru() ? nullptr
+                                            : (is(RnnCell::gru_before) && phase == 0 ? sum : direct) + state;
+    if (keeps_state) *to_state = narrow<T>(result.state);
     if (projects && phase == 0) {
-      grad_output[int64_t(row) * output + unit] = narrow<T>(result.grad[0]);
+      grad_output[row * output + unit] = narrow<T>(result.grad[0]);
       return;
     }
     FASTDL_UNROLL
@@ -222,9 +222,9 @@ struct Backward : RnnBody<T, kKind> {
       const bool here = is(RnnCell::gru_before) ? (phase == 0 ? g == 2 : g < 2) : g < count;
       if (!here) continue;
       to_a[g * step] = narrow<T>(result.grad[g]);
-      if (to_b != nullptr) to_b[g * step] = narrow<T>(g == 2 ? result.other : result.grad[g]);
+      if (is(RnnCell::gru)) to_b[g * step] = narrow<T>(g == 2 ? result.other : result.grad[g]);
     }
-    if (to_carried != nullptr) *to_carried = result.carried;
+    if (carries) *to_carried = result.carried;
     if (to_other != nullptr) *to_other = narrow<T>(result.other);
   }
 };
@@ -259,7 +259,7 @@ int64_t rnn_backward_scratch(Dtype dtype, const RnnProblem& p, bool tf32, RnnLau
 }
 
 void rnn_backward(Dtype dtype, const RnnProblem& p, const std::vector<RnnBackward>& directions, void* scratch,
-                  bool tf32, RnnLaunches launches, Stream stream) {
+                  bool tf32, RnnLaunches launches, bool specialised, Stream stream) {
   by_dtype_and_unit(dtype, tf32, [&]<class T, class Tensor>(T, Tensor) {
     using C = Compute<T>;
     const auto in = [](const void* x) { return static_cast<const T*>(x); };
@@ -285,7 +285,7 @@ void rnn_backward(Dtype dtype, const RnnProblem& p, const std::vector<RnnBackwar
       body.grad_y_step = f.grad_y_step, body.y_step = f.y_step;
       ++layer.count;
     }
-    run_layer<T, Tensor::value>("rnn_backward", p, layer, true, scratch, plan, launches, stream);
+    run_layer<T, Tensor::value>("rnn_backward", p, layer, true, scratch, plan, launches, specialised, stream);
   });
 }
 

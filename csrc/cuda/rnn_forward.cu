@@ -24,7 +24,9 @@ struct Forward : RnnBody<T, kKind> {
   const T *a, *h0, *c0, *mask, *b_ih, *b_hh;
   int64_t y_step;
 
-  using Row = typename RnnBody<T, kKind>::Row;
+  using Offset = typename RnnBody<T, kKind>::Offset;
+  // Of the longest array.
+  int64_t elements() const { return this->all_rows * std::max<int64_t>(4 * hidden, y_step); }
 
   // Of a row and a unit: gates' inputs, b_ih of the GRU's n, gru_before's state before, the mask. As they come
   // from memory: nothing waits for them before the product. c, the GRU's state before, or gru_before's z.
@@ -52,38 +54,40 @@ struct Forward : RnnBody<T, kKind> {
     return mask != nullptr ? narrow<T>(C(widen(h0[at])) * C(widen(mask[at]))) : h0[at];
   }
 
+  // Whether a row goes on from the step before, and what is carried on then of what the thread made of it.
+  __device__ __forceinline__ bool follows(const RnnSteps& s, int r) const { return r < s.before.rows; }
+  __device__ __forceinline__ C kept(const Result& last) const {
+    return is(RnnCell::gru) ? C(widen(last.value)) : last.carried;
+  }
+
   // `last` is what the thread has made of the row and the unit in the step before, null where it is in memory.
   // Returned is what is carried.
   template <class Take>
   __device__ __forceinline__ C load(const RnnSteps& s, int phase, int r, int unit, Take take,
                                     const Result* last) const {
     const int count = this->gate_count(), step = hidden;
-    const int64_t at = int64_t(r) * hidden + unit, state = int64_t(r) * output + unit;
-    const bool follows = r < s.before.rows;
-    const T* const bias = is(RnnCell::gru) && b_ih != nullptr ? b_ih + 2 * hidden + unit : nullptr;
-    const T* const factor =
-        is(RnnCell::lstm) && mask != nullptr && phase + 1 == this->products() ? mask + state : nullptr;
+    const Offset at = Offset(r) * hidden + unit, state = Offset(r) * output + unit;
+    const bool follows = this->follows(s, r);
     if (!is(RnnCell::lstm) || phase == 0) {
-      const T* const input = a + int64_t(Row(s.now.start) + r) * (count * hidden) + unit;
+      const Offset input = (Offset(s.now.start) + r) * (count * hidden) + unit;
       FASTDL_UNROLL
       for (int gate = 0; gate < 4; ++gate) {
         const bool here = !is(RnnCell::gru_before) || (gate == 2) == (phase == 1);
-        if (gate < count && here) take(kInput + gate, input + gate * step);
+        if (gate < count && here) take(kInput + gate, a, input + gate * step, true);
       }
     }
-    if (is(RnnCell::gru)) take(kBias, bias);
-    if (factor != nullptr) take(kMask, factor);
+    if (is(RnnCell::gru)) take(kBias, b_ih, 2 * hidden + unit, b_ih != nullptr);
+    if (is(RnnCell::lstm) && phase + 1 == this->products()) take(kMask, mask, state, mask != nullptr);
     if (is(RnnCell::lstm) && phase == 0) {
-      if (follows) return last != nullptr ? last->carried : carry[at];
+      if (follows) return last != nullptr ? kept(*last) : carry[at];
       return c0 != nullptr ? C(widen(c0[at])) : C(0);
     }
     if (!this->is_gru()) return 0;
-    if (is(RnnCell::gru) && follows && last != nullptr) return widen(last->value);
-    const T* const before = follows         ? y + int64_t(Row(s.before.start) + r) * y_step + unit
-                            : h0 != nullptr ? h0 + state
-                                            : nullptr;
-    if (is(RnnCell::gru)) return before != nullptr ? C(widen(*before)) : C(0);
-    take(kState, before);
+    if (is(RnnCell::gru) && follows && last != nullptr) return kept(*last);
+    const T* const before = follows ? y : h0;
+    const Offset place = follows ? (Offset(s.before.start) + r) * Offset(y_step) + unit : state;
+    if (is(RnnCell::gru)) return before != nullptr ? C(widen(before[place])) : C(0);
+    take(kState, before, place, before != nullptr);
     return phase == 1 ? update[at] : C(0);
   }
 
@@ -147,32 +151,33 @@ struct Forward : RnnBody<T, kKind> {
   // which the compiler would fetch the fields of a body in shared memory again.
   __device__ __forceinline__ void store(const RnnSteps& s, int phase, int r, int unit, const Result& result,
                                         bool kept = false) const {
-    const Row row = Row(s.now.start) + r;
-    const int64_t at = int64_t(r) * hidden + unit, state = int64_t(r) * output + unit;
-    const int64_t plane = int64_t(row) * hidden + unit, plane_step = this->all_rows * hidden;
-    const bool last = r >= s.after.rows,
-               projects = is(RnnCell::lstm) && phase == 1;  // the sequence's last step
-    T* const to_y = phase + 1 == this->products() ? y + int64_t(row) * y_step + unit : nullptr;
-    T* const to_h = to_y != nullptr && last ? h_n + state : nullptr;
-    T* const to_gates = gates != nullptr && !this->is_simple() && !projects ? gates + plane : nullptr;
-    T* const to_cells = cells != nullptr && is(RnnCell::lstm) && !projects ? cells + plane : nullptr;
-    T* const to_c = last && is(RnnCell::lstm) && !projects ? c_n + at : nullptr;
+    const Offset row = Offset(s.now.start) + r;
+    const Offset at = Offset(r) * hidden + unit, state = Offset(r) * output + unit;
+    const Offset plane = row * hidden + unit, plane_step = Offset(this->all_rows) * hidden;
+    const bool last = r >= s.after.rows, lstm = is(RnnCell::lstm);  // the sequence's last step
+    const bool projects = lstm && phase == 1, results = phase + 1 == this->products();
+    const bool keeps_gates = gates != nullptr && !this->is_simple() && !projects;
+    const bool keeps_cells = cells != nullptr && lstm && !projects;
+    T *const to_y = y + (row * Offset(y_step) + unit), *const to_h = h_n + state;
+    T* const to_gates = keeps_gates ? gates + plane : nullptr;
+    T* const to_cells = keeps_cells ? cells + plane : nullptr;
+    T* const to_c = lstm ? c_n + at : nullptr;
     C* const to_carry = kept                                    ? nullptr
-                        : is(RnnCell::lstm) && !projects        ? carry + at
+                        : lstm && !projects                     ? carry + at
                         : is(RnnCell::gru_before) && phase == 0 ? update + at
                                                                 : nullptr;
-    if (to_y != nullptr) *to_y = result.value;
-    if (to_gates != nullptr) {
+    if (results) *to_y = result.value;
+    if (keeps_gates) {
       FASTDL_UNROLL
       for (int g = 0; g < 4; ++g) {
         const bool here = is(RnnCell::gru_before) ? (phase == 0 ? g < 2 : g == 2) : true;
         if (here) to_gates[g * plane_step] = narrow<T>(result.gate[g]);
       }
     }
-    if (to_cells != nullptr) *to_cells = narrow<T>(result.carried);
+    if (keeps_cells) *to_cells = narrow<T>(result.carried);
     if (to_carry != nullptr) *to_carry = result.carried;
-    if (to_h != nullptr) *to_h = result.value;
-    if (to_c != nullptr) *to_c = narrow<T>(result.carried);
+    if (results && last) *to_h = result.value;
+    if (last && lstm && !projects) *to_c = narrow<T>(result.carried);
   }
 };
 
@@ -202,7 +207,7 @@ int64_t rnn_forward_scratch(Dtype dtype, const RnnProblem& p, bool tf32, RnnLaun
 }
 
 void rnn_forward(Dtype dtype, const RnnProblem& p, const std::vector<RnnForward>& directions, void* scratch,
-                 bool tf32, RnnLaunches launches, Stream stream) {
+                 bool tf32, RnnLaunches launches, bool specialised, Stream stream) {
   by_dtype_and_unit(dtype, tf32, [&]<class T, class Tensor>(T, Tensor) {
     using C = Compute<T>;
     const auto in = [](const void* x) { return static_cast<const T*>(x); };
@@ -222,7 +227,7 @@ void rnn_forward(Dtype dtype, const RnnProblem& p, const std::vector<RnnForward>
       ++layer.count;
     }
     const auto plan = resident_way<T, Tensor::value>(layer.of[0], p, launches);
-    run_layer<T, Tensor::value>("rnn", p, layer, false, scratch, plan, launches, stream);
+    run_layer<T, Tensor::value>("rnn", p, layer, false, scratch, plan, launches, specialised, stream);
   });
 }
 

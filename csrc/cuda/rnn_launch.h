@@ -1,5 +1,5 @@
 // How a direction's steps are computed, by the problem and the device alone: by one launch of clusters that
-// do not wait for each other, with the weights in registers (rnn_resident.h), or by one of blocks that meet
+// do not wait for each other, with the weights in registers (rnn_resident_plan.h), or by one of blocks that meet
 // in each step, with the weights in all blocks' shared memory (rnn_grid.h), where they fit and as estimates
 // of a step's cycles have it; else, and for very many sequences, by a launch for each product (rnn_step.h).
 #pragma once
@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "cuda/rnn_grid.h"
-#include "cuda/rnn_resident.h"
+#include "cuda/rnn_resident_plan.h"
 #include "cuda/rnn_step.h"
 
 namespace fastdl::cuda {
@@ -113,9 +113,10 @@ std::optional<ResidentPlan> resident_way(const Body& body, const RnnProblem& p, 
 
 template <class T, bool kTensor, class Body>
 void run_layer(const char* name, const RnnProblem& p, Directions<Body>& layer, bool backward, void* scratch,
-               const std::optional<ResidentPlan>& resident, RnnLaunches launches, Stream stream) {
+               const std::optional<ResidentPlan>& resident, RnnLaunches launches, bool specialised,
+               Stream stream) {
   const auto table = step_table(p);
-  if (resident) return run_resident<T>(name, layer, *table, *resident, stream);
+  if (resident) return run_resident<T>(name, layer, *table, *resident, specialised, stream);
   const RnnScratch sizes(sizeof(T), p, backward);
   auto* at = static_cast<unsigned char*>(scratch);
   for (int d = 0; d < layer.count; ++d)

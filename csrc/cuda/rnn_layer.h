@@ -117,8 +117,8 @@ struct RnnBody {
     reverse = in_reverse, all_rows = p.rows();
   }
   static constexpr bool kOneProduct = kKind != CellKind::any;
-  // Rows, of which kernels that know their cell have fewer than 2^31.
-  using Row = std::conditional_t<kOneProduct, int, int64_t>;
+  // Places of elements, of which kernels that know their cell have fewer than 2^31.
+  using Offset = std::conditional_t<kOneProduct, int, int64_t>;
   __host__ __device__ __forceinline__ int products() const { return kOneProduct ? 1 : all_products; }
   __host__ __device__ __forceinline__ bool is(RnnCell other) const {
     if constexpr (kKind == CellKind::lstm) return other == RnnCell::lstm;
@@ -145,8 +145,8 @@ struct RnnBody {
   }
 };
 
-// What a body's load() takes from memory, at once. Its `take` gets the number of a value and where it is, null
-// for zero.
+// What a body's load() takes from memory, at once. Its `take` gets the number of a value, its array and place there,
+// and whether it is there; zero otherwise.
 template <class Body>
 __device__ __forceinline__ typename Body::Item load_item(const Body& body, const RnnSteps& s, int phase,
                                                          int r, int unit,
@@ -154,8 +154,8 @@ __device__ __forceinline__ typename Body::Item load_item(const Body& body, const
   typename Body::Item x{};
   x.carried = body.load(
       s, phase, r, unit,
-      [&x](int n, const auto* from) {
-        if (from != nullptr) x.value[n] = *from;
+      [&x](int n, const auto* array, auto at, bool there) {
+        if (there) x.value[n] = array[at];
       },
       last);
   return x;
@@ -179,7 +179,7 @@ template <class Body, class F>
 void by_kind(const Directions<Body>& layer, F&& f) {
   const Body& body = layer.of[0];
   if constexpr (sizeof(typename Body::C) == 4) {
-    if (body.products() == 1 && body.all_rows <= INT32_MAX) {
+    if (body.products() == 1 && body.elements() <= INT32_MAX) {
       if (body.is_simple()) return f(layer.template as<CellKind::simple>());
       if (body.is(RnnCell::lstm)) return f(layer.template as<CellKind::lstm>());
       return f(layer.template as<CellKind::gru>());

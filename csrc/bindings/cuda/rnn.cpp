@@ -36,33 +36,34 @@ void register_rnn(py::module_& m) {
           return (backward ? cuda::rnn_backward_scratch : cuda::rnn_forward_scratch)(
               Dtype(dtype), p, tf32, named<cuda::RnnLaunches>(kLaunches, launches));
         });
-  m.def("rnn_forward", [](int dtype, const RnnProblem& p, const std::vector<py::dict>& arrays, int64_t y_step,
-                          uintptr_t scratch, bool tf32, const std::string& launches, uintptr_t stream) {
-    std::vector<cuda::RnnForward> directions;
-    for (const py::dict& direction : arrays) {
-      const Arrays a(direction);
-      directions.push_back({a["y"], a["h_n"], a["c_n"], y_step, a["gates"], a["cells"], a["carry"],
-                            a["update"], a["a"], a["h0"], a["c0"], a["mask"], a["w_hh"], a["b_ih"], a["b_hh"],
-                            a["w_hr"]});
-    }
-    cuda::rnn_forward(Dtype(dtype), p, directions, pointer(scratch), tf32,
-                      named<cuda::RnnLaunches>(kLaunches, launches), stream_of(stream));
-  });
-  m.def("rnn_backward",
-        [](int dtype, const RnnProblem& p, const std::vector<py::dict>& arrays, int64_t grad_y_step,
-           int64_t y_step, uintptr_t scratch, bool tf32, const std::string& launches, uintptr_t stream) {
-          std::vector<cuda::RnnBackward> directions;
+  m.def("rnn_forward",
+        [](int dtype, const RnnProblem& p, const std::vector<py::dict>& arrays, int64_t y_step,
+           uintptr_t scratch, bool tf32, const std::string& launches, bool specialised, uintptr_t stream) {
+          std::vector<cuda::RnnForward> directions;
           for (const py::dict& direction : arrays) {
             const Arrays a(direction);
-            directions.push_back({a["grad_a"], a["grad_b"], a["grad_h0"],  a["cell"],     a["direct"],
-                                  a["sum"],    a["before"], a["reset"],    a["output"],   a["product"],
-                                  a["grad_y"], grad_y_step, a["grad_h_n"], a["grad_c_n"], a["y"],
-                                  y_step,      a["gates"],  a["cells"],    a["h0"],       a["c0"],
-                                  a["mask"],   a["w_hh"],   a["w_hr"]});
+            directions.push_back({a["y"], a["h_n"], a["c_n"], y_step, a["gates"], a["cells"], a["carry"],
+                                  a["update"], a["a"], a["h0"], a["c0"], a["mask"], a["w_hh"], a["b_ih"],
+                                  a["b_hh"], a["w_hr"]});
           }
-          cuda::rnn_backward(Dtype(dtype), p, directions, pointer(scratch), tf32,
-                             named<cuda::RnnLaunches>(kLaunches, launches), stream_of(stream));
+          cuda::rnn_forward(Dtype(dtype), p, directions, pointer(scratch), tf32,
+                            named<cuda::RnnLaunches>(kLaunches, launches), specialised, stream_of(stream));
         });
+  m.def("rnn_backward", [](int dtype, const RnnProblem& p, const std::vector<py::dict>& arrays,
+                           int64_t grad_y_step, int64_t y_step, uintptr_t scratch, bool tf32,
+                           const std::string& launches, bool specialised, uintptr_t stream) {
+    std::vector<cuda::RnnBackward> directions;
+    for (const py::dict& direction : arrays) {
+      const Arrays a(direction);
+      directions.push_back({a["grad_a"], a["grad_b"], a["grad_h0"],  a["cell"],     a["direct"],
+                            a["sum"],    a["before"], a["reset"],    a["output"],   a["product"],
+                            a["grad_y"], grad_y_step, a["grad_h_n"], a["grad_c_n"], a["y"],
+                            y_step,      a["gates"],  a["cells"],    a["h0"],       a["c0"],
+                            a["mask"],   a["w_hh"],   a["w_hr"]});
+    }
+    cuda::rnn_backward(Dtype(dtype), p, directions, pointer(scratch), tf32,
+                       named<cuda::RnnLaunches>(kLaunches, launches), specialised, stream_of(stream));
+  });
 }
 
 }  // namespace fastdl::binding

@@ -7,9 +7,10 @@ others stay in use. It takes some milliseconds, once. ``FASTDL_HOPPER=0`` never 
 uses them without the trial.
 
 A family is a function that computes its problem by the family's public wrappers, registered by :func:`family`; the
-wrapper asks :func:`hopper_trusted` where its problem is one for these kernels, and the extension has
-``<family>_trial_begin()`` and ``<family>_trial_end(stream)``, by the first word of the family's name: kernels that
-stand apart ("with masks") have a trial of their own, so that one's failure leaves the others in use.
+wrapper asks :func:`hopper_trusted` where its problem is one for these kernels. Where their waits are bounded (those
+for the copy engine), the extension has ``<family>_trial_begin()`` and ``<family>_trial_end(stream)``, by the first word
+of the family's name: kernels that stand apart ("with masks") have a trial of their own, so that one's failure leaves
+the others in use.
 """
 
 from __future__ import annotations
@@ -118,11 +119,13 @@ def trial(name: str, runtime: Any) -> str | None:
     extension, problem, kernel = runtime.extension, _families[name], name.split()[0]
     with choose(False):
         want = problem(runtime)
+    begin, end = (getattr(extension, f"{kernel}_trial_{name}", None) for name in ("begin", "end"))
     try:
-        getattr(extension, f"{kernel}_trial_begin")()
+        if begin is not None:
+            begin()
         with choose(True):
             got = problem(runtime)
-        if not getattr(extension, f"{kernel}_trial_end")(runtime.stream()):
+        if end is not None and not end(runtime.stream()):
             return "a kernel waited in vain"
     except RuntimeError as error:
         try:

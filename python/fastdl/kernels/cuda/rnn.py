@@ -4,12 +4,15 @@ Inputs of all rows meet their weights in one product before the steps, and gradi
 over all rows after them. In between, one launch does all steps where the recurrent weights fit into registers or
 memory of the multiprocessors; else there are one or two for each step (csrc/cuda/rnn_launch.h). ``FASTDL_CUDA_RNN``
 (``resident``, ``grid``, ``steps``) names the first of these ways to be tried, ``auto`` takes the fastest by estimates.
+With the weights in registers, devices of compute capability 9.0 have kernels of their own for few sequences
+(csrc/cuda/rnn_specialised.h).
 Gates and cells for backward are planes: (D, 1, gates, N, H) and (D, 1, N, H).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from fastdl.kernels import precisions
 from fastdl.kernels.cuda import device, products
 from fastdl.kernels.cuda.device import Array
 from fastdl.kernels.cuda.elementwise import add_forward, convert
+from fastdl.kernels.cuda.hopper import choose, family, half_types, hopper_trusted
 from fastdl.kernels.cuda.reduce import sum_forward
 
 __all__ = ["rnn_backward", "rnn_forward"]
@@ -192,6 +196,7 @@ def rnn_forward(
         a.runtime.pointer(scratch),
         a.tf32,
         LAUNCHES,
+        hopper_trusted("rnn_forward", a.runtime),
         a.runtime.stream(),
     )
     return y, h_n, c_n, gates, cells
@@ -274,6 +279,7 @@ def rnn_backward(
         a.runtime.pointer(scratch),
         a.tf32,
         LAUNCHES,
+        hopper_trusted("rnn_backward", a.runtime),
         a.runtime.stream(),
     )
     if grad_c0 is not None and own_cell is not grad_c0:
@@ -322,3 +328,41 @@ def _over_rows(grads: Array, x: Array) -> Array:
     if grads.shape[0] == 1:
         return _product(grads[0].T, x[0])[None]
     return _product(grads.transpose(0, 2, 1), x)
+
+
+def _layers(runtime: Any) -> Iterator[tuple[Any, ...]]:
+    """Arguments of small layers, in one block and in clusters: units left over, sequences of several lengths."""
+    rng = np.random.default_rng(29)
+    for dtype in (np.dtype(np.float32), *half_types()):
+        for cell, hidden in (("rnn_tanh", 100), ("gru", 125), ("lstm", 100), ("lstm", 200)):
+            sizes, rows, width = np.array([3, 3, 2, 1, 1], np.int64), 10, _GATES[cell] * hidden
+
+            def made(*shape: int, dtype: Any = dtype) -> Array:
+                return runtime.from_host((rng.standard_normal(shape, np.float32) / 8).astype(dtype))
+
+            states = [made(2, 3, hidden), made(2, 3, hidden) if cell == "lstm" else None]
+            weights = [
+                w
+                for _ in range(2)
+                for w in (made(width, 20), made(width, hidden), made(width), made(width), None)
+            ]
+            yield cell, made(rows, 20), sizes, *states, weights, None
+
+
+def _forward_trial(runtime: Any) -> list[Array]:
+    results = [rnn_forward(*layer, True) for layer in _layers(runtime)]
+    return [array for result in results for array in result if array is not None]
+
+
+def _backward_trial(runtime: Any) -> list[Array]:
+    results: list[Array] = []
+    for cell, *layer in _layers(runtime):
+        with choose(hopper=False):  # forward has a trial of its own
+            y, h_n, c_n, gates, cells = rnn_forward(cell, *layer, True)
+        grads = rnn_backward(cell, y, h_n, c_n, *layer, y, gates, cells, True, True, True)
+        results += [array for array in (*grads[:3], *(grads[3] or ())) if array is not None]
+    return results
+
+
+family("rnn_forward")(_forward_trial)
+family("rnn_backward")(_backward_trial)
