@@ -31,6 +31,7 @@ def main(what: str) -> None:
     import test_cuda_hopper
     import test_cuda_hopper_backward
     import test_cuda_hopper_conv
+    import test_rnn_kernels
     from fastdl import kernels
     from fastdl.kernels.cuda import hopper
     from test_cuda_kernels import calls, further
@@ -50,6 +51,8 @@ def main(what: str) -> None:
             *(call for dtype in dtypes for call in test_cuda_hopper_conv.calls(dtype)),
         ):
             getattr(cuda, name)(*arguments)
+        for cell, name in (("gru", "lengths"), ("lstm", "wide")):  # in a block, in clusters
+            test_rnn_kernels.compute(cuda, *test_rnn_kernels.problem(name, cell, np.float32, directions=2))
     if not emulation.on_gpu():
         for form in ("along", "across", "registers"):
             multiply(emulation.extension(), "float16", form, 80, 72, 304)

@@ -330,8 +330,8 @@ def _over_rows(grads: Array, x: Array) -> Array:
     return _product(grads.transpose(0, 2, 1), x)
 
 
-def _layers(runtime: Any) -> Iterator[tuple[Any, ...]]:
-    """Arguments of small layers, in one block and in clusters: units left over, sequences of several lengths."""
+def _layers(runtime: Any) -> Iterator[Any]:
+    """Arguments of forward for small layers in one block and in clusters, with sequences of several lengths."""
     rng = np.random.default_rng(29)
     for dtype in (np.dtype(np.float32), *half_types()):
         for cell, hidden in (("rnn_tanh", 100), ("gru", 125), ("lstm", 100), ("lstm", 200)):
@@ -346,21 +346,24 @@ def _layers(runtime: Any) -> Iterator[tuple[Any, ...]]:
                 for _ in range(2)
                 for w in (made(width, 20), made(width, hidden), made(width), made(width), None)
             ]
-            yield cell, made(rows, 20), sizes, *states, weights, None
+            yield cell, made(rows, 20), sizes, *states, weights, None, True
 
 
 def _forward_trial(runtime: Any) -> list[Array]:
-    results = [rnn_forward(*layer, True) for layer in _layers(runtime)]
-    return [array for result in results for array in result if array is not None]
+    results: list[Array] = []
+    for layer in _layers(runtime):
+        results += [array for array in rnn_forward(*layer) if array is not None]
+    return results
 
 
 def _backward_trial(runtime: Any) -> list[Array]:
     results: list[Array] = []
-    for cell, *layer in _layers(runtime):
+    for layer in _layers(runtime):
         with choose(hopper=False):  # forward has a trial of its own
-            y, h_n, c_n, gates, cells = rnn_forward(cell, *layer, True)
-        grads = rnn_backward(cell, y, h_n, c_n, *layer, y, gates, cells, True, True, True)
-        results += [array for array in (*grads[:3], *(grads[3] or ())) if array is not None]
+            y, h_n, c_n, gates, cells = rnn_forward(*layer)
+        grads = (layer[0], y, h_n, c_n, *layer[1:-1], y, gates, cells, True, True, True)
+        *states, weights = rnn_backward(*grads)
+        results += [array for array in (*states, *(weights or ())) if array is not None]
     return results
 
 
