@@ -493,6 +493,22 @@ def test_clusters_in_any_order(monkeypatch, way, cell, name):
 
 
 @pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize(
+    ("sizes", "hidden"), [([1] * 25, 128), ([2] * 6, 128), ([9, 9, 5, 2, 1], 110), ([16] * 3, 300), ([1], 60)]
+)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
+def test_specialised_warps_give_the_same_bits(monkeypatch, cell, sizes, hidden):
+    """A block, clusters, rows of several lengths; and with more results than finishing threads the same kernels."""
+    monkeypatch.setitem(PROBLEMS, "bits", (sizes, 5, hidden))
+    arguments, grads = problem("bits", cell, np.float32, directions=2)
+    specialised, both = (
+        compute(load(f"cuda-{way}"), arguments, grads) for way in ("specialised", "resident")
+    )
+    for a, b in zip(specialised, both, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", ["one row", "block", "deep", "lengths, tall"])
