@@ -338,7 +338,7 @@ class Tensor(Differentiable):
         return tensor_repr(self)
 
     def __copy__(self) -> Tensor:
-        copy = type(self).__new__(type(self))
+        copy = Differentiable.__new__(type(self))
         for name in _FIELDS:
             setattr(copy, name, getattr(self, name))
         copy.__dict__.update(self.__dict__)
@@ -354,7 +354,7 @@ class Tensor(Differentiable):
             )
         if id(self) in memo:
             return memo[id(self)]  # type: ignore[no-any-return]
-        copy = type(self).__new__(type(self))
+        copy = Differentiable.__new__(type(self))
         memo[id(self)] = copy
         copy._data = pooled_copy(self._data)
         copy._requires_grad = self._requires_grad
@@ -407,7 +407,7 @@ def _for_numpy(value: Any) -> Any:
 def _rebuild(
     cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any], where: Any = None
 ) -> Tensor:
-    t = cls.__new__(cls)
+    t = Differentiable.__new__(cls)
     t._data = pooled_copy(array) if where is None else to_device(array, resolve("unpickling a tensor", where))
     t._requires_grad = requires_grad
     t.__dict__.update(extra)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import index as to_int
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -60,7 +60,9 @@ class Parameter(Tensor):
         True
     """
 
-    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+    # As in PyTorch made by __new__: a subclass may take more arguments there, and __init__ gets them, too.
+    def __new__(cls, data: Any = None, requires_grad: bool = True) -> Self:
+        self = super().__new__(cls)
         self._data = _array_of(data)
         if requires_grad:
             if self._data.dtype.kind not in DIFFERENTIABLE:
@@ -69,6 +71,10 @@ class Parameter(Tensor):
                     f"{self._data.dtype}; pass requires_grad=False"
                 )
             self._requires_grad = True
+        return self
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        pass
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         """As in PyTorch the copy has no gradient."""
@@ -86,8 +92,8 @@ class Parameter(Tensor):
 class UninitializedParameter(Parameter):
     """A parameter whose shape is not known yet, of a lazy layer. See ``torch.nn.UninitializedParameter``."""
 
-    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
-        super().__init__(empty((0,), device, dtype), requires_grad)
+    def __new__(cls, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> Self:
+        return super().__new__(cls, empty((0,), device, dtype), requires_grad)
 
     def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
         """Become an ordinary parameter of this shape, with values yet to be drawn."""

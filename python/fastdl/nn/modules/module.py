@@ -9,7 +9,7 @@ made from both when somebody asks for them. Calling and hooks are in ``calls.py`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, ItemsView, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSet
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from fastdl.kernels.sparse import is_sparse
 from fastdl.nn.modules.arguments import explained
 from fastdl.nn.modules.global_hooks import *  # noqa: F403 - register_module_*
 from fastdl.nn.modules.global_hooks import buffer_hooks, module_hooks, parameter_hooks, registered
+from fastdl.nn.modules.registries import NonPersistent, Registry, replace
 from fastdl.nn.modules.state import _EXTRA_STATE_KEY_SUFFIX as _EXTRA_STATE_KEY_SUFFIX
 from fastdl.nn.modules.state import State
 from fastdl.nn.modules.state import _IncompatibleKeys as _IncompatibleKeys
@@ -35,43 +36,7 @@ __all__ = ["Module"]
 
 M = TypeVar("M", bound="Module")
 
-
-class _Registry(MutableMapping[str, Any]):
-    """``module._parameters`` and its like: reads and writes go to the module."""
-
-    def __init__(self, module: Module, names: dict[str, Any], default: Any) -> None:
-        self._values = module.__dict__
-        self._names = names
-        self._default = default
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._values[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._names.setdefault(name, self._default)
-        self._values[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self._names[name]
-        del self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __reversed__(self) -> Iterator[str]:
-        return reversed(self._names)
-
-    def items(self) -> ItemsView[str, Any]:
-        """As of now: unlike the views of a mapping these can be reversed."""
-        return {name: self._values[name] for name in self._names}.items()
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
+_NAMES = ("_parameter_names", "_buffer_names", "_module_names")
 
 
 def _convert(tensor: Tensor, dtype: Any, where: Any = None, kinds: str = FLOATING) -> Tensor:
@@ -139,23 +104,44 @@ class Module(State):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Not found on the class, it would be asked of a subclass's __getattr__, before there are any attributes.
-        self.__dict__.update(state)
+        own = self.__dict__
+        own.update(state)
+        for names in _NAMES:  # by copy.copy they are the original's, and what the copy registers is not
+            if names in own:
+                own[names] = own[names].copy()
 
     @property
     def _parameters(self) -> MutableMapping[str, Parameter | None]:
-        return _Registry(self, self._parameter_names, None)
+        return Registry(self.__dict__, self._parameter_names, None)
+
+    @_parameters.setter
+    def _parameters(self, members: Mapping[str, Any]) -> None:
+        replace(self.__dict__, "_parameter_names", members, None)
 
     @property
     def _buffers(self) -> MutableMapping[str, Tensor | None]:
-        return _Registry(self, self._buffer_names, True)
+        return Registry(self.__dict__, self._buffer_names, True)
+
+    @_buffers.setter
+    def _buffers(self, members: Mapping[str, Any]) -> None:
+        replace(self.__dict__, "_buffer_names", members, True)
 
     @property
-    def _non_persistent_buffers_set(self) -> frozenset[str]:
-        return frozenset([name for name, persistent in self._buffer_names.items() if not persistent])
+    def _non_persistent_buffers_set(self) -> MutableSet[str]:
+        return NonPersistent(self._buffer_names)
+
+    @_non_persistent_buffers_set.setter
+    def _non_persistent_buffers_set(self, names: Iterable[str]) -> None:
+        absent = set(names)
+        self.__dict__["_buffer_names"] = {name: name not in absent for name in self._buffer_names}
 
     @property
     def _modules(self) -> MutableMapping[str, Module | None]:
-        return _Registry(self, self._module_names, None)
+        return Registry(self.__dict__, self._module_names, None)
+
+    @_modules.setter
+    def _modules(self, members: Mapping[str, Any]) -> None:
+        replace(self.__dict__, "_module_names", members, None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__
