@@ -110,6 +110,25 @@ def test_a_tensor_says_where_it_is(gpu: Any) -> None:
     assert f"{x[1]:.2f}" == "1.00"
 
 
+def test_types_in_the_older_notation_say_where(gpu: Any) -> None:
+    on_cpu, on_gpu = fastdl.LongTensor([1, 2]), fastdl.cuda.FloatTensor([1.5, 2.5])
+    assert (on_gpu.device.type, on_gpu.dtype, on_gpu.tolist()) == ("cuda", fastdl.float32, [1.5, 2.5])
+    assert fastdl.cuda.HalfTensor(2, 3).shape == (2, 3)
+    assert isinstance(on_gpu, fastdl.cuda.FloatTensor)
+    assert not isinstance(on_gpu, (fastdl.FloatTensor, fastdl.cuda.LongTensor))
+    assert not isinstance(on_cpu, fastdl.cuda.LongTensor)
+    assert (on_cpu.type(), on_gpu.type()) == ("fastdl.LongTensor", "fastdl.cuda.FloatTensor")
+    for kind in (fastdl.cuda.FloatTensor, "torch.cuda.FloatTensor", on_gpu.type()):
+        moved = on_cpu.type(kind)
+        assert isinstance(moved, fastdl.cuda.FloatTensor)
+        assert moved.tolist() == [1.0, 2.0]
+    assert isinstance(on_gpu.type(fastdl.LongTensor), fastdl.LongTensor)
+    assert isinstance(on_gpu.type("torch.FloatTensor"), fastdl.FloatTensor)
+    assert isinstance(on_gpu.type(fastdl.int64), fastdl.cuda.LongTensor)
+    there = on_gpu.to("cuda:1")
+    assert there.type(fastdl.cuda.FloatTensor) is there
+
+
 def test_moving_is_an_operation(gpu: Any) -> None:
     x = fastdl.tensor([1.0, 2.0], requires_grad=True)
     (x.to("cuda") * 3).sum().backward()

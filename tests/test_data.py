@@ -215,6 +215,28 @@ def test_default_collate_equals_torchs():
         same(got, want)
 
 
+def test_a_registered_function_comes_before_what_tensors_usually_become():
+    torch = pytest.importorskip("torch")
+    from torch.utils.data._utils.collate import collate as theirs
+
+    from fastdl.utils.data.collate import collate as ours
+    from fastdl.utils.data.collate import default_collate_fn_map
+
+    def joined(batch, *, collate_fn_map):
+        return "+".join(batch) if isinstance(batch[0], str) else len(batch)
+
+    for library, collate in ((torch, theirs), (fastdl, ours)):
+        known = {library.Tensor: joined, str: joined}
+        batch = [{"x": library.ones(i), "names": ("a", "b")} for i in range(2)]
+        assert collate(batch, collate_fn_map=known) == {"x": 2, "names": ["a+a", "b+b"]}
+    with_default = DataLoader(TensorDataset(fastdl.ones(4)), batch_size=2)
+    default_collate_fn_map[fastdl.Tensor] = joined
+    try:
+        assert list(with_default) == [[2], [2]]
+    finally:
+        del default_collate_fn_map[fastdl.Tensor]
+
+
 def test_users_classes_are_collated_by_what_they_registered():
     torch = pytest.importorskip("torch")
     from torch.utils.data._utils.collate import default_collate_fn_map as theirs

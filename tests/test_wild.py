@@ -179,6 +179,7 @@ def test_backends_are_modules():
             fastdl.backends.cudnn.allow_tf32 = allow
             assert cudnn.allow_tf32 is allow
             assert (precisions.convolution == "high") is allow
+        assert cudnn.version() is None
     finally:
         cudnn.benchmark, cudnn.allow_tf32 = False, before
     assert not fastdl.backends.mps.is_available()
@@ -365,7 +366,8 @@ def test_sampling_has_no_gradient_at_the_border_and_takes_empty_batches():
     nn.modules.dropout._DropoutNd nn.modules.activation.MultiheadAttention
     distributions.uniform.Uniform distributions.studentT.StudentT
     optim.adamw.AdamW optim.optimizer.ParamsT utils.data.distributed.DistributedSampler utils.model_zoo.load_url
-    hub.load_state_dict_from_url jit.Final compiler.disable""".split(),
+    hub.load_state_dict_from_url jit.Final compiler.disable amp.autocast_mode.autocast amp.grad_scaler.GradScaler
+    cuda.amp.autocast_mode.autocast cuda.amp.grad_scaler.GradScaler cuda.LongTensor""".split(),
 )
 def test_pytorch_s_paths_lead_there(path):
     module, name = path.rsplit(".", 1)

@@ -130,12 +130,13 @@ def _data() -> None:
     collate = _module(
         "torch.utils.data._utils.collate",
         "",
+        collate=fastdl.utils.data.collate.collate,
         default_collate=fastdl.utils.data.default_collate,
         default_convert=fastdl.utils.data.default_convert,
         default_collate_fn_map=fastdl.utils.data.collate.default_collate_fn_map,
         np_str_obj_array_pattern=re.compile(r"[SaUO]"),
     )
-    worker = _module("torch.utils.data._utils.worker", "")
+    worker = _module("torch.utils.data._utils.worker", "", get_worker_info=fastdl.utils.data.get_worker_info)
     fastdl.utils.data._utils = _module(
         "torch.utils.data._utils",
         "",

@@ -8,9 +8,9 @@ import numpy as np
 
 from fastdl.arrays import pooled_copy
 from fastdl.creation import tensor
-from fastdl.devices import to_device
+from fastdl.devices import resolve, to_device
 from fastdl.dtypes import CPU, Size, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
-from fastdl.kernels import select
+from fastdl.kernels import on_device, select
 from fastdl.tensor import Tensor
 
 
@@ -28,15 +28,21 @@ def made(data: tuple[Any, ...], dtype: Any) -> Any:
 
 
 class _OfDtype(type):
-    """The type of the types below: a tensor of their dtype is an instance."""
+    """The type of the types below: a tensor of their dtype, on a GPU if they are of those, is an instance."""
 
     dtype: Any
+    on_gpu = False
 
     def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, Tensor) and value._data.dtype is cls.dtype
+        return (
+            isinstance(value, Tensor)
+            and value._data.dtype is cls.dtype
+            and on_device(value._data) is cls.on_gpu
+        )
 
     def __call__(cls, *data: Any) -> Tensor:
-        return Tensor._wrap(made(data, cls.dtype))
+        array = made(data, cls.dtype)
+        return Tensor._wrap(to_device(array, resolve(cls.__name__, "cuda")) if cls.on_gpu else array)
 
 
 class FloatTensor(metaclass=_OfDtype):

@@ -8,6 +8,7 @@ from fastdl.amp.autocast import (
 )
 from fastdl.amp.custom import custom_bwd, custom_fwd
 from fastdl.amp.grad_scaler import GradScaler
+from fastdl.paths import lead_to
 
 __all__ = [
     "GradScaler",
@@ -18,3 +19,5 @@ __all__ = [
     "is_autocast_available",
     "is_autocast_enabled",
 ]
+
+lead_to(__name__, "autocast_mode")

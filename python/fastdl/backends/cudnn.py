@@ -15,6 +15,10 @@ def is_available() -> bool:
     return missing() is None
 
 
+def version() -> None:
+    """None: there is no cuDNN."""
+
+
 class _Module(ModuleType):
     """A module with a property: assignments to ``cudnn.allow_tf32`` reach the kernels."""
 

@@ -41,6 +41,8 @@ from fastdl.cuda.streams import (
     stream,
     synchronize,
 )
+from fastdl.cuda.typed import *
+from fastdl.cuda.typed import __all__ as _types
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
 
@@ -91,6 +93,7 @@ __all__ = [
     "stream",
     "synchronize",
     "unavailable_reason",
+    *_types,
 ]
 
 

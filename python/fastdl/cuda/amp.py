@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from fastdl import amp
+from fastdl.paths import lead_to
 
 __all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd"]
 
@@ -29,3 +30,6 @@ class GradScaler(amp.GradScaler):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__("cuda", *args, **options)
+
+
+lead_to(__name__, "autocast_mode grad_scaler")

@@ -26,6 +26,7 @@ from fastdl.dtypes import (
     int64,
     uint8,
 )
+from fastdl.kernels import on_device
 from fastdl.tensor import Tensor
 
 
@@ -139,15 +140,22 @@ _TYPE_NAMES = {
 def type_(input: Tensor, dtype: Any = None) -> Any:
     """The dtype's name in PyTorch's old notation (``'fastdl.FloatTensor'``), or the tensor in another dtype.
 
-    The other dtype may be given in that notation, too.
+    The other dtype may be given in that notation, too, which says whether the result is on a GPU.
     """
+    gpu = on_device(input._data)
     if dtype is None:
         names = {v: k for k, v in _TYPE_NAMES.items()}
-        return f"{dtypes.package}.{names.get(input._data.dtype, str(input._data.dtype))}"
+        name = names.get(input._data.dtype, str(input._data.dtype))
+        return f"{dtypes.package}.{'cuda.' if gpu else ''}{name}"
+    to_gpu = gpu
     if isinstance(dtype, str):
-        dtype = _TYPE_NAMES.get(dtype.rpartition(".")[2], dtype)
-    elif isinstance(dtype, type):
-        dtype = getattr(dtype, "dtype", dtype)  # fastdl.FloatTensor and its siblings
+        path, _, name = dtype.rpartition(".")
+        if name in _TYPE_NAMES:
+            dtype, to_gpu = _TYPE_NAMES[name], path.endswith("cuda")
+    elif isinstance(dtype, type):  # fastdl.FloatTensor and its siblings
+        dtype, to_gpu = getattr(dtype, "dtype", dtype), getattr(dtype, "on_gpu", gpu)
+    if to_gpu is not gpu:
+        input = to(input, "cuda" if to_gpu else "cpu")
     return cast(input, as_dtype("type", dtype))
 
 

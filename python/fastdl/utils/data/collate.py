@@ -16,7 +16,7 @@ from fastdl.tensor import Tensor
 __all__ = ["default_collate", "default_convert"]
 
 default_collate_fn_map: dict[Any, Any] = {}
-"""Users' classes -> ``collate(batch, *, collate_fn_map)``."""
+"""Users' classes -> ``function(batch, *, collate_fn_map)``, which :func:`default_collate` calls."""
 
 
 def _stack_arrays(arrays: list[Any]) -> Tensor:
@@ -40,7 +40,15 @@ def default_collate(batch: Sequence[Any]) -> Any:
     and bytes stay as they are; a list of dicts becomes a dict of batches, a list of tuples a list of batches (named
     tuples keep their type). See ``torch.utils.data.default_collate``.
     """
+    return collate(batch, collate_fn_map=default_collate_fn_map)
+
+
+def collate(batch: Sequence[Any], *, collate_fn_map: Mapping[Any, Any] | None = None) -> Any:
+    """:func:`default_collate` where samples of the map's classes are collated by its functions."""
     sample = batch[0]
+    for kind, function in (collate_fn_map or {}).items():
+        if isinstance(sample, kind):
+            return function(batch, collate_fn_map=collate_fn_map)
     if isinstance(sample, Tensor):
         if any(t._requires_grad for t in batch):
             return stack(list(batch))
@@ -61,7 +69,9 @@ def default_collate(batch: Sequence[Any]) -> Any:
     if isinstance(sample, (str, bytes)):
         return batch
     if isinstance(sample, Mapping):
-        return _mapping(sample, {key: default_collate([s[key] for s in batch]) for key in sample})
+        return _mapping(
+            sample, {key: collate([s[key] for s in batch], collate_fn_map=collate_fn_map) for key in sample}
+        )
     if isinstance(sample, Sequence):
         lengths = [len(s) for s in batch]
         if min(lengths) != max(lengths):
@@ -69,11 +79,8 @@ def default_collate(batch: Sequence[Any]) -> Any:
                 f"default_collate: each element in list of batch should be of equal size, got lengths {lengths}; "
                 "pass a collate_fn"
             )
-        columns = [default_collate(column) for column in zip(*batch, strict=True)]
+        columns = [collate(column, collate_fn_map=collate_fn_map) for column in zip(*batch, strict=True)]
         return type(sample)(*columns) if hasattr(sample, "_fields") else columns
-    for kind, function in default_collate_fn_map.items():
-        if isinstance(sample, kind):
-            return function(batch, collate_fn_map=default_collate_fn_map)
     raise TypeError(
         "default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found "
         f"{type(sample).__name__}; pass a collate_fn"

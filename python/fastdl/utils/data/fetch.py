@@ -9,7 +9,7 @@ import numpy as np
 
 from fastdl.kernels import select
 from fastdl.tensor import Tensor
-from fastdl.utils.data.collate import default_collate
+from fastdl.utils.data.collate import default_collate, default_collate_fn_map
 from fastdl.utils.data.dataset import Subset, TensorDataset
 
 Fetch = Callable[[Any], Any]
@@ -24,7 +24,7 @@ def make_fetch(dataset: Any, collate: Callable[[Any], Any], batched: bool, itera
         return _StreamFetch(iter(dataset), collate)
     if not batched:
         return lambda index: collate(dataset[index])
-    if collate is default_collate:
+    if collate is default_collate and not default_collate_fn_map:
         rows = _row_source(dataset)
         if rows is not None:
             return rows
