@@ -209,3 +209,18 @@ def test_data_parallel_and_variable():
     x = fastdl.autograd.Variable(fastdl.ones(2), requires_grad=True)
     (x * 2).sum().backward()
     assert x.grad.tolist() == [2.0, 2.0]
+    assert isinstance(x, fastdl.autograd.Variable)
+    assert isinstance(layer.module.weight, fastdl.autograd.Variable)
+    assert not isinstance(x.numpy(force=True), fastdl.autograd.Variable)
+    with pytest.raises(TypeError, match="data must be a Tensor, got list"):
+        fastdl.autograd.Variable([1.0])
+
+
+def test_a_size_holds_integers():
+    size = fastdl.Size([fastdl.tensor(2), np.int64(3), 4])
+    assert [type(extent) for extent in size] == [int] * 3
+    assert (size.numel(), repr(size), fastdl.Size()) == (24, "(2, 3, 4)", ())
+    assert type(size[1:]) is type(size + size) is fastdl.Size
+    for wrong in ([2.0], [fastdl.tensor(1.5)], ["a"]):
+        with pytest.raises(TypeError, match="Size: expected integers"):
+            fastdl.Size(wrong)

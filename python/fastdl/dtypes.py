@@ -7,9 +7,11 @@ imported when bfloat16 is first asked for or met, and nothing else needs it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from operator import index
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 import numpy as np
 
@@ -50,6 +52,12 @@ class Size(tuple[int, ...]):
 
     __slots__ = ()
 
+    def __new__(cls, sizes: Iterable[SupportsIndex] = ()) -> Self:
+        try:
+            return super().__new__(cls, map(index, sizes))  # a tensor of one integer is one, too
+        except TypeError:
+            raise TypeError(f"Size: expected integers, got {sizes!r}") from None
+
     def numel(self) -> int:
         """The number of elements: the product of the extents."""
         return prod(self)
@@ -60,7 +68,7 @@ class Size(tuple[int, ...]):
     def __getitem__(self, key: slice, /) -> Size: ...
     def __getitem__(self, key: Any, /) -> Any:
         part = tuple.__getitem__(self, key)
-        return Size(part) if part.__class__ is tuple else part
+        return tuple.__new__(Size, part) if part.__class__ is tuple else part
 
     def __add__(self, other: tuple[int, ...], /) -> Size:  # type: ignore[override]
         return Size(tuple.__add__(self, other))
