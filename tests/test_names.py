@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+
 import numpy as np
 import pytest
 
@@ -128,6 +131,42 @@ def test_checkpoint_passes_other_arguments_and_works_without_gradients():
     weight = nn.Parameter(np.ones(2, np.float32))
     checkpoint(lambda a: a * weight, fastdl.ones(2)).sum().backward()
     assert weight.grad.tolist() == [1.0, 1.0]
+
+
+def _checkpoint_in_contexts(torch):
+    """What happened in which order, and the gradient."""
+    checkpoints = importlib.import_module(f"{torch.__name__}.utils.checkpoint")
+    happened = []
+
+    @contextlib.contextmanager
+    def told(name):
+        happened.append(f"enter {name}")
+        yield
+        happened.append(f"leave {name}")
+
+    def part(x, scale=1.0):
+        happened.append("part")
+        return (x * scale).exp()
+
+    options = {
+        "context_fn": lambda: (told("first"), told("second")),
+        "determinism_check": "none",
+        "debug": False,
+        "early_stop": False,
+    }
+    x = torch.ones(2, requires_grad=True)
+    with checkpoints.set_checkpoint_early_stop(False):
+        checkpoints.checkpoint(part, x, use_reentrant=False, scale=2.0, **options).sum().backward()
+    with torch.no_grad():
+        checkpoints.checkpoint(part, x, use_reentrant=False, **options)
+    with pytest.raises(ValueError, match="context_fn"):
+        checkpoints.checkpoint(part, x, use_reentrant=True, context_fn=options["context_fn"])
+    return happened, [round(g, 4) for g in x.grad.tolist()]
+
+
+def test_a_checkpoint_takes_torchs_options():
+    torch = pytest.importorskip("torch")
+    assert _checkpoint_in_contexts(fastdl) == _checkpoint_in_contexts(torch)
 
 
 def test_gradients_pass_through_a_checkpoint_as_through_any_operation():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,29 @@ from fastdl.autograd.op import Link, Op
 from fastdl.random import get_rng_state, set_rng_state
 from fastdl.tensor import Tensor
 
-__all__ = ["checkpoint", "checkpoint_sequential", "get_device_states", "set_device_states"]
+__all__ = [
+    "CheckpointError",
+    "checkpoint",
+    "checkpoint_sequential",
+    "get_device_states",
+    "noop_context_fn",
+    "set_checkpoint_early_stop",
+    "set_device_states",
+]
+
+
+class CheckpointError(RuntimeError):
+    """The second run did not do what the first one did."""
+
+
+def noop_context_fn() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts that do nothing, for both runs."""
+    return nullcontext(), nullcontext()
+
+
+def set_checkpoint_early_stop(enable: bool) -> AbstractContextManager[None]:
+    """Accepted for compatibility: the second run always goes to the function's end."""
+    return nullcontext()
 
 
 class Checkpoint(Op):
@@ -39,6 +61,7 @@ class Checkpoint(Op):
     part: Callable[[], Any]
     state: Any  # of the random numbers before the part, or None
     casts: Any  # the autocast that it ran in
+    context: AbstractContextManager[Any]  # the user's, to run it in again
 
     def again(self) -> tuple[list[Tensor], list[Tensor]]:
         """The part's results, and its ends, as tensors of a graph of its own."""
@@ -52,11 +75,11 @@ class Checkpoint(Op):
         after = get_rng_state()
         if self.state is not None:
             set_rng_state(self.state)
-        with enable_grad(), _casts(self.casts):
+        with enable_grad(), _casts(self.casts), self.context:
             results = _made_since(born, self.part())
         set_rng_state(after)
         if len(results) != self.outputs:
-            raise RuntimeError(
+            raise CheckpointError(
                 f"checkpoint: the function gave {self.outputs} results that need a gradient, and {len(results)} when "
                 "it was called again in backward; it must do the same every time"
             )
@@ -144,6 +167,10 @@ def checkpoint(
     *args: Any,
     use_reentrant: bool | None = None,
     preserve_rng_state: bool = True,
+    context_fn: Callable[[], tuple[Any, Any]] = noop_context_fn,
+    determinism_check: str = "default",
+    debug: bool = False,
+    early_stop: bool = True,
     **kwargs: Any,
 ) -> Any:
     """``function(*args, **kwargs)``, of which only the arguments are kept; backward computes the rest a second time.
@@ -154,6 +181,9 @@ def checkpoint(
         args: its arguments; a tensor among them must not be changed in place before backward.
         use_reentrant: accepted for compatibility; the result is that of ``use_reentrant=False``.
         preserve_rng_state: whether the second run sees the random state of the first.
+        context_fn: gives two context managers, for the first and for the second run.
+        determinism_check, debug, early_stop: accepted for compatibility.
+        kwargs: the function's other arguments.
 
     What the function returns may be a tensor or tuples, lists and dictionaries of tensors. See
     ``torch.utils.checkpoint.checkpoint``.
@@ -165,14 +195,17 @@ def checkpoint(
         >>> [round(g, 4) for g in x.grad.tolist()]
         [5.4366, 22.1672]
     """
+    if use_reentrant and (context_fn is not noop_context_fn or debug):
+        raise ValueError("checkpoint: context_fn and debug are for use_reentrant=False")
     if not is_grad_enabled():
         return function(*args, **kwargs)
     node = Checkpoint()
+    first, node.context = context_fn()
     node.state, node.casts = get_rng_state() if preserve_rng_state else None, mode.autocast
     args, kwargs = _mapped(args, _kept), _mapped(kwargs, _kept)
     node.part = partial(function, *args, **kwargs)
     born = next_order()
-    with _casts(node.casts):
+    with _casts(node.casts), first:
         value = node.part()
     results = _made_since(born, value)
     if not results:
