@@ -136,6 +136,27 @@ def test_linear_and_activation_run_as_one():
             assert_close(a, b.grad, 6, scale=10)
 
 
+def test_calls_of_their_own_are_not_passed_over(monkeypatch):
+    class Counted(nn.Linear):
+        def __call__(self, x):
+            return super().__call__(x) + 100
+
+    class Shifted(nn.ReLU):
+        def __call__(self, x):
+            return super().__call__(x) + 1000
+
+    x = fastdl.tensor([[1.0, 2.0]])
+    counted, plain = Counted(2, 2), nn.Linear(2, 2)
+    assert (nn.Sequential(counted, nn.ReLU())(x) == counted(x).relu()).all()
+    assert (nn.Sequential(plain, Shifted())(x) == plain(x).relu() + 1000).all()
+    called, usual = [], nn.Module.__call__
+    monkeypatch.setattr(
+        nn.Module, "__call__", lambda self, *args: (called.append(type(self).__name__), usual(self, *args))[1]
+    )
+    nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))(x)
+    assert called == ["Sequential", "Linear", "ReLU", "Linear"]
+
+
 def test_hooks_and_subclasses_are_not_passed_over():
     class Mine(nn.Linear):
         def forward(self, x):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from fastdl.dtypes import DIFFERENTIABLE
-from fastdl.nn.modules.linear import LINEAR, Linear, fusable_activation
+from fastdl.nn.modules.linear import LINEAR, Linear, fusable_activation, is_called_as_usual
 from fastdl.nn.modules.module import Module, indent_rest
 from fastdl.nn.parameter import Parameter
 from fastdl.ops.linear import linear
@@ -123,12 +123,12 @@ class Sequential(_NumberedModules):
         for name in own["_module_names"]:
             module = own[name]
             if layer is not None:
-                activation = None if module._hooked else fusable_activation(module)
+                activation = fusable_activation(module)
                 input = linear(input, layer.weight, layer.bias, activation)
                 layer = None
                 if activation is not None:
                     continue
-            if type(module).forward is LINEAR and not module._hooked and "forward" not in module.__dict__:
+            if type(module).forward is LINEAR and is_called_as_usual(module):
                 layer = module
             else:
                 input = module(input)

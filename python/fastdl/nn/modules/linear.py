@@ -25,10 +25,18 @@ _FUSABLE: dict[Any, str] = {
 }  # by the functions: programs put others in their place
 
 
+_CALL = Module.__call__
+
+
+def is_called_as_usual(module: Module) -> bool:
+    """Does calling it do what its class's ``forward`` does, and nothing else?"""
+    return not module._hooked and type(module).__call__ is _CALL and "forward" not in module.__dict__
+
+
 def fusable_activation(module: Module) -> str | None:
     """The name by which ``linear`` knows what ``module`` computes, None if it does not."""
     name = _FUSABLE.get(type(module).forward)
-    if name is None or "forward" in module.__dict__:
+    if name is None or not is_called_as_usual(module):
         return None
     if name == "gelu" and getattr(module, "approximate", "") == "tanh":
         return "gelu_tanh"
