@@ -292,6 +292,30 @@ def test_a_failing_trial_warns_once_and_decides(cuda, monkeypatch, family):
             assert not hopper.hopper_trusted(family, tampered)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA: out of registers"), MemoryError("none is left")])
+def test_a_trial_that_breaks_off_has_ended(cuda, monkeypatch, error):
+    """Else the kernels of its file, of which others may be trusted already, would give up waits without an error."""
+    told: list[str] = []
+    watched = Device(
+        attention_forward_trial_begin=lambda: told.append("begin"),
+        attention_forward_trial_end=lambda stream: not told.append("end"),
+    )
+
+    def breaks_off(runtime: Any) -> list[Any]:
+        if hopper._choice.get():
+            raise error
+        return []
+
+    monkeypatch.setattr(hopper, "_families", {"attention_forward of 256": breaks_off})
+    if isinstance(error, RuntimeError):
+        with pytest.warns(RuntimeWarning, match="failed their trial .*out of registers"):
+            assert not hopper.hopper_trusted("attention_forward of 256", watched)
+    else:
+        with pytest.raises(MemoryError):
+            hopper.hopper_trusted("attention_forward of 256", watched)
+    assert told == ["begin", "end"]
+
+
 def test_the_environment_decides(monkeypatch):
     never = Device(attention_forward_trial_begin=None)  # whose trial would raise TypeError
     monkeypatch.setenv("FASTDL_HOPPER", "0")

@@ -123,9 +123,12 @@ def trial(name: str, runtime: Any) -> str | None:
     try:
         if begin is not None:
             begin()
-        with choose(True):
-            got = problem(runtime)
-        if end is not None and not end(runtime.stream()):
+        try:
+            with choose(True):
+                got = problem(runtime)
+        finally:  # a wait in vain must be an error again, whatever happened
+            ended = end is None or end(runtime.stream())
+        if not ended:
             return "a kernel waited in vain"
     except RuntimeError as error:
         try:
