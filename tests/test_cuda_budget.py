@@ -72,7 +72,7 @@ def module() -> Path:
         if path.stat().st_mtime > max(source.stat().st_mtime for source in sources):
             return path
     options = ["-DFASTDL_CUDA=ON", "-DFASTDL_LEVELS=baseline", "-DFASTDL_CUDA_COMPRESS=balance"]
-    options += ["-DSKBUILD_PROJECT_VERSION=0.0.0"]
+    options += ["-DFASTDL_CUDA_WERROR=ON", "-DSKBUILD_PROJECT_VERSION=0.0.0"]
     for command in (
         ["cmake", "-G", "Ninja", "-S", ROOT, "-B", BUILD, f"-DPython_EXECUTABLE={sys.executable}", *options],
         ["cmake", "--build", BUILD, "--target", "_cuda", "-j", "2"],
