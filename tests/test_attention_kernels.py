@@ -327,6 +327,22 @@ def test_float32_is_exact_unless_tf32_is_allowed(monkeypatch):
 
 
 @pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
+@pytest.mark.parametrize("rows", [(100, 4096), (4096, 40)])  # sums over keys, over queries
+def test_long_sums_of_float32_do_not_shrink(rows):
+    """Tensor cores cut their sums toward zero, by 2^-15 after so many products."""
+    module = load("cuda")
+    (q, k, v, g), _ = inputs((1, 4, 4, *rows, 64, 64), np.float32)
+    v, g, options = np.abs(v), np.abs(g), (False, 0.1, 0.0, 0, 0)
+    y, lse = module.attention_forward(q, k, v, None, *options)
+    grad_value = module.attention_backward(g, q, k, v, None, y, lse, *options, False)[2]
+    q, k, v, g = map(wide, (q, k, v, g))
+    want, want_lse = reference.attention_forward(q, k, v, None, *options)
+    grads = reference.attention_backward(g, q, k, v, None, want, want_lse, *options, False)
+    for a, b in ((y, want), (grad_value, grads[2])):
+        assert np.abs(a - b).max() < 2.0**-18 * np.abs(b).max()
+
+
+@pytest.mark.skipif("cuda" not in backends(cuda=True), reason="needs the emulated CUDA kernels")
 @pytest.mark.parametrize("name", ["float16", "float32"])
 @pytest.mark.parametrize(
     ("shape", "p"),

@@ -233,3 +233,15 @@ def test_tf32_drops_thirteen_bits(extension):
     extension.product("tf32", address(c), address(a), address(b))
     want = [1 + 2**-10, 1 + 2**-10, 1, 1, 3.140625, 3.0, -3.140625, 2**-130]
     np.testing.assert_array_equal(c[0], want)
+
+
+def test_tensor_cores_cut(extension):
+    """Three quarters of a last place would be rounded up."""
+    a, b, c = np.zeros((16, 8), np.float32), np.ones((8, 8), np.float32), np.zeros((16, 8), np.float32)
+    a[:, 0], a[:, 1] = 1, 0.75 * 2**-23
+    a[8:] *= -1
+    extension.product("tf32", address(c), address(a), address(b))
+    np.testing.assert_array_equal(c[:, 0], [1] * 8 + [-1] * 8)
+    a[:, :2] = 2.0**127  # but what is too large is infinite
+    extension.product("tf32", address(c), address(a), address(b))
+    np.testing.assert_array_equal(c, np.inf)

@@ -37,6 +37,16 @@ def multiply(module: Any, kind: str, form: str, m: int, n: int, k: int, mistake:
     return c, want
 
 
+def test_products_cut(extension):
+    """As those of mma do: three quarters of a last place would be rounded up."""
+    a, b = np.zeros((64, 64), np.float16), np.zeros((64, 64), np.float16)
+    a[:, 0], a[:, 1], b[:, 0], b[:, 1] = 1, 2**-12, 1, 0.75 * 2**-11
+    c = np.zeros((64, 64), np.float32)
+    arrays = address(c), address(a), address(b)
+    extension.multiply_tiles("float16", "along", *arrays, 64, 64, 64, extension.Mistake.none)
+    np.testing.assert_array_equal(c, 1)
+
+
 @pytest.mark.parametrize(
     ("kind", "form"),
     [(k, f) for k in ("float16", "bfloat16") for f in ("along", "across", "mixed", "registers")]

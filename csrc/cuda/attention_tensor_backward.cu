@@ -200,6 +200,8 @@ __global__ void __launch_bounds__(kTensorThreads, 2)
 
 template <class T, int kD, int kQueryTiles, int kTerms>
 void run(const AttentionBackward<T>& f, Stream stream) {
+  constexpr int kBytes = kBackwardBytes<T, kD, kQueryTiles>;
+  static_assert(kBytes <= 99 << 10);  // what compute capability 8.6 has for a block
   const int queries = int(ceil_div(f.scores.queries, kOwnRows<kQueryGradient, kQueryTiles>)),
             keys = int(ceil_div(f.scores.keys, kOwnRows<kKeyGradient, kQueryTiles>));
   const Tiles tiles{queries, keys, unsigned(f.batch) * unsigned(f.groups) * unsigned(keys)};
@@ -210,8 +212,7 @@ void run(const AttentionBackward<T>& f, Stream stream) {
     launch("attention_backward",
            masking ? tensor_backward_kernel<T, kD, kQueryTiles, true, kTerms>
                    : tensor_backward_kernel<T, kD, kQueryTiles, false, kTerms>,
-           dim3(unsigned(blocks)), dim3(kTensorThreads), kBackwardBytes<T, kD, kQueryTiles>, stream, f,
-           tiles);
+           dim3(unsigned(blocks)), dim3(kTensorThreads), kBytes, stream, f, tiles);
 }
 
 }  // namespace

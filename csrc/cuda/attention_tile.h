@@ -85,44 +85,62 @@ struct Tile {
   }
 };
 
+// result += a times b, of which load(b, n, k) has columns 8 n .. 8 n + 15 of step k. With two terms, which are to be as
+// accurate as float32, these few steps are a sum of their own, which is rounded as the result takes it: long sums are
+// not left to the tensor cores (fragments.h).
+template <class T, int kTerms, int kSteps, int kM, int N, class Load>
+__device__ __forceinline__ void add_steps(float (&result)[kM][N][4],
+                                          const uint32_t (&a)[kSteps][kM][kTerms][4], Load&& load) {
+  FASTDL_UNROLL
+  for (int n = 0; n < N; n += 2) {
+    [[maybe_unused]] float sums[kM][2][4] = {};
+    FASTDL_UNROLL
+    for (int k = 0; k < kSteps; ++k) {
+      uint32_t b[kTerms][4];
+      load(b, n, k);
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+      for (int half = 0; half < 2; ++half)
+        multiply_add<T>(kTerms == 1 ? result[m][n + half] : sums[m][half], a[k][m], b, half);
+    }
+    if constexpr (kTerms > 1) {
+      FASTDL_UNROLL
+      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
+      for (int c = 0; c < 8; ++c) result[m][n + c / 4][c % 4] += sums[m][c / 4][c % 4];
+    }
+  }
+}
+
 // sums += rows row .. of x times rows of y.
 template <class T, int kD, int kTerms, int kM, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kM][N][4], const Tile<T, kD>& x, int row,
                                               const Tile<T, kD>& y) {
-  constexpr int kSteps = kD / kStepSize<T>;
-  [[maybe_unused]] constexpr int kAtOnce = kTerms == 2 ? 2 : 4;
+  constexpr int kSteps = kD / kStepSize<T>, kCount = kTerms;
+  [[maybe_unused]] constexpr int kAtOnce = kTerms == 1 ? 4 : 1;
   FASTDL_UNROLL_BY(kAtOnce)  // no more: code is fetched, too
-  for (int k = 0; k < kSteps; ++k) {
-    uint32_t a[kM][kTerms][4];
+  for (int first = 0; first < kSteps; first += kCount) {
+    uint32_t a[kCount][kM][kTerms][4];
     FASTDL_UNROLL
-    for (int m = 0; m < kM; ++m) load_a<T>(a[m], x, row + 16 * m, k);
-    FASTDL_UNROLL
-    for (int n = 0; n < N; n += 2) {
-      uint32_t b[kTerms][4];
-      load_b<T>(b, y, 8 * n, k);
-      FASTDL_UNROLL
-      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
-      for (int half = 0; half < 2; ++half) multiply_add<T>(sums[m][n + half], a[m], b, half);
-    }
+    for (int k = 0; k < kCount; ++k) FASTDL_UNROLL
+    for (int m = 0; m < kM; ++m) load_a<T>(a[k][m], x, row + 16 * m, first + k);
+    add_steps<T>(sums, a, [&](uint32_t (&b)[kTerms][4], int n, int k) { load_b<T>(b, y, 8 * n, first + k); });
   }
 }
 // result += weights times the rows of y.
 template <class T, int kD, int kTerms, int kM, int N>
 __device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const float (&weights)[kM][N][4],
                                          const Tile<T, kD>& y) {
+  constexpr int kSteps = 8 * N / kStepSize<T>;
+  constexpr int kCount = kTerms == 1 ? 1 : kM > 1 || kSteps < 4 ? 2 : 4;  // as registers allow
   FASTDL_UNROLL
-  for (int k = 0; k < 8 * N / kStepSize<T>; ++k) {
-    uint32_t a[kM][kTerms][4];
+  for (int first = 0; first < kSteps; first += kCount) {
+    uint32_t a[kCount][kM][kTerms][4];
     FASTDL_UNROLL
-    for (int m = 0; m < kM; ++m) a_from_sums<T>(a[m], weights[m], k);
-    FASTDL_UNROLL
-    for (int n = 0; n < kD / 8; n += 2) {
-      uint32_t b[kTerms][4];
-      load_b_rows<T>(b, y, k * kStepSize<T>, 8 * n);
-      FASTDL_UNROLL
-      for (int m = 0; m < kM; ++m) FASTDL_UNROLL
-      for (int half = 0; half < 2; ++half) multiply_add<T>(result[m][n + half], a[m], b, half);
-    }
+    for (int k = 0; k < kCount; ++k) FASTDL_UNROLL
+    for (int m = 0; m < kM; ++m) a_from_sums<T>(a[k][m], weights[m], first + k);
+    add_steps<T>(result, a, [&](uint32_t (&b)[kTerms][4], int n, int k) {
+      load_b_rows<T>(b, y, (first + k) * kStepSize<T>, 8 * n);
+    });
   }
 }
 

@@ -310,9 +310,10 @@ void mma(void* const products[32], int k, float (*widen)(uint32_t)) {
   for (int lane = 0; lane < 32; ++lane)
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + 8 * (i / 2), column = lane % 4 * 2 + i % 2;
-      float sum = 0;
-      for (int j = 0; j < k; ++j) sum += a[row][j] * b[j][column];
-      static_cast<const Product*>(products[lane])->d[i] += sum;
+      float& d = static_cast<const Product*>(products[lane])->d[i];
+      double sum = d;
+      for (int j = 0; j < k; ++j) sum += double(a[row][j]) * double(b[j][column]);
+      d = cut(sum);
     }
 }
 

@@ -354,6 +354,13 @@ struct Product {
 float widen_bf16(uint32_t bits);
 float widen_fp16(uint32_t bits);
 float widen_tf32(uint32_t bits);
+// What a tensor core leaves of products and the accumulator, which it adds exactly or nearly so: it does not round to
+// the nearest number but toward zero, so that errors of long sums do not cancel.
+inline float cut(double sum) {
+  const auto rounded = float(sum);
+  return std::isfinite(rounded) && std::fabs(double(rounded)) > std::fabs(sum) ? std::nextafter(rounded, 0.0f)
+                                                                               : rounded;
+}
 void mma(void* const products[32], int k, float (*widen)(uint32_t));
 
 }  // namespace emulation

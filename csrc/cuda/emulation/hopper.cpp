@@ -244,7 +244,8 @@ void Hopper::execute(int warpgroup, size_t groups, const Site& site) {
   Thread* const all = &threads[size_t(warpgroup) * kWarpgroup];
   std::vector<const std::byte*>& read = warpgroups[size_t(warpgroup)].read;
   read.clear();
-  std::vector<float> a, b, d;
+  std::vector<float> a, b;
+  std::vector<double> d;
   for (; groups > 0; --groups) {
     for (int t = 0; t < kWarpgroup; ++t)
       if (all[t].groups.empty() || all[t].groups.front() != all[0].groups.front())
@@ -271,7 +272,7 @@ void Hopper::execute(int warpgroup, size_t groups, const Site& site) {
         const int row = 16 * (t / 32) + t % 32 / 4, column = 2 * (t % 4);
         for (int j = 0; j < n / 2; ++j)
           d[size_t((row + 8 * (j / 2 % 2)) * n + 8 * (j / 4) + column + j % 2)] =
-              p.accumulate ? mine.sums->value[size_t(j)] : 0.0f;
+              p.accumulate ? double(mine.sums->value[size_t(j)]) : 0.0;
         if (p.registers != nullptr)  // as mma.m16n8k16
           for (int j = 0; j < 8; ++j)
             a[size_t((column + j % 2 + 8 * (j / 4)) * 64 + row + 8 * (j / 2 % 2))] =
@@ -280,16 +281,16 @@ void Hopper::execute(int warpgroup, size_t groups, const Site& site) {
       }
       for (int row = 0; row < 64; ++row)
         for (int k = 0; k < summands; ++k) {
-          const float x = a[size_t(k * 64 + row)];
+          const double x = a[size_t(k * 64 + row)];
           const float* from = &b[size_t(k * n)];
-          float* to = &d[size_t(row * n)];
-          for (int j = 0; j < n; ++j) to[j] += x * from[j];
+          double* to = &d[size_t(row * n)];
+          for (int j = 0; j < n; ++j) to[j] += x * double(from[j]);
         }
       for (int t = 0; t < kWarpgroup; ++t) {
         Accumulator& sums = *all[t].issued.front().sums;
         const int row = 16 * (t / 32) + t % 32 / 4, column = 2 * (t % 4);
         for (int j = 0; j < n / 2; ++j)
-          sums.value[size_t(j)] = d[size_t((row + 8 * (j / 2 % 2)) * n + 8 * (j / 4) + column + j % 2)];
+          sums.value[size_t(j)] = cut(d[size_t((row + 8 * (j / 2 % 2)) * n + 8 * (j / 4) + column + j % 2)]);
         if (--sums.in_flight == 0) {
           for (size_t j = 0; j < sums.count; ++j) {
             uint32_t bits;
