@@ -9,6 +9,7 @@ namespace fastdl::emulation {
 namespace {
 
 std::atomic<int64_t> cooperative_count{0}, launch_count{0};
+std::atomic<const char*> last_name{""};
 std::atomic<bool> skips_kernels{false};
 
 // Like mbarrier: an exchange is over when one thread has said how many bytes to expect and so many have come,
@@ -158,6 +159,9 @@ int64_t cooperative_launches() {
 }
 int64_t launches() {
   return launch_count;
+}
+const char* last_launch() {
+  return last_name;
 }
 void skip_kernels(bool skip) {
   skips_kernels = skip;
@@ -350,6 +354,7 @@ void run_clusters(const char* name, const void* kernel, int blocks, dim3 grid, d
                   size_t shared_bytes, void (*body)(void*), void* context) {
   const uint64_t all = checked_blocks(name, kernel, grid, block, shared_bytes);
   ++launch_count;
+  last_name = name;
   if (skips_kernels) return;
   if (blocks > kLargestCluster || grid.x % unsigned(blocks) != 0)
     throw Error(std::string(name) + ": clusters of " + std::to_string(blocks) + " blocks do not fit");
@@ -364,6 +369,7 @@ void run(const char* name, const void* kernel, dim3 grid, dim3 block, size_t sha
          void (*body)(void*), void* context, bool cooperative) {
   const uint64_t blocks = checked_blocks(name, kernel, grid, block, shared_bytes);
   ++launch_count;
+  last_name = name;
   if (skips_kernels) return;
   const Launch launch{name, grid, block, shared_bytes, body, context, cooperative};
   release(&launch.started);

@@ -84,7 +84,8 @@ struct Device {
   int multiprocessors = 2;  // few, so that small tests reach the loops over a grid
 };
 extern Device device;
-int64_t launches();  // so far, of any kind
+int64_t launches();         // so far, of any kind
+const char* last_launch();  // its name
 // Launches are counted and checked, and nothing runs: what is left is the host's time.
 void skip_kernels(bool skip);
 

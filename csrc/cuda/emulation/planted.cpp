@@ -354,6 +354,7 @@ void register_emulation(py::module_& m) {
       py::arg("capability"), py::arg("shared"), py::arg("multiprocessors") = 2);
   m.def("cooperative_launches", emulation::cooperative_launches);
   m.def("launches", emulation::launches);
+  m.def("last_launch", emulation::last_launch);
   m.def("skip_kernels", emulation::skip_kernels);
   m.def("run_planted", [](const std::string& name, uintptr_t y, uintptr_t x, unsigned threads) {
     for (const Planted& p : kPlanted)
