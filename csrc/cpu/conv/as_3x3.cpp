@@ -277,8 +277,9 @@ const char* refusal(const ConvProblem& p) {
 }
 
 // Of a vector of x' or y' (of columns that lie apart, three times that), and of a vector of w'. Its weight
-// gradients take longer than Winograd's of images that lie in cache.
-constexpr double kCopyCost = 25, kWeightCost = 40, kGradW = 1.25;
+// gradients take longer than Winograd's of images that lie in cache; an x' beyond kFar bytes does in none, which costs
+// by its bytes.
+constexpr double kCopyCost = 25, kWeightCost = 40, kGradW = 1.25, kFarCost = 1.5, kFar = 5e6;
 
 [[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const As3x3 form(p);
@@ -288,8 +289,10 @@ constexpr double kCopyCost = 25, kWeightCost = 40, kGradW = 1.25;
   };
   const double copies =
       vectors(q.in_channels, q.in) + (form.same_result() ? 0 : vectors(q.out_channels, q.out));
+  const double elements = double(q.batch * q.in_channels * q.in_size());
+  const double copy = kCopyCost + (4 * elements > kFar ? kFarCost * double(w) : 0);
   return (pass == ConvPass::grad_w ? kGradW : 1) * winograd_cost(q, pass, w) +
-         kCopyCost * (p.dilation[2] > 1 ? 3 : 1) * copies +
+         copy * (p.dilation[2] > 1 ? 3 : 1) * copies +
          kWeightCost * double(q.out_channels * q.patch()) / double(w);
 }
 template <class T>
