@@ -10,6 +10,8 @@
 // tables, one point per lane. Nothing is saved. Work: blocks of points for y and grad_grid, planes for
 // grad_x, whose sums are in the order of the points. Passes over memory: grid, results and grad_y once,
 // pixels as they come.
+#include <cmath>
+
 #include "cpu/resample/resample.h"
 #include "cpu/rows.h"
 #include "cpu/simd/interleave.h"
@@ -19,17 +21,33 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // points
 
-// To the integer below, and to the nearest (even ones of two); places are limited to what Int<T> holds.
-template <class T>
-[[gnu::always_inline]] inline Vec<T> floor_of(Vec<T> x) {
-  const Vec<T> whole = to_float<T>(to_int<T>(x));
-  return whole > x ? whole - T(1) : whole;
+// To the integer below, and to the nearest (of two the even one), by the instruction for either.
+constexpr int kDown = 9, kNearest = 8;
+template <int kWay, class T>
+[[gnu::always_inline]] inline Vec<T> rounded(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_roundscale_ps((__m512)x, kWay);
+  else
+    return (Vec<T>)_mm512_roundscale_pd((__m512d)x, kWay);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_round_ps((__m256)x, kWay);
+  else
+    return (Vec<T>)_mm256_round_pd((__m256d)x, kWay);
+#elif defined(__SSE4_1__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm_round_ps((__m128)x, kWay);
+  else
+    return (Vec<T>)_mm_round_pd((__m128d)x, kWay);
+#else
+  for (int i = 0; i < kWidth<T>; ++i) x[i] = kWay == kDown ? std::floor(x[i]) : std::nearbyint(x[i]);
+  return x;
+#endif
 }
 template <class T>
-[[gnu::always_inline]] inline Vec<T> round_of(Vec<T> x) {
-  constexpr T shift = T(3) * T(int64_t{1} << (sizeof(T) == 4 ? 22 : 51));  // at which T has no fractions
-  const Vec<T> size = x < T(0) ? -x : x, whole = (x + shift) - shift;
-  return size < shift / 4 ? whole : x;
+[[gnu::always_inline]] inline Vec<T> floor_of(Vec<T> x) {
+  return rounded<kDown, T>(x);
 }
 
 template <class T>
@@ -63,7 +81,10 @@ class Block {
     for (int64_t j = 0; j < count; j += w) {
       Vec<T> sum{};
       each_pixel(x, j, [&](int k, Vec<T> pixel) { sum += load(weight_[k] + j) * pixel; });
-      store_n(y + j, sum, int(std::min<int64_t>(w, count - j)));
+      if (j + w <= count)
+        store<T>(y + j, sum);
+      else
+        store_n(y + j, sum, int(count - j));
     }
   }
   // A pair at once would wait for the one before: their places overlap, which stores do not forward.
@@ -146,11 +167,11 @@ class Block {
   }
 
   // Places moved into the image, except for zeros; `slope` is multiplied by the derivative of that.
-  [[gnu::always_inline]] void pad(Vec<T>& place, Vec<T>& slope, T extent) const {
-    if (p_.padding == GridPadding::zeros) return;
+  [[gnu::always_inline]] static void pad(const GridProblem& p, Vec<T>& place, Vec<T>& slope, T extent) {
+    if (p.padding == GridPadding::zeros) return;
     const Vec<T> zero{};
-    if (p_.padding == GridPadding::reflection) {
-      const T low = p_.align_corners ? T(0) : T(-0.5), span = p_.align_corners ? extent - 1 : extent;
+    if (p.padding == GridPadding::reflection) {
+      const T low = p.align_corners ? T(0) : T(-0.5), span = p.align_corners ? extent - 1 : extent;
       if (span == 0) {
         place = slope = zero;
         return;
@@ -162,25 +183,23 @@ class Block {
       slope = ((distance < zero) ^ back) ? -slope : slope;
     }
     slope = (place > zero) & (place < extent - 1) ? slope : zero;
-    place = place > zero ? place : zero;  // NaN is 0 now
-    place = place < extent - 1 ? place : broadcast<T>(extent - 1);
+    place = min(max(place, zero), broadcast<T>(extent - 1));  // NaN is 0 now
   }
   // A tap's pixel, given as a number, among `extent`.
   template <int kTaps>
-  [[gnu::always_inline]] void set_tap(Places<kTaps>& places, int t, Vec<T> pixel, Vec<T> weight, Vec<T> slope,
-                                      T extent) const {
+  [[gnu::always_inline]] static void set_tap(Places<kTaps>& places, int t, Vec<T> pixel, Vec<T> weight,
+                                             Vec<T> slope, T extent) {
     places.inside[t] = (Vec<Int<T>>)((pixel >= T(0)) & (pixel <= extent - 1));
     places.at[t] = to_int<T>(kept(pixel, places.inside[t]));
     places.weight[t] = weight, places.slope[t] = slope;
   }
 
   // Taps become the four neighbours among which all of their pixels lie; some may share one. `doubt`: 0, or NaN.
-  [[gnu::always_inline]] static void side_by_side(Places<4>& places, const Vec<T>* pixels, Vec<T> doubt,
-                                                  T extent) {
+  [[gnu::always_inline]] static void side_by_side(Places<4>& places, const Vec<T>* pixels, bool slopes,
+                                                  Vec<T> doubt, T extent) {
     Vec<T> low = pixels[0];
-    for (int t = 1; t < 4; ++t) low = pixels[t] < low ? pixels[t] : low;
-    low = low > T(0) ? low : Vec<T>{};  // NaN is 0 now
-    low = low < extent - 4 ? low : broadcast<T>(extent - 4);
+    for (int t = 1; t < 4; ++t) low = min(pixels[t], low);
+    low = min(max(low, Vec<T>{}), broadcast<T>(extent - 4));  // NaN is 0 now
     const Places<4> taps = places;
     for (int n = 0; n < 4; ++n) {
       const Vec<T> pixel = low + T(n);
@@ -191,38 +210,36 @@ class Block {
         const auto here = (Vec<Int<T>>)(pixels[t] == pixel);
         places.inside[n] |= here;
         places.weight[n] += kept(taps.weight[t], here);
-        places.slope[n] += kept(taps.slope[t], here);
+        if (slopes) places.slope[n] += kept(taps.slope[t], here);
       }
     }
   }
 
   template <int kTaps, int kRank>
-  [[gnu::always_inline]] Places<kTaps> places_of(int a, Vec<T> v) const {
+  [[gnu::always_inline]] Places<kTaps> places_of(const GridProblem& p, int a, Vec<T> v) const {
     Places<kTaps> places;
-    const T extent = T(p_.extent[a]), far = T(1 << 30);
-    Vec<T> place = p_.align_corners ? (v + 1) * ((extent - 1) / 2) : ((v + 1) * extent - 1) / 2;
-    Vec<T> slope = broadcast<T>(p_.align_corners ? (extent - 1) / 2 : extent / 2);
-    place = place > -far ? place : broadcast<T>(-far);
-    place = place < far ? place : broadcast<T>(far);
+    const T extent = T(p.extent[a]), far = T(1 << 30);
+    Vec<T> place = p.align_corners ? (v + 1) * ((extent - 1) / 2) : ((v + 1) * extent - 1) / 2;
+    Vec<T> slope = broadcast<T>(p.align_corners ? (extent - 1) / 2 : extent / 2);
+    place = min(max(place, broadcast<T>(-far)), broadcast<T>(far));
     const Vec<T> doubt = v - v;  // 0, or NaN of what is not finite
     if constexpr (kRank == 2) {
-      if (p_.padding != GridPadding::border) place += doubt;
-    } else if (p_.padding != GridPadding::zeros) {  // as in PyTorch, where volumes take the end of an axis
-      const auto sure = p_.padding == GridPadding::border ? v == v : doubt == T(0);
+      if (p.padding != GridPadding::border) place += doubt;
+    } else if (p.padding != GridPadding::zeros) {  // as in PyTorch, where volumes take the end of an axis
+      const auto sure = p.padding == GridPadding::border ? v == v : doubt == T(0);
       place = sure ? place : broadcast<T>(extent - 1);
     }
-    if (kTaps != 4) pad(place, slope, extent);
+    if (kTaps != 4) pad(p, place, slope, extent);
     if constexpr (kTaps == 1) {
-      set_tap(places, 0, round_of<T>(place), broadcast<T>(1), Vec<T>{}, extent);
+      set_tap(places, 0, rounded<kNearest, T>(place), broadcast<T>(1), Vec<T>{}, extent);
       return places;
     }
     const Vec<T> first = floor_of<T>(place) + (place - place);  // NaN of NaN, of which to_int makes anything
     const Vec<T> t = kTaps == 4 ? place - first + doubt : place - first;
     if constexpr (kTaps == 2) {
-      if (pairs_ && a == p_.rank - 1) {
+      if (pairs_ && a == p.rank - 1) {
         // Taps are the pixels of the pair that lies in the image: the second's are the first's at its end.
-        Vec<T> low = first > T(0) ? first : Vec<T>{};  // NaN is 0 now
-        low = low < extent - 2 ? low : broadcast<T>(extent - 2);
+        const Vec<T> low = min(max(first, Vec<T>{}), broadcast<T>(extent - 2));  // NaN is 0 now
         for (int tap = 0; tap < 2; ++tap) {
           const Vec<T> pixel = low + T(tap);
           const auto left = pixel == first, right = pixel == first + 1;
@@ -242,20 +259,21 @@ class Block {
         const Vec<T> near = left ? t : 1 - t, u = inner ? near : near + 1;
         const Vec<T> weight =
             inner ? ((c + 2) * u - (c + 3)) * u * u + 1 : ((c * u - 5 * c) * u + 8 * c) * u - 4 * c;
-        const Vec<T> rise = inner ? (3 * (c + 2) * u - 2 * (c + 3)) * u : (3 * c * u - 10 * c) * u + 8 * c;
+        Vec<T> rise{};
+        if (slopes_) rise = inner ? (3 * (c + 2) * u - 2 * (c + 3)) * u : (3 * c * u - 10 * c) * u + 8 * c;
         Vec<T> pixel = first + T(tap - 1), ignored{};
-        pad(pixel, ignored, extent);
+        pad(p, pixel, ignored, extent);
         set_tap(places, tap, pixel, weight, left ? slope * rise : -slope * rise, extent);
         pixels[tap] = pixel;
       }
-      if (kHasQuads && quads_ && a == p_.rank - 1) side_by_side(places, pixels, t - t, extent);
+      if (kHasQuads && quads_ && a == p.rank - 1) side_by_side(places, pixels, slopes_, t - t, extent);
     }
     return places;
   }
 
   template <int kTaps, int kRank>
   void locate(const T* grid, int64_t count) {
-    alignas(64) T coordinates[kRank][kBlock] = {};  // of axis a: number kRank - 1 - a of a point
+    alignas(64) T coordinates[kRank][kBlock];  // of axis a: number kRank - 1 - a of a point
     int64_t n = 0;
     if constexpr (kRank == 2)
       for (; n + w <= count; n += w) {
@@ -264,10 +282,14 @@ class Block {
       }
     for (; n < count; ++n)
       for (int a = 0; a < kRank; ++a) coordinates[a][n] = grid[n * kRank + kRank - 1 - a];
+    for (; n < ceil_div(count, w) * w; ++n)
+      for (auto& axis : coordinates) axis[n] = T(0);
+    const GridProblem p = p_;  // which stores to the tables do not change
+    const bool shared = pairs_ || quads_;
     for (int64_t j = 0; j < count; j += w) {
       Places<kTaps> places[kRank];
       for (int a = 0; a < kRank; ++a) {
-        places[a] = places_of<kTaps, kRank>(a, load(coordinates[a] + j));
+        places[a] = places_of<kTaps, kRank>(p, a, load(coordinates[a] + j));
         if (slopes_)
           for (int t = 0; t < kTaps; ++t) {
             store<T>(axes_[a].weight[t] + j, places[a].weight[t]);
@@ -278,16 +300,16 @@ class Block {
       for (int k = 0, t0 = 0; t0 < kTaps; ++t0)
         for (int t1 = 0; t1 < kTaps; ++t1)
           for (int t2 = 0; t2 < (kRank == 3 ? kTaps : 1); ++t2, ++k) {
-            Vec<Int<T>> index = places[0].at[t0] * Int<T>(p_.extent[1]) + places[1].at[t1];
+            Vec<Int<T>> index = places[0].at[t0] * Int<T>(p.extent[1]) + places[1].at[t1];
             Vec<Int<T>> inside = places[0].inside[t0] & places[1].inside[t1];
             Vec<T> weight = places[0].weight[t0] * places[1].weight[t1];
             if constexpr (kRank == 3) {
-              index = index * Int<T>(p_.extent[2]) + places[2].at[t2];
+              index = index * Int<T>(p.extent[2]) + places[2].at[t2];
               inside &= places[2].inside[t2];
               weight *= places[2].weight[t2];
             }
             // Of neighbours of which one pixel counts the others are read, too.
-            store<Int<T>>(index_[k] + j, pairs_ || quads_ ? index : index & inside);
+            store<Int<T>>(index_[k] + j, shared ? index : index & inside);
             store<Int<T>>(inside_[k] + j, inside);
             store<T>(weight_[k] + j, part(weight, inside));
           }
