@@ -237,3 +237,16 @@ def test_reference_backend_raises_the_same(function):
         pytest.raises(IndexError, match=r"target\[1\] = 3 is out of range for 3 classes"),
     ):
         function(t(2, 3), labels(0, 3))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_margin_losses_name_a_label_out_of_range(backend):
+    with fastdl.use_backend(backend):
+        with pytest.raises(IndexError, match=r"multi_margin_loss: target\[1\] = 3 is out of range \[0, 3\)"):
+            F.multi_margin_loss(t(2, 3), labels(0, 3))
+        with pytest.raises(IndexError, match=r"multi_margin_loss: target\[0\] = -1 is out of range \[0, 3\)"):
+            F.multi_margin_loss(t(3), labels(-1))
+        with pytest.raises(
+            IndexError, match=r"multilabel_margin_loss: target\[0, 2\] = -2 is out of range \[-1, 3\)"
+        ):
+            F.multilabel_margin_loss(t(2, 3), labels(0, 1, -2, 0, -1, -1).reshape(2, 3))

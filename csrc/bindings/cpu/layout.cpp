@@ -9,11 +9,9 @@
 
 namespace fastdl::binding {
 
-void check_index(const char* op, const In<int64_t>& index, int64_t extent, const char* argument) {
-  const int64_t at = find_outside(index, index.size(), extent);
-  if (at < 0) return;
-  // Where it is, as a list of subscripts.
-  std::string place;
+void refuse_index(const char* op, const In<int64_t>& index, int64_t at, int64_t low, int64_t extent,
+                  const char* argument) {
+  std::string place;  // a list of subscripts
   int64_t rest = at;
   for (int axis = index.ndim() - 1; axis >= 0; --axis) {
     const std::string subscript = std::to_string(rest % index.dim(axis));
@@ -21,8 +19,13 @@ void check_index(const char* op, const In<int64_t>& index, int64_t extent, const
     rest /= index.dim(axis);
   }
   throw py::index_error(std::string(op) + ": " + argument + "[" + place +
-                        "] = " + std::to_string(index.get()[at]) + " is out of range [0, " +
-                        std::to_string(extent) + ")");
+                        "] = " + std::to_string(index.get()[at]) + " is out of range [" +
+                        std::to_string(low) + ", " + std::to_string(extent) + ")");
+}
+
+void check_index(const char* op, const In<int64_t>& index, int64_t extent, const char* argument) {
+  const int64_t at = find_outside(index, index.size(), extent);
+  if (at >= 0) refuse_index(op, index, at, 0, extent, argument);
 }
 
 namespace {

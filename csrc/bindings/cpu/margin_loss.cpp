@@ -70,7 +70,8 @@ struct Multilabel {
     require(x.ndim() == 2 && target.shape() == x.shape(), op,
             "x and target must have one shape (rows, classes)");
     for (int64_t i = 0; i < target.size(); ++i)
-      require(target.get()[i] >= -1 && target.get()[i] < x.dim(1), op, "labels must be classes, or -1");
+      if (target.get()[i] < -1 || target.get()[i] >= x.dim(1))
+        refuse_index(op, target, i, -1, x.dim(1), "target");
   }
 };
 

@@ -11,7 +11,7 @@ from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError
-from fastdl.kernels import array, on_device, select
+from fastdl.kernels import array, select
 from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arrays import cast, contiguous, full
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy_with_logits, check_same_shape
@@ -135,17 +135,6 @@ def _classes(op: str, input: Tensor) -> tuple[int, ...]:
     return x.shape  # type: ignore[no-any-return]
 
 
-def _check_range(op: str, target: Any, low: int, classes: int) -> None:
-    if on_device(target):
-        return  # the kernels report it, as a look here would wait for the GPU
-    outside = (target < low) | (target >= classes)
-    if outside.any():
-        invalid = np.argwhere(outside)
-        position = tuple(int(i) for i in invalid[0])
-        name = f"target[{', '.join(map(str, position))}]" if position else "target"
-        raise IndexError(f"{op}: {name} = {target[position]} is out of range for {classes} classes")
-
-
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -174,7 +163,6 @@ def multi_margin_loss(
         same_dtype(op, "weight", weight, input)
         if weight._data.shape != (classes,):
             raise ArgumentError(f"{op}: weight must have shape ({classes},), got {weight._data.shape}")
-    _check_range(op, t, 0, classes)
     return MultiMarginLoss.apply(  # type: ignore[no-any-return]
         input, target, weight, p=p, margin=margin, reduction=reduction
     )
@@ -199,7 +187,6 @@ def multilabel_margin_loss(
         raise ArgumentError(
             f"{op}: target must have input's shape {shape}, labels padded with -1; got {t.shape}"
         )
-    _check_range(op, t, -1, shape[-1] if shape else 1)
     return MultilabelMarginLoss.apply(input, target, reduction=reduction)  # type: ignore[no-any-return]
 
 
