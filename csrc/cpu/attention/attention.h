@@ -51,8 +51,8 @@ void backward(Heads<T> grad_query, Heads<T> grad_key, Heads<T> grad_value, const
               Heads<const T> grad_y, Heads<const T> query, Heads<const T> key, Heads<const T> value,
               const Mask<T>& mask, Heads<const T> y, const T* lse, const Problem& problem);
 
-// Is this a case for forward_few, and for backward_few if the mask wants no gradient? Fewer rows than half a
-// vector, nothing causal, nothing dropped.
+// Is this a case for forward_few, and for backward_few if the mask wants no gradient? Few rows (queries of
+// all heads that share one of keys), nothing causal, nothing dropped.
 template <class T>
 bool is_few(const Problem& problem);
 template <class T>
