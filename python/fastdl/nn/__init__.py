@@ -1,6 +1,7 @@
 """Layers, losses and containers under PyTorch's names."""
 
 from fastdl.nn import functional as functional
+from fastdl.nn import grad as grad
 from fastdl.nn import init as init
 from fastdl.nn.modules import *
 from fastdl.nn.parameter import *

@@ -78,7 +78,7 @@ class ConvTranspose(Op):
 # ------------------------------------------------------------------------------------------ checks
 
 
-def _sizes(op: str, name: str, value: IntOrInts) -> int | Ints:
+def sizes_of(op: str, name: str, value: IntOrInts) -> int | Ints:
     """An int or a tuple of ints, whatever sequence or integer type came."""
     if value.__class__ is not tuple:
         try:
@@ -155,11 +155,11 @@ def _check_shapes(
 
 def per_axis(op: str, name: str, value: IntOrInts, axes: int, least: int) -> Ints:
     """``value`` as a tuple with one entry per axis, each at least ``least``."""
-    return _per_axis(op, name, _sizes(op, name, value), axes, least)
+    return _per_axis(op, name, sizes_of(op, name, value), axes, least)
 
 
 @lru_cache(maxsize=4096)
-def _plan(
+def plan(
     op: str,
     axes: int,
     x: Ints,
@@ -270,15 +270,15 @@ def _conv(
     groups: int,
 ) -> Tensor:
     _check_tensors(op, input, weight, bias)
-    options, batched = _plan(
+    options, batched = plan(
         op,
         axes,
         input._data.shape,
         weight._data.shape,
         None if bias is None else bias._data.shape,
-        stride if type(stride) is int else _sizes(op, "stride", stride),
-        padding if type(padding) is int or isinstance(padding, str) else _sizes(op, "padding", padding),
-        dilation if type(dilation) is int else _sizes(op, "dilation", dilation),
+        stride if type(stride) is int else sizes_of(op, "stride", stride),
+        padding if type(padding) is int or isinstance(padding, str) else sizes_of(op, "padding", padding),
+        dilation if type(dilation) is int else sizes_of(op, "dilation", dilation),
         groups if type(groups) is int else index(groups),
     )
     return Conv.apply(input, weight, bias, options=options, batched=batched)  # type: ignore[no-any-return]
@@ -303,10 +303,10 @@ def _conv_transpose(
         input._data.shape,
         weight._data.shape,
         None if bias is None else bias._data.shape,
-        _sizes(op, "stride", stride),
-        _sizes(op, "padding", padding),
-        _sizes(op, "output_padding", output_padding),
-        _sizes(op, "dilation", dilation),
+        sizes_of(op, "stride", stride),
+        sizes_of(op, "padding", padding),
+        sizes_of(op, "output_padding", output_padding),
+        sizes_of(op, "dilation", dilation),
         index(groups),
     )
     return ConvTranspose.apply(  # type: ignore[no-any-return]
