@@ -1,9 +1,10 @@
 """Timing on a GPU: by events in the stream, on inputs that are in no cache, with the host out of the way.
 
 Three things spoil short timings. The host needs longer to launch a kernel than the kernel runs: so the GPU is first
-given something to do (``hold``) for as long as the host takes to submit a call, and events around the call see kernels
-only. The second-level cache still has the inputs of the call before: so several instances of a case take turns, enough
-that together they fill it twice (``copies``). And a call now and then meets something else: so medians are taken.
+given something to do (``Hold``) for as long as the host takes to submit a call, and events around the call see kernels
+only; a call that came too late all the same does not count, and the next hold is longer. The second-level cache still
+has the inputs of the call before: so several instances of a case take turns, enough that together they fill it twice
+(``copies``). And a call now and then meets something else: so medians are taken.
 Whole training steps are timed as they are, one after the other, with the host's share; the second figure, ``wall``,
 has the host's share for every case.
 """
@@ -35,6 +36,22 @@ MORE: dict[str, list[tuple[str, str]]] = {
 }
 MOST_COPIES = 32
 CALLS = 10  # submitted before the host waits
+
+
+class Hold:
+    """What keeps the GPU busy while the host submits a call: some reads of a large array."""
+
+    MOST = 64
+
+    def __init__(self, read: Run, times: int) -> None:
+        self.read, self.times = read, max(1, min(self.MOST, times))
+
+    def __call__(self) -> None:
+        for _ in range(self.times):
+            self.read()
+
+    def lengthen(self) -> None:
+        self.times = min(self.MOST, 2 * self.times)
 
 
 def copies(working_set: int, cache: int) -> int:
@@ -71,8 +88,14 @@ def captured(cuda: Any, run: Run) -> Run:
     return replay
 
 
-def by_events(cuda: Any, rotation: Iterator[Run], calls: int, hold: Run | None) -> list[float]:
-    """Seconds on the GPU of each of ``calls`` calls in turn; the host waits once, at the end."""
+def by_events(
+    cuda: Any, rotation: Iterator[Run], calls: int, hold: Hold | None
+) -> tuple[list[float], list[float]]:
+    """Seconds on the GPU of ``calls`` calls in turn; the host waits once, at the end.
+
+    Apart from them those that began before the host had submitted them whole, as the hold was too short: they may
+    have waited for the host.
+    """
     pairs = []
     for _ in range(calls):
         run = next(rotation)
@@ -82,9 +105,10 @@ def by_events(cuda: Any, rotation: Iterator[Run], calls: int, hold: Run | None) 
         start.record()
         run()
         stop.record()
-        pairs.append((start, stop))
+        pairs.append((start, stop, hold is not None and start.query()))
     cuda.synchronize()
-    return [start.elapsed_time(stop) * 1e-3 for start, stop in pairs]
+    seconds = [(start.elapsed_time(stop) * 1e-3, late) for start, stop, late in pairs]
+    return [s for s, late in seconds if not late], [s for s, late in seconds if late]
 
 
 def by_clock(cuda: Any, rotation: Iterator[Run], calls: int) -> float:
@@ -112,8 +136,8 @@ class Timer:
         self.estimate = min(by_clock(cuda, self.rotation, 3) for _ in range(2))
         self.hold = None if case.mode == "step" else self._hold(lib, 20 * cache)
 
-    def _hold(self, lib: Library, size: int) -> Run:
-        """Reads of an array of ``size`` bytes that outlast the host submitting them and a call; at most 64."""
+    def _hold(self, lib: Library, size: int) -> Hold:
+        """Reads of an array of ``size`` bytes that outlast the host submitting them and a call."""
         big = lib.module.zeros(max(1, size // 4), device=lib.device)
         big.sum()
 
@@ -125,26 +149,29 @@ class Timer:
             return (time.perf_counter() - start) / 3
 
         call, read = submitting(lambda: next(self.rotation)()), submitting(big.sum)
-        lasting = min(by_events(self.cuda, itertools.repeat(big.sum), 3, None))
-        times = max(1, min(64, math.ceil(1.2 * call / max(lasting - read, lasting / 4, 1e-6))))
-
-        def hold() -> None:
-            for _ in range(times):
-                big.sum()
-
-        return hold
+        lasting = min(by_events(self.cuda, itertools.repeat(big.sum), 3, None)[0])
+        return Hold(big.sum, math.ceil(1.2 * call / max(lasting - read, lasting / 4, 1e-6)))
 
     def sample(self, seconds: float) -> tuple[list[float], list[float]]:
-        """About ``seconds`` of timings: those on the GPU, and those on the host's clock."""
+        """About ``seconds`` of timings: those on the GPU, and those on the host's clock.
+
+        Where no hold is long enough, those on the GPU have the host's share, too.
+        """
         on_device: list[float] = []
+        too_late: list[float] = []
         on_host: list[float] = []
         end = time.perf_counter() + seconds
         calls = max(1, min(CALLS, int(seconds / max(self.estimate, 1e-6))))
         while True:
-            on_device += by_events(self.cuda, self.rotation, calls, self.hold)
+            longest = self.hold is None or self.hold.times == Hold.MOST
+            seen, late = by_events(self.cuda, self.rotation, calls, self.hold)
+            on_device += seen
+            too_late += late
+            if late and self.hold is not None:
+                self.hold.lengthen()
             on_host.append(by_clock(self.cuda, self.rotation, calls))
-            if time.perf_counter() >= end:
-                return on_device, on_host
+            if time.perf_counter() >= end and (on_device or longest):
+                return on_device or too_late, on_host
 
     def peak_memory(self) -> int:
         """Bytes that one call holds at once beside what was held before."""

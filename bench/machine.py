@@ -67,7 +67,7 @@ def device_limits(dtype: str) -> dict[str, float]:
 
     def seconds(run: Any) -> float:
         by_events(fastdl.cuda, itertools.repeat(run), 3, None)
-        return statistics.median(by_events(fastdl.cuda, itertools.repeat(run), 10, None))
+        return statistics.median(by_events(fastdl.cuda, itertools.repeat(run), 10, None)[0])
 
     with fastdl.no_grad():
         product, copy = seconds(lambda: a @ a), seconds(lambda: target.copy_(source))

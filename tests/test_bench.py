@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -32,12 +33,16 @@ class FakeEvent:
     def elapsed_time(self, later: FakeEvent) -> float:
         return later.at - self.at
 
+    def query(self) -> bool:
+        return self.at <= FakeCuda.passed
+
 
 class FakeCuda:
-    """A GPU whose clock moves when it is given something to do."""
+    """A GPU whose clock moves when it is given something to do, and which has done so much of it."""
 
     Event = FakeEvent
     now = 0.0
+    passed = -math.inf
     allocated = 0
 
     def synchronize(self) -> None:
@@ -78,12 +83,41 @@ def test_events_go_around_the_call_and_leave_out_the_hold():
 
         return run
 
-    def hold() -> None:
-        FakeCuda.now += 100.0
+    def read() -> None:
+        FakeCuda.now += 50.0
 
-    times = device.by_events(FakeCuda(), itertools.cycle([work(0), work(1), work(2)]), 4, hold)
+    rotation = itertools.cycle([work(0), work(1), work(2)])
+    seen, late = device.by_events(FakeCuda(), rotation, 4, device.Hold(read, 2))
     assert called == [0, 1, 2, 0]
-    assert times == pytest.approx([0.002, 0.003, 0.004, 0.002])
+    assert seen == pytest.approx([0.002, 0.003, 0.004, 0.002])
+    assert late == []
+
+
+def test_calls_that_found_the_gpu_idle_do_not_count(monkeypatch):
+    """The host takes as long as three reads to submit a call: after fewer the GPU begins it before it is whole."""
+    reads = []  # before the call at hand
+
+    def read() -> None:
+        reads.append(1)
+        FakeCuda.now += 1.0
+
+    def run() -> None:
+        late = len(reads) < 3
+        reads.clear()
+        monkeypatch.setattr(FakeCuda, "passed", FakeCuda.now if late else -math.inf)
+        FakeCuda.now += 7.0 if late else 2.0
+
+    def timer() -> device.Timer:
+        made = device.Timer.__new__(device.Timer)
+        made.cuda, made.rotation, made.estimate = FakeCuda(), itertools.repeat(run), 1.0
+        made.hold = device.Hold(read, 1)
+        return made
+
+    patient = timer()
+    assert patient.sample(0.0)[0] == pytest.approx([0.002])
+    assert patient.hold.times == 4
+    monkeypatch.setattr(device.Hold, "MOST", 2)
+    assert timer().sample(0.0)[0] == pytest.approx([0.007, 0.007]), "no hold is long enough"
 
 
 class FakeCrew:
