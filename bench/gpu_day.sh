@@ -149,7 +149,7 @@ part_rnn() { bench rnn --family rnn --how eager && bench rnn --family rnn --dtyp
 # Recurrent layers with weights in registers of clusters (docs/cuda.md): are they right, and faster than by grids?
 part_clusters() {
   if [ -n "${dry:-}" ]; then FASTDL_CUDA_RNN=resident bench rnn_resident --family rnn --case "GRU T25 B1"; return; fi
-  FASTDL_TEST_GPU=1 run_tests 8 tests/test_rnn_kernels.py -k cuda-resident || return
+  FASTDL_TEST_GPU=1 run_tests 8 tests/test_rnn_kernels.py -k "cuda-resident or specialised" || return
   local way
   for way in resident grid steps; do
     FASTDL_CUDA_RNN=$way bench "rnn_$way" --family rnn --how eager || return

@@ -350,6 +350,8 @@ def test_nothing_is_decided_while_a_graph_is_recorded(cuda, monkeypatch):
         assert not hopper.hopper_trusted(
             "attention_forward", Device(attention_forward_trial_begin=another_stream)
         )
+        monkeypatch.setattr(hopper, "_families", {"rnn_forward": lambda runtime: another_stream()})
+        assert not hopper.hopper_trusted("rnn_forward", Device())  # whose problem is the first to meet it
     assert hopper._verdicts == {}
 
 

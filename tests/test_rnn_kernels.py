@@ -501,11 +501,49 @@ def test_specialised_warps_give_the_same_bits(monkeypatch, cell, sizes, hidden):
     """A block, clusters, rows of several lengths; and with more results than finishing threads the same kernels."""
     monkeypatch.setitem(PROBLEMS, "bits", (sizes, 5, hidden))
     arguments, grads = problem("bits", cell, np.float32, directions=2)
-    specialised, both = (
-        compute(load(f"cuda-{way}"), arguments, grads) for way in ("specialised", "resident")
-    )
-    for a, b in zip(specialised, both, strict=True):
+    results = {}
+    for way in ("specialised", "resident"):
+        module = load(f"cuda-{way}")
+        results[way] = compute(module, arguments, grads)
+        if sizes[0] == 1 and not emulation.on_gpu():  # which has few results in any case
+            wanted = [way == "specialised"] * 2
+            y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+            launched = [emulation.extension().last_launch() == "rnn_specialised"]
+            module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, False, False, False)
+            assert [*launched, emulation.extension().last_launch() == "rnn_specialised"] == wanted
+    for a, b in zip(results["specialised"], results["resident"], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
+def test_trust_is_asked_for_where_it_matters(monkeypatch):
+    """Nobody waits for the trial of kernels that cannot compute the layer."""
+    asked = []
+    monkeypatch.setattr(cuda_rnn, "hopper_trusted", lambda name, runtime: bool(asked.append(name)))
+    for way, dtype, names in (
+        ("resident", np.float32, ["rnn_forward", "rnn_backward"]),
+        ("resident", np.float64, []),
+        ("grid", np.float32, []),
+        ("steps", np.float32, []),
+    ):
+        asked.clear()
+        compute(load(f"cuda-{way}"), *problem("block", "gru", dtype))
+        assert asked == names
+
+
+@pytest.mark.skipif(
+    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
+)
+def test_the_trial_is_of_the_specialised_kernels():
+    """The widest layer takes a cluster of eight blocks, which only a device has."""
+    load("cuda-specialised")
+    cuda_rnn.LAUNCHES = "auto"
+    launched = set()
+    for layer in cuda_rnn._layers(cuda_rnn.device.default()):
+        cuda_rnn.rnn_forward(*layer)
+        launched.add((layer[3].shape[2], emulation.extension().last_launch()))
+    assert launched >= {(hidden, "rnn_specialised") for hidden in (40, 100, 125)}
+    assert {hidden for hidden, name in launched if name != "rnn_specialised"} == {250}
 
 
 @pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")

@@ -116,6 +116,7 @@ template <class T, int kD, int kTerms, int kM, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kM][N][4], const Tile<T, kD>& x, int row,
                                               const Tile<T, kD>& y) {
   constexpr int kSteps = kD / kStepSize<T>, kCount = kTerms;
+  static_assert(kSteps % kCount == 0);
   [[maybe_unused]] constexpr int kAtOnce = kTerms == 1 ? 4 : 1;
   FASTDL_UNROLL_BY(kAtOnce)  // no more: code is fetched, too
   for (int first = 0; first < kSteps; first += kCount) {
@@ -132,6 +133,7 @@ __device__ __forceinline__ void add_rows(float (&result)[kM][kD / 8][4], const f
                                          const Tile<T, kD>& y) {
   constexpr int kSteps = 8 * N / kStepSize<T>;
   constexpr int kCount = kTerms == 1 ? 1 : kM > 1 || kSteps < 4 ? 2 : 4;  // as registers allow
+  static_assert(kSteps % kCount == 0);
   FASTDL_UNROLL
   for (int first = 0; first < kSteps; first += kCount) {
     uint32_t a[kCount][kM][kTerms][4];

@@ -188,8 +188,10 @@ struct ResidentBlock {
   __device__ __forceinline__ uint64_t* inbox_of(int exchange) const {
     return reinterpret_cast<uint64_t*>(shared + plan.inbox) + exchange % 2;
   }
-  __device__ __forceinline__ void wait_for_others(int exchange) const {
-    inbox_wait(inbox_of(exchange), uint32_t(exchange) / 2);
+  // Until the last of so many exchanges is over. Also before leaving: stores arrive later than their blocks go, and
+  // nobody may write to a block that has left.
+  __device__ __forceinline__ void wait_for_others(int exchanges) const {
+    if (exchanges > 0) inbox_wait(inbox_of(exchanges - 1), uint32_t(exchanges - 1) / 2);
   }
   __device__ __forceinline__ void expect(int exchange, int phase, int rows) const {
     const bool last = phase + 1 == body->products();

@@ -102,12 +102,12 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
     if (!block.even && last && threadIdx.x == kResidentThreads - 1)
       around[(k + 1) & 3] = block.following(k, around[k & 3]);
     if constexpr (kCluster) {
-      const int to_come = exchanges - 1;
+      const int before = exchanges;
       if (rows.next > 0) {
         if (threadIdx.x == 0) block.expect(exchanges, phase, rows.next);
         ++exchanges;
       }
-      if (to_come >= 0) block.wait_for_others(to_come);
+      block.wait_for_others(before);
     }
     block.multiply(cell, work, k, phase, rows.now);
     sync_threads();
@@ -135,8 +135,7 @@ __global__ void __launch_bounds__(kResidentThreads, 1)
     k += last;
   }
   if constexpr (kLater) store(iterations - 1, 0);
-  // Nobody writes to a block that has left: stores arrive later than their blocks go.
-  if (kCluster && exchanges > 0) block.wait_for_others(exchanges - 1);
+  if constexpr (kCluster) block.wait_for_others(exchanges);
 }
 
 }  // namespace fastdl::cuda

@@ -86,7 +86,7 @@ void run_resident(const char* name, const Directions<Body>& layer, const StepTab
     if constexpr (Known::kOneProduct) {
       if (specialised && capability() == 90 && plan.rows * plan.slice[0].units <= kFinishers) {
         kernel = plan.cluster > 1 ? rnn_specialised<T, Known, true> : rnn_specialised<T, Known, false>;
-        threads = kSpecialisedThreads;
+        threads = kSpecialisedThreads, name = "rnn_specialised";
       }
     }
     launch_clusters(name, kernel, plan.cluster,

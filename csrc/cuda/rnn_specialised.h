@@ -13,10 +13,11 @@
 // are fetched one step ahead, as the product is shorter than memory's latency.
 //
 // Before the first step multipliers fetch weights while finishers fill in states and biases.
-// Two barriers: `kState`, where finishers arrive with the step's state (in a cluster: the block's own part, the
-// others' come by the inbox) and multipliers wait; `kSums`, the other way round. Neither side can be at a barrier
-// twice before the other has passed it once. The state and the sums are there twice, so nobody waits to write them:
-// multipliers write sums of step k after they saw its state, which finishers gave after reading sums of k - 1.
+// Two barriers: `kState`, where finishers arrive with the step's state (in a cluster that comes by the inbox, the
+// block's own part, too, and arriving says that the sums before have been read) and multipliers wait; `kSums`, the
+// other way round. Neither side can be at a barrier twice before the other has passed it once. (`kFilled` is the
+// finishers' own.) The state and the sums are there twice, so nobody waits to write them: multipliers write sums of
+// step k after they saw its state, which finishers gave after reading sums of k - 1.
 #pragma once
 
 #include "cuda/hopper.h"
@@ -40,7 +41,7 @@ __device__ __forceinline__ void multiply_steps(const ResidentBlock<T, Body, kClu
     sync_named(kState, kSpecialisedThreads);
     const ResidentRows rows = block.rows_of(k, 0);
     if constexpr (kCluster) {
-      if (exchanges > 0) block.wait_for_others(exchanges - 1);
+      block.wait_for_others(exchanges);
       exchanges += rows.next > 0;
     }
     block.multiply(cell, work, k, 0, rows.now);
@@ -96,8 +97,7 @@ __device__ __forceinline__ void finish_steps(const ResidentBlock<T, Body, kClust
     finished = here;
   }
   if (finished) body.store(block.steps_of(iterations - 1), 0, own.row, own.unit, result, true);
-  // Nobody writes to a block that has left: stores arrive later than their blocks go.
-  if (kCluster && exchanges > 0) block.wait_for_others(exchanges - 1);
+  if constexpr (kCluster) block.wait_for_others(exchanges);
 }
 
 // Blocks are those of rnn_resident.

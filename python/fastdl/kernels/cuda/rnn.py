@@ -137,6 +137,10 @@ class _Layer:
         size = self.runtime.extension.rnn_scratch(self.number, self.problem, backward, self.tf32, LAUNCHES)
         return self.runtime.empty((size,), np.uint8) if size else None
 
+    def specialised(self, name: str, scratch: Array | None) -> bool:
+        """May warps of two kinds compute the steps, where they fit? Those of other ways and of float64 cannot."""
+        return scratch is None and self.dtype != np.float64 and hopper_trusted(name, self.runtime)
+
     def addresses(self, arrays: dict[str, Array | None]) -> dict[str, int]:
         return {name: self.runtime.pointer(array) for name, array in arrays.items() if array is not None}
 
@@ -196,7 +200,7 @@ def rnn_forward(
         a.runtime.pointer(scratch),
         a.tf32,
         LAUNCHES,
-        hopper_trusted("rnn_forward", a.runtime),
+        a.specialised("rnn_forward", scratch),
         a.runtime.stream(),
     )
     return y, h_n, c_n, gates, cells
@@ -279,7 +283,7 @@ def rnn_backward(
         a.runtime.pointer(scratch),
         a.tf32,
         LAUNCHES,
-        hopper_trusted("rnn_backward", a.runtime),
+        a.specialised("rnn_backward", scratch),
         a.runtime.stream(),
     )
     if grad_c0 is not None and own_cell is not grad_c0:
@@ -331,16 +335,25 @@ def _over_rows(grads: Array, x: Array) -> Array:
 
 
 def _layers(runtime: Any) -> Iterator[Any]:
-    """Arguments of forward for small layers in one block and in clusters, with sequences of several lengths."""
+    """Arguments of forward for layers that the kernels at trial compute: in one block and in clusters of two and eight,
+    each with sequences of one length and of several (where steps are found in other ways), one and several a block."""
     rng = np.random.default_rng(29)
+    # The two directions share the device: three of so many are a block's.
+    many = runtime.extension.multiprocessors() * 5 // 4
     for dtype in (np.dtype(np.float32), *half_types()):
-        for cell, hidden in (("rnn_tanh", 100), ("gru", 125), ("lstm", 100), ("lstm", 200)):
-            sizes, rows, width = np.array([3, 3, 2, 1, 1], np.int64), 10, _GATES[cell] * hidden
+        for cell, hidden, lengths in (
+            ("rnn_tanh", 40, [many, many, 2, 1, 1]),
+            ("gru", 125, [3] * 6),
+            ("lstm", 100, [3, 3, 2, 1, 1]),
+            ("lstm", 250, [2] * 4),
+        ):
+            sizes, width = np.array(lengths, np.int64), _GATES[cell] * hidden
+            batch, rows = lengths[0], sum(lengths)
 
             def made(*shape: int, dtype: Any = dtype) -> Array:
                 return runtime.from_host((rng.standard_normal(shape, np.float32) / 8).astype(dtype))
 
-            states = [made(2, 3, hidden), made(2, 3, hidden) if cell == "lstm" else None]
+            states = [made(2, batch, hidden), made(2, batch, hidden) if cell == "lstm" else None]
             weights = [
                 w
                 for _ in range(2)
