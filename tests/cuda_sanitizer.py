@@ -51,7 +51,7 @@ def main(what: str) -> None:
             *(call for dtype in dtypes for call in test_cuda_hopper_conv.calls(dtype)),
         ):
             getattr(cuda, name)(*arguments)
-        for cell, name in (("gru", "lengths"), ("lstm", "wide")):  # in a block, in clusters
+        for cell, name in (("gru", "lengths"), ("lstm", "wide lengths")):  # in a block, in clusters
             test_rnn_kernels.compute(cuda, *test_rnn_kernels.problem(name, cell, np.float32, directions=2))
     if not emulation.on_gpu():
         for form in ("along", "across", "registers"):
