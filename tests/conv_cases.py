@@ -95,6 +95,8 @@ GEOMETRIES = {
     "depthwise stride": ((2, 8, 15, 33), (8, 1, 3, 3), (2, 2), (1, 1), (1, 1), 8),
     "depthwise multiplier": ((2, 5, 9, 10), (15, 1, 3, 3), (1, 1), (1, 1), (1, 1), 5),
     "depthwise 5x5": ((1, 3, 12, 40), (3, 1, 5, 5), (1, 1), (2, 2), (1, 1), 3),
+    "depthwise bands": ((2, 8, 30, 33), (16, 1, 5, 5), (1, 1), (2, 2), (1, 1), 8),
+    "depthwise bands stride": ((1, 8, 59, 41), (8, 1, 4, 5), (2, 3), (1, 2), (2, 1), 8),
     "depthwise odd": ((1, 4, 11, 18), (4, 1, 4, 3), (3, 2), (2, 0, 1, 3), (2, 3), 4),
     "depthwise small": ((2, 6, 2, 2), (6, 1, 3, 3), (1, 1), (1, 1), (1, 1), 6),
     "depthwise plane": ((3, 21, 7, 7), (21, 1, 3, 3), (1, 1), (1, 1), (1, 1), 21),
@@ -128,7 +130,8 @@ GEOMETRIES = {
     "3d depthwise": ((1, 4, 5, 6, 7), (4, 1, 3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), 4),
     "3d 1x1": ((2, 5, 3, 4, 5), (6, 5, 1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
 }
-# "bands": planes of more than the 256 kB that the direct algorithm takes at a time.
+# "bands": planes of more than the 256 kB that the direct algorithm takes at a time; depthwise, than the 32 kB that
+# weight gradients of channels side by side do.
 # Winograd's transforms magnify rounding: they add terms up to about 10 times the result.
 FACTORS = {"winograd": 128.0, "as_3x3": 128.0}
 

@@ -6,7 +6,7 @@
 //             get their padding while they are put side by side
 //   grad_x    stride 1: the same of grad_y with the taps backwards; else each output's gradient is added to
 //             the inputs of its window
-//   grad_w    a sum over positions and images for each tap; the lanes are its channels
+//   grad_w    a sum over positions and images for each tap, by bands of rows; the lanes are its channels
 //
 // With several output channels per input channel (multiplier), y's planes of a block are `multiplier` apart.
 //
@@ -25,6 +25,7 @@ namespace {
 using namespace simd;
 
 constexpr int64_t kMostBytes = 640 << 10;  // of a block's input and output
+constexpr int64_t kBandBytes = 32 << 10;   // of the rows that all taps of grad_w pass over in turn: L1
 struct Range {
   int64_t first, end;
 };
@@ -187,9 +188,9 @@ void spread(T* grad_x, const T* grad_y, const T* weights, const Geometry& g) {
     }
 }
 
-// sums[tap] += the products of grad_y and the inputs that the tap meets.
+// sums[tap] += the products of grad_y's rows [begin, end) and the inputs that the tap meets.
 template <class T>
-void correlate_grad(T* sums, const T* grad_y, const T* x, const Geometry& g) {
+void correlate_grad(T* sums, const T* grad_y, const T* x, const Geometry& g, int64_t begin, int64_t end) {
   constexpr int64_t v = kWidth<T>;
   for (int64_t i = 0; i < g.d.kernel; ++i)
     for (int64_t j = 0; j < g.h.kernel; ++j)
@@ -197,7 +198,7 @@ void correlate_grad(T* sums, const T* grad_y, const T* x, const Geometry& g) {
         const Range d = g.d.outputs(i), h = g.h.outputs(j), w = g.w.outputs(k);
         Vec<T> acc[4] = {};  // short chains, also while a row is short
         for (int64_t od = d.first; od < d.end; ++od)
-          for (int64_t oh = h.first; oh < h.end; ++oh) {
+          for (int64_t oh = std::max(h.first, begin); oh < std::min(h.end, end); ++oh) {
             const T* grad = grad_y + ((od * g.h.out + oh) * g.w.out + w.first) * v;
             const T* from =
                 x +
@@ -323,6 +324,8 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const Blocks<T> blocks{p};
   const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size(), taps = p.taps();
   const int64_t parts = std::min(p.batch, ceil_div(4 * num_threads(), blocks.count()));
+  const int64_t band =
+      std::max<int64_t>(1, kBandBytes / (kBytes * p.out[0] * (p.out[2] + p.stride[1] * p.in[2])));
   memory::Buffer<T> partial(size_t(parts * blocks.count() * blocks.weights()));
   parallel_for(
       parts * blocks.count(), ceil_div(blocks.grain() * parts, p.batch), [&](int64_t begin, int64_t end) {
@@ -337,7 +340,8 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
             interleave(in.get(), x + channel * p.in_size(), p.in_size(), channels, p.in_size());
             for (int64_t m = 0; m < multiplier; ++m) {
               interleave(out.get(), gy + channel * plane + m * p.out_size(), plane, channels, p.out_size());
-              correlate_grad<T>(sums + m * taps * v, out, in, g);
+              for (int64_t h = 0; h < g.h.out; h += band)
+                correlate_grad<T>(sums + m * taps * v, out, in, g, h, h + band);
             }
           }
         }

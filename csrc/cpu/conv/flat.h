@@ -55,21 +55,26 @@ class FlatPlane {
   }
 
   // sums[tap] += lane by lane, the products of grad_y and the input that meets it.
-  void correlate_grad(simd::Vec<T>* sums, const T* grad, const T* x) const {
+  // The next planes of both lie `next` elements behind.
+  void correlate_grad(simd::Vec<T>* sums, const T* grad, const T* x, int64_t next_grad,
+                      int64_t next_x) const {
     int64_t r = 0;
-    for (; r + 9 <= taps_; r += 9) correlate_grad<9>(sums + r, grad, x, r);
-    for (; r + 5 <= taps_; r += 5) correlate_grad<5>(sums + r, grad, x, r);
-    for (; r < taps_; ++r) correlate_grad<1>(sums + r, grad, x, r);
+    for (; r + 9 <= taps_; r += 9) correlate_grad<9>(sums + r, grad, x, r, next_grad, next_x);
+    for (; r + 5 <= taps_; r += 5) correlate_grad<5>(sums + r, grad, x, r, next_grad, next_x);
+    for (; r < taps_; ++r) correlate_grad<1>(sums + r, grad, x, r, next_grad, next_x);
   }
 
  private:
   template <int kTaps>
-  void correlate_grad(simd::Vec<T>* sums, const T* grad, const T* x, int64_t first) const {
+  void correlate_grad(simd::Vec<T>* sums, const T* grad, const T* x, int64_t first, int64_t next_grad,
+                      int64_t next_x) const {
     using namespace simd;
     Vec<T> acc[kTaps];
 #pragma GCC unroll 9
     for (int i = 0; i < kTaps; ++i) acc[i] = sums[i];
     for (int64_t v = 0; v < vectors_; ++v) {
+      __builtin_prefetch(grad + next_grad + v * w);
+      __builtin_prefetch(x + next_x + v * w);
       const Vec<T> g = v * w + w <= size_ ? load(grad + v * w) : load_n(grad + v * w, int(size_ - v * w));
 #pragma GCC unroll 9
       for (int i = 0; i < kTaps; ++i)
@@ -87,11 +92,16 @@ class FlatPlane {
     for (int u = 0; u < U; ++u) acc[u] = Vec<T>{} + bias;
     const Lanes<T>* lanes = lanes_.data() + v;
     const T* from = x + v * w;
+    T* to = y + v * w;
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {  // the next plane's
+      __builtin_prefetch(from + size_ + u * w);
+      __builtin_prefetch(to + size_ + u * w, 1);
+    }
     for (int64_t r = 0; r < taps_; ++r, lanes += vectors_) {
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u) acc[u] += kernel[r] * lanes[u].load(from + shifts_[size_t(r)] + u * w);
     }
-    T* to = y + v * w;
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u, to += w) {
       const int64_t left = size_ - (v + u) * w;
