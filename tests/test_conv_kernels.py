@@ -213,6 +213,8 @@ def test_the_choice_is_what_is_faster_by_far(backend):
     # Few output channels leave rows of im2col's tiles empty; direct puts the input channels into its lanes.
     assert choice("grad_weight", (1, 139, 70, 70), (2, 139, 3, 3), 1, 1) == "direct"
     assert choice("grad_weight", (32, 30, 35, 35), (6, 30, 7, 7), 1, 0) == "interleaved"
+    # Winograd's transforms of many positions cost more than the products of 16 channels they save.
+    assert choice("grad_weight", (8, 32, 61, 51), (16, 32, 3, 3), 1, 1) != "winograd"
     # Patches are added to the image row by row, and a row of few pixels takes as long to begin as to add.
     assert choice("grad_x", (3, 512, 13, 13), (8, 512, 11, 11), 2, 0) != "im2col"
     assert choice("grad_x", (4, 397, 20, 20), (24, 397, 3, 3), 3, 1) != "im2col"

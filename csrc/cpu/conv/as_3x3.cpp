@@ -279,7 +279,7 @@ const char* refusal(const ConvProblem& p) {
 // Of a vector of x' or y' (of columns that lie apart, three times that), and of a vector of w'. Its weight
 // gradients take longer than Winograd's of images that lie in cache; an x' beyond kFar bytes does in none, which costs
 // by its bytes.
-constexpr double kCopyCost = 25, kWeightCost = 40, kGradW = 1.25, kFarCost = 1.5, kFar = 5e6;
+constexpr double kCopyCost = 25, kWeightCost = 40, kGradW = 1.1, kFarCost = 1.5, kFar = 5e6;
 
 [[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const As3x3 form(p);

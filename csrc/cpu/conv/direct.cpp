@@ -48,7 +48,8 @@ constexpr int64_t kTileStart = 24;  // of a tile, in products
 constexpr int64_t kStrip = 8;       // tiles of a strip
 // Of a vector of the padded copy, of a row copied, of a vector whose elements are stored one by one.
 constexpr double kCopyCost = 14, kRowCost = 25, kStepCost = 22;
-constexpr double kLatticeCost = 500;  // of beginning a lattice
+constexpr double kResultRowCost = 12;                 // of a row of a channel of the result
+constexpr double kBegin = 18000, kLatticeCost = 500;  // of laying out a pass, of beginning a lattice
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
 // nobody changes it meanwhile.
@@ -391,8 +392,9 @@ const char* refusal(const ConvProblem&) {
     packs *= 2;
   }
   const double image = std::min(products.channel_lanes, products.pixel_lanes) + double(size.in) * copies +
-                       stores + kLatticeCost * products.lattices;
-  return double(p.batch * p.groups) * image + packs;
+                       stores + kLatticeCost * products.lattices +
+                       kResultRowCost * double(size.out * volume(size.extent) / size.extent[2]);
+  return double(p.batch * p.groups) * image + packs + kBegin;
 }
 template <class T>
 double cost(const ConvProblem& p, ConvPass pass) {

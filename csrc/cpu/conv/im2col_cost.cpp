@@ -11,7 +11,7 @@ namespace {
 constexpr double kProduct = 0.92;
 constexpr double kBegin = 9500;                   // of a product
 constexpr double kPatch = 9, kStridedPatch = 17;  // of a vector
-constexpr double kGatheredPatch = 22, kTransposedPatch = 32;
+constexpr double kGatheredPatch = 22, kTransposedPatch = 48;
 constexpr double kAdd = 36, kAddPairs = 19;  // of a vector of patches to the image; of neighbours together
 constexpr double kRow = 8, kTransposedRow = 3, kAddedRow = 37;  // of a row of one tap and channel
 constexpr double kListedRow = 25;                               // of a row of one tap

@@ -286,16 +286,16 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 
 // In products of vectors, as direct.cpp counts them: of a vector of grad_w's, of one of its sums that comes
 // and goes; of a vector of one of a block's operands (each is written beside the others, and read or
-// cleared), of packing a vector of weights.
+// cleared; grad_w turns none back), of packing a vector of weights.
 constexpr int64_t kBlockBytes = 16 << 20;  // a thread has one: bounds memory
-constexpr double kPairCost = 0.85, kInterleaveCost = 9.5, kWeightCost = 90;
+constexpr double kPairCost = 0.85, kInterleaveCost = 9.5, kGradWInterleaveCost = 5.5, kWeightCost = 90;
 constexpr double kSumCost = 15, kFarSumCost = 60;  // where sums fit into L2, where not
 constexpr int64_t kNearBytes = 1 << 20;
 constexpr double kStridedGradW = 1.2;  // of a pixel's neighbours that are not the next in memory
 
-double copy_cost(const PassSize& pass) {
+double copy_cost(const PassSize& pass, double each) {
   const int64_t image = pass.plane + pass.source * (pass.stride > 1 ? 2 : 1);
-  return kInterleaveCost * double(pass.in * image + pass.out * pass.result);
+  return each * double(pass.in * image + pass.out * pass.result);
 }
 
 double block_cost(const PassSize& pass) {
@@ -305,7 +305,7 @@ double block_cost(const PassSize& pass) {
     const int vectors = vectors_at_once(lattice.padded, panels.largest());
     products += lattice.times * lattice.met * double(tile_cost(panels.largest(), vectors)) / vectors;
   });
-  return double(pass.in * panels.pieces) * products + copy_cost(pass);
+  return double(pass.in * panels.pieces) * products + copy_cost(pass, kInterleaveCost);
 }
 
 double grad_w_block_cost(const ConvProblem& p, const PassSize& forward) {
@@ -315,7 +315,8 @@ double grad_w_block_cost(const ConvProblem& p, const PassSize& forward) {
   const int64_t chunks = p.out[0] * Pieces(p.out[1], std::max<int64_t>(1, 128 / p.out[2])).pieces;
   const int64_t sums = pairs * kPairs * p.group_out();
   return kPairCost * double(p.out_size() * pairs * step) +
-         (sums * kBytes > kNearBytes ? kFarSumCost : kSumCost) * double(chunks * sums) + copy_cost(forward);
+         (sums * kBytes > kNearBytes ? kFarSumCost : kSumCost) * double(chunks * sums) +
+         copy_cost(forward, kGradWInterleaveCost);
 }
 
 [[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {  // vectors of w

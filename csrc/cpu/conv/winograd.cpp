@@ -279,8 +279,8 @@ double cost(const ConvProblem& p, ConvPass pass) {
 // In products of vectors. Measured: a product of transformed numbers costs 1.1 (short sums), a tile's transform
 // 1,300 for a vector of channels that go in and 600 for one that comes out, that of the weights 230. A group's
 // meetings of threads, its buffers and its last, smaller pieces come to 15,000.
-// grad_w: 1.35; a tile's products are gathered in memory (640 for a vector of inputs), and its transforms begin anew
-// with every row of neighbours (180 a channel); 400 for D of few tiles; 60,000.
+// grad_w: 1.35; a tile's products are gathered in memory (900 for a vector of inputs, 260 for one of outputs), and
+// its transforms begin anew with every row of neighbours (180 a channel); 400 for D of few tiles; 60,000.
 double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const Extent& plane = pass == ConvPass::grad_x ? p.in : p.out;
   const int64_t rows = p.batch * ceil_div(plane[1], kOut), columns = ceil_div(plane[2], kOut);
@@ -291,8 +291,8 @@ double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   if (pass == ConvPass::grad_w) {
     const double products = kPoints / 2.0 * double(panels_cost(out) * ceil_div(in, w));
     const double runs = double(rows * ceil_div(columns, tiles_at_once(w)));
-    cost = tiles * (1.35 * products + 640 * vectors(in)) + 180 * runs * double(in + out) +
-           (tiles <= kMost ? 400 : 0) * vectors(pairs) + 60000;
+    cost = tiles * (1.35 * products + 900 * vectors(in) + 260 * vectors(out)) +
+           180 * runs * double(in + out) + (tiles <= kMost ? 400 : 0) * vectors(pairs) + 60000;
   } else {
     const int64_t from = pass == ConvPass::forward ? in : out, to = pass == ConvPass::forward ? out : in;
     const double products = kPoints * double(from * ceil_div(to, w));
