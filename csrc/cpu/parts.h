@@ -12,7 +12,7 @@
 namespace fastdl {
 
 template <class T>
-void add_parts(T* sum, const T* parts, int64_t size, int64_t count) {
+[[gnu::noinline]] void add_parts(T* sum, const T* parts, int64_t size, int64_t count) {
   constexpr int64_t block = 512;  // elements of the sum that stay in L1
   const int64_t blocks = ceil_div(size, block);
   parallel_for(blocks, std::max<int64_t>(1, 64 / count), [=](int64_t begin, int64_t end) {

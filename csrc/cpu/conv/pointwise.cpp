@@ -4,12 +4,16 @@
 //   grad_w    sum over n of grad_y[n] x[n]^T, as one product over all images' positions; of few channels, as
 //             dot products of their rows
 //
-// Work and blocking are the matrix engine's; one batched call for all images of a group.
+// Work and blocking are the matrix engine's; one batched call for all images of a group. It shares a product out
+// by its result: grad_w of some channels is cut into several along its sums, and those are shared.
+#include <algorithm>
 #include <type_traits>
 
 #include "cpu/conv/algorithm.h"
 #include "cpu/conv/dot_rows.h"
 #include "cpu/gemm/panels.h"
+#include "cpu/parts.h"
+#include "cpu/runtime/memory.h"
 
 namespace fastdl {
 namespace {
@@ -41,11 +45,11 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
 template <class T, int P>
 struct PackPositions {
   const T* data;  // the group's channels of the first image
-  int64_t size, image;
+  int64_t size, image, begin;
 
   void operator()(T* panel, int64_t first, int count, int64_t k0, int64_t kc) const {
     for (int64_t k = 0; k < kc;) {
-      const int64_t n = (k0 + k) / size, position = (k0 + k) % size,
+      const int64_t n = (begin + k0 + k) / size, position = (begin + k0 + k) % size,
                     length = std::min(kc - k, size - position);
       tile::pack_panel<T, P>(panel + k * P, data + n * image + first * size + position, size, 1, count,
                              length);
@@ -54,15 +58,38 @@ struct PackPositions {
   }
 };
 
+// In how many the sums of `weights` results are cut: thousands of positions, and the partial results stay in L2.
+int64_t parts(int64_t weights, int64_t positions) {
+  return weights > (16 << 10) ? 1
+                              : std::clamp<int64_t>(std::min(positions / 1024, (256 << 10) / weights), 1, 64);
+}
+
+// One group's product over all positions.
+template <class T>
+[[gnu::noinline]] void sum_positions(const ConvProblem& p, T* gw, const T* gy, const T* x) {
+  const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size(), positions = p.batch * size;
+  const int64_t count = parts(k * c, positions);
+  memory::Buffer<T> sums(size_t(count > 1 ? count * k * c : 0));
+  T* to = count > 1 ? sums.get() : gw;
+  const int64_t grain = 400000 * count / (k * c * positions);
+  parallel_for(count, std::max<int64_t>(1, grain), [=, &p](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = positions * i / count, last = positions * (i + 1) / count;
+      tile::gemm_panels<T>(k, c, last - first,
+                           PackPositions<T, tile::kMR<T>>{gy, size, p.out_channels * size, first},
+                           PackPositions<T, tile::kNR<T>>{x, size, p.in_channels * size, first}, T(1), T(0),
+                           to + i * k * c, c);
+    }
+  });
+  if (count > 1) add_parts<T>(gw, to, k * c, count);
+}
+
 template <class T>
 void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size();
   for_groups<T>(p, [&](int64_t g) {
-    if (has_few_weights(p)) return grad_w_by_rows(p, gw + g * k * c, gy + g * k * size, x + g * c * size);
-    tile::gemm_panels<T>(k, c, p.batch * size,
-                         PackPositions<T, tile::kMR<T>>{gy + g * k * size, size, p.out_channels * size},
-                         PackPositions<T, tile::kNR<T>>{x + g * c * size, size, p.in_channels * size}, T(1),
-                         T(0), gw + g * k * c, c);
+    (has_few_weights(p) ? grad_w_by_rows : sum_positions<T>)(p, gw + g * k * c, gy + g * k * size,
+                                                             x + g * c * size);
   });
 }
 
