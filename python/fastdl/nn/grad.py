@@ -48,6 +48,25 @@ def _geometry(
     return Geometry(False, (strides, pads, dilations, groups), None)
 
 
+def _documented(gradient: Callable[..., Tensor], axes: int, of: str, arguments: str) -> Callable[..., Tensor]:
+    gradient.__name__ = gradient.__qualname__ = f"conv{axes}d_{of}"
+    gradient.__doc__ = f"""The gradient of a {axes}-dimensional convolution's {of}.
+
+    Args:
+        {arguments}
+        grad_output: the gradient of the output, (N, K, ...).
+
+    Returns:
+        The {of}'s gradient, of shape {of}_size.
+
+    Raises:
+        ValueError: shapes or options that do not fit together.
+
+    Equivalent of ``torch.nn.grad.conv{axes}d_{of}``.
+    """
+    return gradient
+
+
 def _of_input(axes: int) -> Callable[..., Tensor]:
     op = f"conv{axes}d_input"
 
@@ -66,23 +85,13 @@ def _of_input(axes: int) -> Callable[..., Tensor]:
         )
         return ConvInputGrad.apply(grad_output, weight, geometry=geometry, shape=shape)  # type: ignore[no-any-return]
 
-    gradient.__name__ = gradient.__qualname__ = op
-    gradient.__doc__ = f"""The gradient of a {axes}-dimensional convolution's input.
-
-    Args:
-        input_size: shape of the input, (N, C, ...).
-        weight: (K, C / groups, ...), as in ``functional.conv{axes}d``, and so the options behind.
-        grad_output: the gradient of the output, (N, K, ...).
-
-    Returns:
-        The input's gradient, of shape input_size.
-
-    Raises:
-        ValueError: shapes or options that do not fit together.
-
-    Equivalent of ``torch.nn.grad.conv{axes}d_input``.
-    """
-    return gradient
+    return _documented(
+        gradient,
+        axes,
+        "input",
+        f"""input_size: shape of the input, (N, C, ...).
+        weight: (K, C / groups, ...), as in ``functional.conv{axes}d``, and so the options behind.""",
+    )
 
 
 def _of_weight(axes: int) -> Callable[..., Tensor]:
@@ -103,23 +112,13 @@ def _of_weight(axes: int) -> Callable[..., Tensor]:
         )
         return ConvWeightGrad.apply(grad_output, input, geometry=geometry, shape=shape)  # type: ignore[no-any-return]
 
-    gradient.__name__ = gradient.__qualname__ = op
-    gradient.__doc__ = f"""The gradient of a {axes}-dimensional convolution's weight.
-
-    Args:
-        input: (N, C, ...).
-        weight_size: shape of the weight, (K, C / groups, ...); options as in ``functional.conv{axes}d``.
-        grad_output: the gradient of the output, (N, K, ...).
-
-    Returns:
-        The weight's gradient, of shape weight_size.
-
-    Raises:
-        ValueError: shapes or options that do not fit together.
-
-    Equivalent of ``torch.nn.grad.conv{axes}d_weight``.
-    """
-    return gradient
+    return _documented(
+        gradient,
+        axes,
+        "weight",
+        f"""input: (N, C, ...).
+        weight_size: shape of the weight, (K, C / groups, ...); options as in ``functional.conv{axes}d``.""",
+    )
 
 
 conv1d_input, conv2d_input, conv3d_input = _of_input(1), _of_input(2), _of_input(3)

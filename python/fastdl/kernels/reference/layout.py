@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def _check(op: str, index: Array, extent: int, argument: str = "index") -> None:
-    outside = np.argwhere((index < 0) | (index >= extent))
+def _check(op: str, index: Array, extent: int, argument: str = "index", low: int = 0) -> None:
+    """IndexError with place and value of the first index outside [low, extent)."""
+    outside = np.argwhere((index < low) | (index >= extent))
     if len(outside):
         place = tuple(outside[0].tolist())
-        raise IndexError(f"{op}: {argument}{list(place)} = {index[place]} is out of range [0, {extent})")
+        raise IndexError(f"{op}: {argument}{list(place)} = {index[place]} is out of range [{low}, {extent})")
 
 
 def contiguous(array: Array) -> Array:

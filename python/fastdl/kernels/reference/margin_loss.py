@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.kernels.reference.layout import _check
+
 Array = np.ndarray[Any, Any]
 
 __all__ = [
@@ -21,13 +23,6 @@ def _positive(gaps: Array) -> Array:
     return np.where(gaps > 0, gaps, gaps.dtype.type(0))
 
 
-def _check(op: str, target: Array, low: int, classes: int) -> None:
-    outside = np.argwhere((target < low) | (target >= classes))
-    if len(outside):
-        place = tuple(map(int, outside[0]))
-        raise IndexError(f"{op}: target{list(place)} = {target[place]} is out of range [{low}, {classes})")
-
-
 def _gaps(x: Array, target: Array, margin: float) -> Array:
     """max(0, margin - x_t + x_i); 0 for the target t itself."""
     own = np.arange(len(x)), target
@@ -38,7 +33,7 @@ def _gaps(x: Array, target: Array, margin: float) -> Array:
 
 def multi_margin_loss_forward(x: Array, target: Array, weight: Array | None, p: int, margin: float) -> Array:
     """w_t / C sum over i != t of max(0, margin - x_t + x_i)^p, p = 1 or 2."""
-    _check("multi_margin_loss", target, 0, x.shape[1])
+    _check("multi_margin_loss", target, x.shape[1], "target")
     losses = (_gaps(x, target, margin).astype(np.float64) ** p).sum(1) / x.shape[1]
     return np.asarray(losses if weight is None else losses * weight[target], x.dtype)
 
@@ -64,7 +59,7 @@ def _open(x: Array, labels: Array) -> tuple[Array, Array]:
 
 def multilabel_margin_loss_forward(x: Array, target: Array) -> Array:
     """1 / C sum over labels j, which end at a row's first -1, and other classes i of max(0, 1 - x_j + x_i)."""
-    _check("multilabel_margin_loss", target, -1, x.shape[1])
+    _check("multilabel_margin_loss", target, x.shape[1], "target", -1)
     return np.array([_open(*row)[1].sum() / x.shape[1] for row in zip(x, target, strict=True)], x.dtype)
 
 
