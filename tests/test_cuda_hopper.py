@@ -366,3 +366,29 @@ def test_a_device_that_failed_cannot_go_on(cuda, monkeypatch):
     monkeypatch.setattr(hopper, "_families", {"attention_forward": lambda runtime: []})
     with pytest.raises(RuntimeError, match=r"attention_forward: .*IllegalAddress.* FASTDL_HOPPER=0"):
         hopper.hopper_trusted("attention_forward", broken)
+
+
+def test_a_kernel_that_hangs_is_not_waited_for(cuda, monkeypatch):
+    """Its barriers have no bound, and what follows in the stream never comes."""
+
+    def waits(stream: int) -> bool:
+        raise AssertionError("for ever")
+
+    asked: list[float] = []
+    hanging = Device(attention_forward_trial_end=waits)
+    hanging.finishes_within = lambda seconds: bool(asked.append(seconds))
+    monkeypatch.setattr(hopper, "_families", {"attention_forward": lambda runtime: []})
+    with pytest.raises(TimeoutError, match=r"attention_forward: .* hang in their trial .* FASTDL_HOPPER=0"):
+        hopper.hopper_trusted("attention_forward", hanging)
+    assert asked == [hopper._PATIENCE]
+
+
+def test_a_stream_is_asked_until_it_is_done(monkeypatch):
+    answers = iter([600, 600, 700])  # not ready, not ready, an error: whoever waits next will raise it
+    runtime = types.SimpleNamespace(streamQuery=lambda stream: next(answers))
+    cupy = types.SimpleNamespace(cupy=types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime)))
+    cupy.stream = lambda: 5
+    assert device._CuPy.finishes_within(cupy, 60.0)
+    assert list(answers) == []
+    runtime.streamQuery = lambda stream: 600
+    assert not device._CuPy.finishes_within(cupy, 0.01)

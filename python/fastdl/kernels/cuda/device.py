@@ -8,6 +8,7 @@ CuPy until a CuPy array comes.
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Sequence
 from ctypes import CDLL, c_void_p, cast
 from functools import cache
@@ -22,6 +23,7 @@ from fastdl.kernels import capture
 Array = Any  # cupy.ndarray, or numpy.ndarray under emulation
 
 _WORKSPACE = 32 << 20  # bytes, what cuBLAS recommends for Hopper
+_NOT_READY = 600  # cudaErrorNotReady
 
 # Element types as the extension numbers them (csrc/cuda/types.h).
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "float64": 3}
@@ -96,6 +98,9 @@ class _Emulated(Runtime):
     def device(self) -> int:
         return 0
 
+    def finishes_within(self, seconds: float) -> bool:
+        return True
+
     def capturing(self) -> bool:
         return False
 
@@ -159,6 +164,16 @@ class _CuPy(Runtime):
     def device(self) -> int:
         """The current device's number."""
         return self._get_device()  # type: ignore[no-any-return]
+
+    def finishes_within(self, seconds: float) -> bool:
+        """Is the current stream done, with or without an error, before so many seconds have passed?"""
+        query, stream = self.cupy.cuda.runtime.streamQuery, self.stream()
+        end = time.monotonic() + seconds
+        while query(stream) == _NOT_READY:
+            if time.monotonic() > end:
+                return False
+            time.sleep(1e-4)
+        return True
 
     def capturing(self) -> bool:
         """Is the current stream being recorded? Then nothing may wait for it."""

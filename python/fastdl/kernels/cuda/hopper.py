@@ -10,7 +10,8 @@ A family is a function that computes its problem by the family's public wrappers
 wrapper asks :func:`hopper_trusted` where its problem is one for these kernels. Where their waits are bounded (those
 for the copy engine), the extension has ``<family>_trial_begin()`` and ``<family>_trial_end(stream)``, by the first word
 of the family's name: kernels that stand apart ("with masks") have a trial of their own, so that one's failure leaves
-the others in use.
+the others in use. Barriers that threads alone wait at have no bound: a kernel that hangs at one ends its trial by an
+error after half a minute, as nothing can stop it but the end of the process.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Problem = Callable[[Any], list[Any]]
 _families: dict[str, Problem] = {}
 _verdicts: dict[tuple[str, int], bool] = {}
 _lock = threading.Lock()
+_PATIENCE = 30.0  # seconds, for a trial
 _choice: ContextVar[bool | None] = ContextVar("hopper", default=None)
 
 
@@ -132,7 +134,14 @@ def trial(name: str, runtime: Any) -> str | None:
             with choose(True):
                 got = problem(runtime)
         finally:  # a wait in vain must be an error again, whatever happened
-            ended = end is None or end(runtime.stream())
+            hangs = not runtime.finishes_within(_PATIENCE)
+            ended = hangs or end is None or end(runtime.stream())
+        if hangs:
+            raise TimeoutError(
+                f"{name}: the kernels for compute capability 9.0 hang in their trial on this device, and CUDA cannot "
+                "stop them; end this process, start it again with FASTDL_HOPPER=0 in the environment, which uses "
+                "slower kernels, and please report this"
+            )
         if not ended:
             return "a kernel waited in vain"
     except RuntimeError as error:
