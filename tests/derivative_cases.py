@@ -286,6 +286,7 @@ case(
     real(4, 3),
 )
 case("qr", lambda a: fastdl.linalg.qr(a), real(4, 3))
+case("qr wide", lambda a: fastdl.linalg.qr(a), real(3, 5))
 
 for _rank in (1, 2, 3):
     _conv, _transposed = getattr(F, f"conv{_rank}d"), getattr(F, f"conv_transpose{_rank}d")

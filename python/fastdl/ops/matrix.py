@@ -19,6 +19,7 @@ from fastdl.kernels import select
 from fastdl.ops.arrays import any_true, contiguous, sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.ops.complex_kernels import product
+from fastdl.ops.join import cat
 from fastdl.tensor import Tensor
 
 
@@ -410,11 +411,18 @@ class Orthogonal(Op):
         return mH(select(r).triangular_solve(r, mH(grad_q + q @ symmetric), True, False))
 
     def backward_graph(self, grad_q: Any, grad_r: Any) -> Any:
-        if self.q.shape[-1] != self.r.shape[-1]:
-            raise NotImplementedError("qr: has no second derivative (create_graph=True) for a wide matrix")
         q, r = self.saved_output(self.q, 0), self.saved_output(self.r, 1)
+        k = self.q.shape[-1]
+        if k == self.r.shape[-1]:
+            return self._tall_graph(q, r, grad_q, grad_r)
+        grad_v, y = grad_r[..., k:], self.saved_input(0, self.a)[..., k:]
+        of_x = self._tall_graph(q, r[..., :k], grad_q + y @ grad_v.mH, grad_r[..., :k])
+        return cat([of_x, q @ grad_v], -1)
+
+    @staticmethod
+    def _tall_graph(q: Any, r: Any, grad_q: Any, grad_r: Any) -> Any:
         m = r @ grad_r.mH - grad_q.mH @ q
-        symmetric = m.tril(-1) + m.tril(-1).mH + m.real * _eye(self.r)
+        symmetric = m.tril(-1) + m.tril(-1).mH + m.real * _eye(m._data)
         return TriangularSolve.apply(r, (grad_q + q @ symmetric).mH, upper=True, unit=False).mH
 
 
