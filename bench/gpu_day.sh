@@ -103,7 +103,7 @@ END
 
 # The families' parity tests, and operations, layers and training from top to bottom, on the device itself: in two parts,
 # as tests that are cut short leave nothing behind. Every worker reads all files that it is given.
-first_tests="attention|conv|cuda_hopper|loss|norm|optim|pool|rnn_kernels|cuda_stack|dropout|random"
+first_tests="attention|conv|cuda_hopper|loss|norm|optim|pool|rnn_kernels|cuda_rnn|cuda_stack|dropout|random"
 part_parity() {
   if [ -n "${dry:-}" ]; then
     run_tests 2 tests/test_cuda_kernels.py -k "sixteen_bits and softmax"
@@ -149,7 +149,7 @@ part_rnn() { bench rnn --family rnn --how eager && bench rnn --family rnn --dtyp
 # Recurrent layers with weights in registers of clusters (docs/cuda.md): are they right, and faster than by grids?
 part_clusters() {
   if [ -n "${dry:-}" ]; then FASTDL_CUDA_RNN=resident bench rnn_resident --family rnn --case "GRU T25 B1"; return; fi
-  FASTDL_TEST_GPU=1 run_tests 8 tests/test_rnn_kernels.py -k "cuda-resident or specialised" || return
+  FASTDL_TEST_GPU=1 run_tests 8 tests/test_rnn_kernels.py tests/test_cuda_rnn.py -k "cuda-resident or specialised" || return
   local way
   for way in resident grid steps; do
     FASTDL_CUDA_RNN=$way bench "rnn_$way" --family rnn --how eager || return

@@ -28,10 +28,10 @@ def main(what: str) -> None:
         else:
             extension.run_planted(what, *addresses, 64)
         return
+    import rnn_cases
     import test_cuda_hopper
     import test_cuda_hopper_backward
     import test_cuda_hopper_conv
-    import test_rnn_kernels
     from fastdl import kernels
     from fastdl.kernels.cuda import hopper
     from test_cuda_kernels import calls, further
@@ -52,7 +52,7 @@ def main(what: str) -> None:
         ):
             getattr(cuda, name)(*arguments)
         for cell, name in (("gru", "lengths"), ("lstm", "wide lengths")):  # in a block, in clusters
-            test_rnn_kernels.compute(cuda, *test_rnn_kernels.problem(name, cell, np.float32, directions=2))
+            rnn_cases.compute(cuda, *rnn_cases.problem(name, cell, np.float32, directions=2))
     if not emulation.on_gpu():
         for form in ("along", "across", "registers"):
             multiply(emulation.extension(), "float16", form, 80, 72, 304)

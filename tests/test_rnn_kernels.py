@@ -2,138 +2,40 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import numpy as np
 import pytest
 
-import emulation
 import parity
-from fastdl import kernels
 from fastdl.kernels import reference
-from fastdl.kernels.cuda import rnn as cuda_rnn
-from fastdl.kernels.cuda.hopper import choose
 from parity import DTYPES, THREADS, assert_close, thread_counts
-
-CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_before")
-GATES = {"lstm": 4, "gru": 3, "gru_before": 3}
-
-# How the CUDA kernels compute the steps, which the problem chooses otherwise (csrc/cuda/rnn_launch.h); specialised:
-# resident, with the kernels of rnn_specialised.h where they fit.
-LAUNCHES = ("specialised", "resident", "grid", "steps")
-chosen = ExitStack()
-
-
-def backends(cuda=False):
-    levels = parity.backends(cuda)
-    ways = [f"cuda-{way}" for way in LAUNCHES] if "cuda" in levels else []
-    return [level for level in levels if level != "cuda"] + ways
+from rnn_cases import (
+    CELLS,
+    GATES,
+    PROBLEMS,
+    as_the_problem_chooses,
+    backends,
+    compute,
+    exact,
+    flat,
+    load,
+    narrow,
+    problem,
+)
 
 
 @pytest.fixture(autouse=True)
-def as_the_problem_chooses():
+def unchosen():
     yield
-    chosen.close()
-    cuda_rnn.LAUNCHES = "auto"
-
-
-def load(level):
-    if not level.startswith("cuda"):
-        return parity.load(level)
-    way = level.removeprefix("cuda-")
-    chosen.close()
-    chosen.enter_context(choose(hopper=way == "specialised"))
-    cuda_rnn.LAUNCHES = "resident" if way == "specialised" else way
-    return parity.load("cuda")
-
-
-# batch sizes of the steps, input, hidden: one of everything, sizes around vectors and register tiles, thin and
-# tall batches, sequences that end (or, backwards, start) in the middle of a block and of the batch.
-PROBLEMS = {
-    "one": ([1], 1, 1),
-    "one step": ([5], 3, 17),
-    "one row": ([1] * 6, 5, 33),
-    "two rows": ([2] * 4, 4, 40),
-    "three rows": ([3] * 4, 7, 15),
-    "four rows": ([4] * 3, 2, 16),
-    "block": ([14] * 3, 6, 32),
-    "more than a block": ([15] * 3, 6, 31),
-    "tall": ([70] * 3, 9, 50),
-    "deep": ([5] * 3, 3, 300),
-    "lengths": ([6, 6, 4, 3, 1, 1], 4, 20),
-    "lengths, thin": ([3, 2, 2, 1], 4, 20),
-    "lengths, tall": ([40, 33, 29, 28, 15, 14, 3, 1], 5, 34),
-    "long": ([2] * 70, 3, 8),
-    "many lengths": (list(range(66, 0, -1)), 2, 4),
-    "wide": ([18] * 2, 2, 120),
-    "wide lengths": ([4, 4, 3, 1, 1], 3, 128),
-}
-
-
-def problem(name, cell, dtype, directions=1, bias=True, states=True, mask=False, proj=0, scale=1.0):
-    """Arguments of rnn_forward but for `keep`, and gradients of its results."""
-    sizes, inputs, hidden = PROBLEMS[name]
-    rng = np.random.default_rng(0)
-    rows, batch, output = sum(sizes), sizes[0], proj or hidden
-    gates = GATES.get(cell, 1)
-
-    def draw(*shape, by=1.0):
-        return (rng.standard_normal(shape) * by).astype(dtype)
-
-    weights = []
-    bound = scale / np.sqrt(hidden)
-    for _ in range(directions):
-        weights += [draw(gates * hidden, inputs, by=bound), draw(gates * hidden, output, by=bound)]
-        weights += [draw(gates * hidden, by=bound) if bias else None for _ in range(2)]
-        weights.append(draw(output, hidden, by=bound) if proj else None)
-    lstm = cell == "lstm"
-    h0 = draw(directions, batch, output) if states else None
-    c0 = draw(directions, batch, hidden) if states and lstm else None
-    masks = ((rng.random((directions, batch, output)) < 0.7) / 0.7).astype(dtype) if mask else None
-    arguments = [cell, draw(rows, inputs), np.array(sizes), h0, c0, weights, masks]
-    grads = [draw(rows, directions * output), draw(directions, batch, output)]
-    grads.append(draw(directions, batch, hidden) if lstm else None)
-    return arguments, grads
-
-
-def wide(value):
-    if isinstance(value, list):
-        return [wide(v) for v in value]
-    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
-
-
-def flat(results):
-    """Arrays of nested results, None where there is none."""
-    out = []
-    for r in results:
-        out += flat(r) if isinstance(r, (list, tuple)) else [r]
-    return out
-
-
-def rowwise(kept, hidden):
-    """What forward keeps, from the kernels' panels (D, groups of units, gates, N, width) to (D, N, gates * hidden)."""
-    rows = np.moveaxis(kept, 3, 1).swapaxes(2, 3)
-    return rows.reshape(*rows.shape[:3], -1)[..., :hidden].reshape(*rows.shape[:2], -1)
-
-
-def compute(module, arguments, grads, needs=(True, True, True)):
-    y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
-    backward = module.rnn_backward(arguments[0], *grads, *arguments[1:], y, gates, cells, *needs)
-    hidden = arguments[5][0].shape[0] // GATES.get(arguments[0], 1)
-    if gates is not None:
-        gates = rowwise(gates, hidden)
-    if cells is not None:
-        cells = rowwise(cells[:, :, None], hidden)
-    return flat([y, h_n, c_n, gates, cells, backward])
+    as_the_problem_chooses()
 
 
 def expected(arguments, grads, got):
     """What the definition says in float64; its backward starts from what was kept, so that no h is on the other
     side of relu's kink."""
-    forward = reference.rnn_forward(*wide(arguments), True)
-    kept = wide([got[0], got[3], got[4]])
+    forward = reference.rnn_forward(*exact(arguments), True)
+    kept = exact([got[0], got[3], got[4]])
     backward = reference.rnn_backward(
-        arguments[0], *wide(grads), *wide(arguments[1:]), *kept, True, True, True
+        arguments[0], *exact(grads), *exact(arguments[1:]), *kept, True, True, True
     )
     return flat([forward, backward])
 
@@ -313,14 +215,6 @@ def test_binding_refuses(level):
         module.rnn_forward(*gru[:6], np.ones_like(gru[3]), True)
 
 
-def exact(value):
-    """In float64, whatever the precision."""
-    if isinstance(value, list):
-        return [exact(v) for v in value]
-    floating = isinstance(value, np.ndarray) and value.dtype != np.int64
-    return value.astype(np.float64) if floating else value
-
-
 def check_bfloat16(module, name, cell, threads, **options):
     """Rounded are operands, results and each step's state: errors of some units in the last place."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16
@@ -444,162 +338,3 @@ def test_bfloat16_needs_and_refusals(level):
                     module.rnn_forward(*arguments, True)
             finally:
                 module.use_pair_products(True)
-
-
-@pytest.mark.skipif(
-    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
-)
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(
-    ("way", "launches"),
-    [
-        ("resident", {"wide": 0, "lengths": 0}),
-        ("grid", {"wide": 2, "deep": 0, "one step": 0, "lengths": 1}),
-        ("auto", {"wide": 0, "lengths": 0, "one step": 0}),
-    ],
-)
-def test_launches_are_chosen_by_the_problem(way, launches, cell):
-    """Launches of blocks that meet, forward and backward each: where weights do not fit into registers or these are
-    not wanted, but into all blocks, and there is more than one step; for each direction, or for both if there are
-    blocks enough."""
-    module = load(f"cuda-{way}")
-    count = emulation.extension().cooperative_launches
-    for name, times in launches.items():
-        arguments, grads = problem(name, cell, np.float32, directions=2)
-        before = count()
-        compute(module, arguments, grads)
-        assert count() - before == 2 * times, name
-
-
-@pytest.mark.skipif(
-    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
-)
-@pytest.mark.parametrize("name", ["wide", "wide lengths", "deep", "cluster"])
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("way", ["specialised", "resident"])
-def test_clusters_in_any_order(monkeypatch, way, cell, name):
-    """Blocks that give each other their results, sequences that begin late and end early: the same bits whichever
-    thread or block comes first."""
-    monkeypatch.setitem(PROBLEMS, "cluster", ([9, 9, 5, 2, 1], 3, 110))
-    module = load(f"cuda-{way}")
-    arguments, grads = problem(name, cell, np.float32, directions=2)
-    results = []
-    for order in ("ascending", "descending", "random"):
-        emulation.extension().set_order(order, 5)
-        results.append(compute(module, arguments, grads))
-    emulation.extension().set_order("ascending", 0)
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
-@pytest.mark.parametrize(
-    ("sizes", "hidden"),
-    [
-        ([1] * 25, 128),
-        ([2] * 6, 128),
-        ([4, 4, 3, 1, 1], 128),
-        ([9, 9, 5, 2, 1], 110),
-        ([16] * 3, 300),
-        ([1], 60),
-    ],
-)
-@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru"])
-def test_specialised_warps_give_the_same_bits(monkeypatch, cell, sizes, hidden):
-    """A block, clusters, rows of several lengths; and with more results than finishing threads the same kernels."""
-    monkeypatch.setitem(PROBLEMS, "bits", (sizes, 5, hidden))
-    arguments, grads = problem("bits", cell, np.float32, directions=2)
-    results = {}
-    for way in ("specialised", "resident"):
-        module = load(f"cuda-{way}")
-        results[way] = compute(module, arguments, grads)
-        few = sizes[0] == 1 or (sizes[0] == 4 and cell != "rnn_tanh")  # the latter in clusters
-        if few and not emulation.on_gpu():
-            wanted = [way == "specialised"] * 2
-            y, _, _, gates, cells = module.rnn_forward(*arguments, True)
-            launched = [emulation.extension().last_launch() == "rnn_specialised"]
-            module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, False, False, False)
-            assert [*launched, emulation.extension().last_launch() == "rnn_specialised"] == wanted
-    for a, b in zip(results["specialised"], results["resident"], strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
-def test_trust_is_asked_for_where_it_matters(monkeypatch):
-    """Nobody waits for the trial of kernels that cannot compute the layer."""
-    asked = []
-    monkeypatch.setattr(cuda_rnn, "hopper_trusted", lambda name, runtime: bool(asked.append(name)))
-    for way, dtype, names in (
-        ("resident", np.float32, ["rnn_forward", "rnn_backward"]),
-        ("resident", np.float64, []),
-        ("grid", np.float32, []),
-        ("steps", np.float32, []),
-    ):
-        asked.clear()
-        compute(load(f"cuda-{way}"), *problem("block", "gru", dtype))
-        assert asked == names
-
-
-@pytest.mark.skipif(
-    "cuda" not in parity.backends(cuda=True) or emulation.on_gpu(), reason="about the emulation"
-)
-def test_the_trial_is_of_the_specialised_kernels():
-    """The widest layer takes a cluster of eight blocks, which only a device has."""
-    load("cuda-specialised")
-    cuda_rnn.LAUNCHES = "auto"
-    launched = set()
-    for layer in cuda_rnn._layers(cuda_rnn.device.default()):
-        cuda_rnn.rnn_forward(*layer)
-        launched.add((layer[3].shape[2], emulation.extension().last_launch()))
-    assert launched >= {(hidden, "rnn_specialised") for hidden in (40, 100, 125)}
-    assert {hidden for hidden, name in launched if name != "rnn_specialised"} == {250}
-
-
-@pytest.mark.skipif("cuda" not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels")
-@pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("name", ["one row", "block", "deep", "lengths, tall"])
-@pytest.mark.parametrize("way", LAUNCHES)
-def test_tensor_cores(monkeypatch, kind, cell, name, way):
-    """16-bit types and TF32: each step rounds the state, and errors add up over the steps."""
-    module = load(f"cuda-{way}")
-    dtype = np.float32 if kind == "tf32" else np.float16
-    if kind == "tf32":
-        monkeypatch.setattr(kernels.precisions, "matmul", "high")
-    if kind == "bfloat16":
-        dtype = pytest.importorskip("ml_dtypes").bfloat16
-
-    rounding = 2.0**-8 if kind == "bfloat16" else 2.0**-11
-    projection = {"proj": PROBLEMS[name][2] // 2} if cell == "lstm" else {}
-    for options in ({"directions": 2}, {"states": False, "bias": False, **projection}):
-        arguments, grads = problem(name, cell, np.float64, **options)
-        arguments = [a if isinstance(a, str) or i == 2 else narrow(a, dtype) for i, a in enumerate(arguments)]
-        grads = narrow(grads, dtype)
-        y, h_n, c_n, gates, cells = module.rnn_forward(*arguments, True)
-        got = [
-            y,
-            h_n,
-            c_n,
-            module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, True),
-        ]
-        wide_arguments, wide_grads = exact(arguments), exact(grads)
-        forward = reference.rnn_forward(*wide_arguments, True)
-        kept = [forward[0], *forward[3:]]
-        if cell == "rnn_relu":  # the same side of the kink as the rounded state
-            kept[0] = exact(y)
-        want = [
-            *forward[:3],
-            reference.rnn_backward(cell, *wide_grads, *wide_arguments[1:], *kept, True, True, True),
-        ]
-        for a, b in zip(flat(got), flat(want), strict=True):
-            assert (a is None) == (b is None)
-            if a is not None:
-                bound = 8 * rounding * max(1.0, np.abs(b).max())
-                assert np.abs(a.astype(np.float64) - b).max() <= bound
-
-
-def narrow(value, dtype):
-    if isinstance(value, list):
-        return [narrow(v, dtype) for v in value]
-    return None if value is None else value.astype(dtype)
