@@ -26,6 +26,12 @@ SAMPLED: list[Callable[[Any], Any]] = [
     lambda p: p.enumerate_support(),
 ]
 
+
+def sizes(parts: Any) -> list[Any]:
+    """Without the signs of vectors, which are each library's choice."""
+    return [part.abs() for part in parts]
+
+
 CASES: dict[str, Callable[[str], Any]] = {}
 for name in UNARY:
     CASES[name] = lambda d, f=name: getattr(fastdl, f)(on(d, 3, 4, low=0.1, high=0.9))
@@ -462,14 +468,59 @@ CASES |= {
         fastdl.distributions.StudentT(on(d, 6, low=0.2)).variance,
     ),
     "take": lambda d: (on(d, 3, 4).take(ints(d, 5)), on(d, 3, 4).take(ints(d, 5) - 5)),
-    "linalg": lambda d: (
+    "linear systems": lambda d: (
         fastdl.linalg.inv(on(d, 3, 3)),
-        fastdl.linalg.solve(on(d, 3, 3), on(d, 3, 2)),
-        fastdl.linalg.det(on(d, 3, 3)),
-        fastdl.linalg.svd(on(d, 3, 2), full_matrices=False),
-        fastdl.linalg.qr(on(d, 3, 2)),
-        fastdl.linalg.norm(on(d, 3, 2)),
+        fastdl.linalg.solve(on(d, 2, 3, 3), on(d, 3, 2)),
+        fastdl.linalg.solve(on(d, 3, 3), on(d, 3)),
+        fastdl.linalg.solve(on(d, 3, 3), on(d, 2, 3), left=False),
+        *fastdl.linalg.inv_ex(on(d, 2, 3, 3)),
+        fastdl.linalg.solve_ex(fastdl.complex(on(d, 3, 3), on(d, 3, 3)), on(d, 3, 1) * (1 + 2j))[0].abs(),
+        fastdl.linalg.solve_triangular(on(d, 3, 3), on(d, 2, 3), upper=True, left=False),
+        fastdl.cholesky_solve(on(d, 3, 2), on(d, 3, 3)),
+        fastdl.cholesky_inverse(on(d, 3, 3), upper=True),
     ),
+    "lu": lambda d: (
+        *fastdl.linalg.lu(on(d, 3, 4)),
+        *fastdl.linalg.lu_factor_ex(on(d, 2, 4, 3)),
+        fastdl.linalg.lu_solve(*fastdl.linalg.lu_factor(on(d, 3, 3)), on(d, 3, 2), adjoint=True),
+        fastdl.linalg.lu_solve(*fastdl.linalg.lu_factor(on(d, 3, 3)), on(d, 2, 3), left=False),
+        *fastdl.linalg.lu(on(d, 3, 3) + 4 * fastdl.eye(3, device=d), pivot=False),
+    ),
+    "determinants": lambda d: (
+        fastdl.linalg.det(on(d, 2, 4, 4)),
+        fastdl.linalg.det(on(d, 3, 3) * fastdl.tensor([1.0, 0.0, 1.0], device=d)),
+        *fastdl.linalg.slogdet(on(d, 2, 4, 4)),
+        *[x.abs() for x in fastdl.linalg.slogdet(fastdl.complex(on(d, 3, 3), on(d, 3, 3, seed=1)))],
+        fastdl.logdet(on(d, 3, 3) @ on(d, 3, 3).mT),
+        *fastdl.linalg.slogdet(fastdl.zeros(2, 2, device=d)),
+    ),
+    "decompositions": lambda d: (
+        *sizes(fastdl.linalg.svd(on(d, 3, 2), full_matrices=False)),
+        fastdl.linalg.svd(on(d, 2, 2, 3)).S,
+        fastdl.linalg.svdvals(on(d, 3, 2)),
+        *sizes(fastdl.linalg.qr(on(d, 2, 3, 2))),
+        *sizes(fastdl.linalg.qr(on(d, 2, 3))),
+        *sizes(fastdl.linalg.qr(on(d, 3, 2, grad=False), "complete")),
+        *sizes(fastdl.linalg.qr(on(d, 3, 2, grad=False), "r")),
+        fastdl.linalg.eigh(on(d, 3, 3)).eigenvalues,
+        fastdl.linalg.eigh(on(d, 3, 3)).eigenvectors.abs(),
+        fastdl.linalg.eigvalsh(on(d, 2, 3, 3, grad=False), "U"),
+        fastdl.linalg.cholesky(on(d, 3, 3) @ on(d, 3, 3).mT + fastdl.eye(3, device=d)),
+        fastdl.linalg.cholesky(on(d, 3, 3) @ on(d, 3, 3).mT + fastdl.eye(3, device=d), upper=True),
+        *fastdl.linalg.cholesky_ex(fastdl.eye(3, device=d) + on(d, 3, 3).square().diag_embed().sum(0)),
+    ),
+    "pseudo-inverses": lambda d: (
+        fastdl.linalg.pinv(on(d, 3, 2)),
+        fastdl.linalg.pinv(on(d, 3, 3) + on(d, 3, 3).mT, hermitian=True),
+        fastdl.linalg.matrix_rank(on(d, 2, 3, 2)),
+        fastdl.linalg.matrix_rank(fastdl.zeros(2, 0, 3, device=d)),
+        *fastdl.linalg.lstsq(on(d, 4, 2), on(d, 4, 2, seed=1), driver="gels"),
+        *fastdl.linalg.lstsq(on(d, 4, 2), on(d, 4, seed=1)),
+        fastdl.linalg.cond(on(d, 3, 3)),
+        fastdl.linalg.cond(on(d, 2, 3, 3), 1),
+        fastdl.linalg.matrix_norm(on(d, 3, 2), "nuc"),
+    ),
+    "norm of a matrix": lambda d: fastdl.linalg.norm(on(d, 3, 2)),
     "grid_sample": lambda d: F.grid_sample(on(d, 1, 2, 4, 4), F.affine_grid(on(d, 1, 2, 3), (1, 2, 3, 3))),
     "searchsorted": lambda d: (
         fastdl.searchsorted(on(d, 9, grad=False).sort().values, on(d, 3, grad=False)),

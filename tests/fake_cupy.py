@@ -225,8 +225,9 @@ def install(emulated: bool = False) -> types.ModuleType:
         }
     )
     cupy.__version__ = "14.0.0"
-    extension = types.ModuleType("fastdl._cuda")
-    for module in (cupy, extension):
+    extension, cupyx = types.ModuleType("fastdl._cuda"), types.ModuleType("cupyx")
+    cupyx.errstate = arrays.errstate  # type: ignore[attr-defined]
+    for module in (cupy, cupyx, extension):
         module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
         sys.modules[module.__name__] = module
     if emulated:
@@ -251,7 +252,7 @@ def uninstall() -> None:
         device.emulate(None if before is None else before.extension)
     else:
         sys.modules.pop("fastdl.kernels.cuda", None)
-    for name in ("cupy", "fastdl._cuda"):
+    for name in ("cupy", "cupyx", "fastdl._cuda"):
         sys.modules.pop(name, None)
     kernels.set_device_backend(kernels.NoDeviceArray, None)
     devices._cupy = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,24 @@ def _check_arguments(name: str, kwargs: dict[str, Any]) -> None:
     unknown = _MISSING_ARGUMENTS.get(name, set()) & set(kwargs)
     if unknown:
         raise TypeError(f"{name}() got an unexpected keyword argument {unknown.pop()!r}")
+
+
+class Solver:
+    """What ``cupyx.errstate`` sets: whether it is an error that cuSOLVER has no result."""
+
+    raises = False
+
+
+_DECOMPOSITIONS = {"cholesky", "eigh", "eigvalsh", "qr", "svd"}
+
+
+@contextmanager
+def errstate(linalg: str) -> Any:
+    before, Solver.raises = Solver.raises, linalg == "raise"
+    try:
+        yield
+    finally:
+        Solver.raises = before
 
 
 class ndarray:
@@ -335,6 +354,9 @@ class ndarray:
             return NotImplemented
         if func.__name__ in _CREATION:
             return _create(func, *args, **kwargs)
+        if func.__name__ in _DECOMPOSITIONS:
+            assert Solver.raises, "CuPy would ignore that a decomposition failed"
+            waits()
         return _function(func, *args, **kwargs)
 
     def __dlpack__(self, **options: Any) -> Any:

@@ -292,6 +292,7 @@ def further(dtype: type) -> list[tuple[Any, ...]]:
     wide_type = np.float64 if dtype == np.float64 else np.float32
     saved = loss.astype(wide_type), alpha.astype(wide_type)
     distance = reference.pairwise_distance_forward(x, y, np.inf, 0.0)
+    matrix, tall = numbers((2, 40, 40), wide_type), numbers((40, 400), wide_type)
     return [
         ("ctc_loss_forward", logits.astype(dtype), labels, *lengths, 0),
         ("ctc_loss_backward", numbers(3, dtype), logits.astype(dtype), labels, *lengths, *saved, 0, True),
@@ -301,6 +302,9 @@ def further(dtype: type) -> list[tuple[Any, ...]]:
         ("random_integers", (77,), -3, 9, 5, 6),
         ("philox_words", 77, 5, 6),
         ("total_norm", [x, y, numbers((3, 3000), dtype, 2)], 3.0),
+        *(("lu_factor", a, True) for a in (matrix, tall, tall.T)),
+        ("lu_solve", *reference.lu_factor(matrix, True)[:2], tall, True),
+        ("triangular_solve", matrix.swapaxes(1, 2), tall[:, :2], True, False),
         ("scale_arrays", [x.copy(), numbers((3, 3000), dtype, 2)], 0.5),
         *divided(dtype),
     ]

@@ -12,13 +12,11 @@ from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, qr, slogdet
 from fastdl.linalg import householder_product as orgqr
 from fastdl.linalg import inv as inverse
 from fastdl.linalg import pinv as pinverse
-from fastdl.ops.arrays import any_true
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
-from fastdl.ops.host import on_host
 from fastdl.ops.linear import matmul
 from fastdl.ops.lu import lu_factor_ex, lu_unpack
-from fastdl.ops.matrix import TriangularSolve, check_matrix
+from fastdl.ops.matrix import TriangularSolve, check_matrix, failed
 from fastdl.ops.reduce import vector_norm
 from fastdl.printing import named_lines
 from fastdl.published import publish
@@ -137,11 +135,10 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Tensor:
     return linalg.solve_triangular(second, linalg.solve_triangular(first, B, upper=False), upper=True)
 
 
-@on_host
 def cholesky_inverse(L: Tensor, upper: bool = False) -> Tensor:
     """The inverse of L L^H (``upper``: of L^H L). See ``torch.cholesky_inverse``."""
     check_matrix("cholesky_inverse", L)
-    if any_true(np.diagonal(L._data, 0, -2, -1) == 0):
+    if failed(np.diagonal(L._data, 0, -2, -1) == 0):
         raise linalg.LinAlgError(f"cholesky_inverse: L of shape {L.shape} has a 0 on its diagonal")
     inverted = TriangularSolve.apply(L, None, upper=upper, unit=False)
     return matmul(inverted, inverted.mH) if upper else matmul(inverted.mH, inverted)

@@ -51,6 +51,9 @@ using cuda::Strided;
 inline void* pointer(uintptr_t address) {
   return reinterpret_cast<void*>(address);
 }
+inline int32_t* int32s(uintptr_t address) {
+  return static_cast<int32_t*>(pointer(address));
+}
 inline int64_t* int64s(uintptr_t address) {
   return static_cast<int64_t*>(pointer(address));
 }

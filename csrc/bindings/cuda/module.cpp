@@ -15,6 +15,7 @@ void register_reduce(py::module_& m);
 void register_dropout(py::module_& m);
 void register_random(py::module_& m);
 void register_layout(py::module_& m);
+void register_linalg(py::module_& m);
 void register_distance(py::module_& m);
 void register_ctc_loss(py::module_& m);
 void register_margin_loss(py::module_& m);
@@ -45,6 +46,7 @@ PYBIND11_MODULE(FASTDL_MODULE_NAME, m) {
   register_dropout(m);
   register_random(m);
   register_layout(m);
+  register_linalg(m);
   register_distance(m);
   register_ctc_loss(m);
   register_margin_loss(m);

@@ -24,16 +24,17 @@ class Triangle(Op):
 
     def forward(self, x: Any, diagonal: int, lower: bool) -> Any:
         self.diagonal, self.lower = diagonal, lower
-        return _triangle(x, diagonal, lower)
+        return triangle(x, diagonal, lower)
 
     def backward(self, grad: Any) -> Any:
-        return _triangle(grad, self.diagonal, self.lower)
+        return triangle(grad, self.diagonal, self.lower)
 
     def backward_graph(self, grad: Tensor) -> Any:
         return Triangle.apply(grad, diagonal=self.diagonal, lower=self.lower)
 
 
-def _triangle(x: Any, diagonal: int, lower: bool) -> Any:
+def triangle(x: Any, diagonal: int, lower: bool) -> Any:
+    """One side of an array's diagonal, the other side zero."""
     if not on_device(x) and x.itemsize <= 8:
         return select(x).triangle(x, diagonal, lower)
     rows, columns = x.shape[-2:]

@@ -12,13 +12,14 @@ from fastdl.autograd.mode import mode
 from fastdl.dtypes import complex_dtype
 from fastdl.errors import LinAlgError
 from fastdl.kernels import MetaArray
-from fastdl.ops.arrays import contiguous, eye, full
+from fastdl.ops.arrays import contiguous, empty, eye, full
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import check_tensors
 from fastdl.ops.complex import conj
 from fastdl.ops.diagonals import tril
 from fastdl.ops.extreme import amax, amin
 from fastdl.ops.host import on_host
+from fastdl.ops.lapack import lapack
 from fastdl.ops.linear import matmul
 from fastdl.ops.lu import lu, lu_factor, lu_factor_ex, lu_solve
 from fastdl.ops.matrix import (
@@ -142,21 +143,18 @@ def _differentiated(A: Tensor) -> bool:
     return mode.enabled and A._requires_grad
 
 
-@on_host
 def det(A: Tensor) -> Tensor:
     """The determinant. See ``torch.linalg.det``."""
     check_matrix("det", A)
     return Determinant.apply(A)  # type: ignore[no-any-return]
 
 
-@on_host
 def slogdet(A: Tensor) -> SlogdetResult:
     """Sign of the determinant and logarithm of its absolute value. See ``torch.linalg.slogdet``."""
     check_matrix("slogdet", A)
     return SlogdetResult(*LogDeterminant.apply(A))
 
 
-@on_host
 def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     """L of A = L L^H, lower triangular (``upper``: its conjugate transpose), of a positive definite
     matrix, symmetric or Hermitian.
@@ -168,7 +166,6 @@ def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     return lower.mH if upper else lower  # type: ignore[no-any-return]
 
 
-@on_host
 def eigh(A: Tensor, UPLO: str = "L") -> EighResult:
     """Eigenvalues and eigenvectors of a symmetric matrix, read from one triangle. See ``torch.linalg.eigh``."""
     check_matrix("eigh", A)
@@ -199,10 +196,9 @@ def eigvals(A: Tensor) -> Tensor:
     if _differentiated(A):
         return Eigen.apply(A)[0]  # type: ignore[no-any-return]
     x = A._data
-    return Tensor._wrap(np.linalg.eigvals(x).astype(complex_dtype(x.dtype), copy=False))
+    return Tensor._wrap(lapack("eigvals", x).astype(complex_dtype(x.dtype), copy=False))
 
 
-@on_host
 def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """The eigenvalues of a symmetric matrix in ascending order. See ``torch.linalg.eigvalsh``."""
     if _differentiated(A):
@@ -210,10 +206,9 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     check_matrix("eigvalsh", A)
     if UPLO not in ("L", "U"):
         raise RuntimeError(f"eigvalsh: UPLO must be 'L' or 'U', got {UPLO!r}")
-    return Tensor._wrap(np.linalg.eigvalsh(A._data, UPLO))  # type: ignore[call-overload]
+    return Tensor._wrap(lapack("eigvalsh", A._data, UPLO))
 
 
-@on_host
 def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
     """The singular value decomposition A = U diag(S) Vh. See ``torch.linalg.svd``.
 
@@ -223,16 +218,14 @@ def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
     return SvdResult(*SingularValues.apply(A, full=full_matrices))
 
 
-@on_host
 def svdvals(A: Tensor) -> Tensor:
     """The singular values in descending order. See ``torch.linalg.svdvals``."""
     if _differentiated(A):
         return svd(A, False).S
     check_matrix("svdvals", A, square=False)
-    return Tensor._wrap(np.linalg.svd(A._data, compute_uv=False))
+    return Tensor._wrap(lapack("svd", A._data, compute_uv=False))
 
 
-@on_host
 def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     """A = Q R; ``mode`` reduced, complete or r. See ``torch.linalg.qr``."""
     check_matrix("qr", A, square=False)
@@ -243,8 +236,9 @@ def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     if A.requires_grad:
         raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
     if mode == "r":
-        return QrResult(Tensor._wrap(np.empty(0, A.dtype)), Tensor._wrap(np.linalg.qr(A._data, "r")))
-    return QrResult(*[Tensor._wrap(contiguous(a)) for a in np.linalg.qr(A._data, "complete")])
+        nothing = empty((0,), A._data.dtype, A._data)
+        return QrResult(Tensor._wrap(nothing), Tensor._wrap(lapack("qr", A._data, "r")))
+    return QrResult(*[Tensor._wrap(contiguous(a)) for a in lapack("qr", A._data, "complete")])
 
 
 def matrix_power(A: Tensor, n: int) -> Tensor:
@@ -384,7 +378,6 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
     return vector_norm(A, ord, axes, keepdim, dtype=dtype)
 
 
-@on_host
 def cond(A: Tensor, p: Any = None) -> Tensor:
     """The condition number |A| |A^-1|. See ``torch.linalg.cond``."""
     if p is None or p in (2, -2):

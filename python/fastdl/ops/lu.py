@@ -8,13 +8,12 @@ import numpy as np
 
 from fastdl.autograd.op import Op
 from fastdl.kernels import select
-from fastdl.ops.arrays import sum_to, zeros
+from fastdl.ops.arrays import empty, eye, sum_to, zeros
 from fastdl.ops.complex_kernels import product
-from fastdl.ops.diagonals import tril, triu
-from fastdl.ops.host import on_host
+from fastdl.ops.diagonals import triangle, tril, triu
 from fastdl.ops.join import cat
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import check_matrix, mH, triangle
+from fastdl.ops.matrix import check_matrix, mH
 from fastdl.ops.resample import pad
 from fastdl.ops.solve import check_info, solve_triangular
 from fastdl.printing import named_lines
@@ -146,10 +145,11 @@ class Unpack(Op):
 def _unit_lower(packed: Tensor) -> Tensor:
     rows, columns = packed.shape[-2:]
     steps = min(rows, columns)
-    return tril(packed[..., :steps], -1) + Tensor._wrap(np.eye(rows, steps, dtype=packed.dtype))
+    return tril(packed[..., :steps], -1) + Tensor._wrap(
+        eye(rows, packed._data.dtype, packed._data)[:, :steps]
+    )
 
 
-@on_host
 def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -> LuFactorExResult:
     """:func:`lu_factor` that tells of pivots that are 0. See ``torch.linalg.lu_factor_ex``."""
     check_matrix("lu_factor", A, square=False)
@@ -158,14 +158,12 @@ def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -
     return LuFactorExResult(packed, pivots, info)
 
 
-@on_host
 def lu_factor(A: Tensor, *, pivot: bool = True) -> LuFactorResult:
     """The factors of A = P L U in one matrix, for :func:`lu_solve`. See ``torch.linalg.lu_factor``."""
     packed, pivots, _ = lu_factor_ex(A, pivot=pivot)
     return LuFactorResult(packed, pivots)
 
 
-@on_host
 def lu(A: Tensor, *, pivot: bool = True) -> LuResult:
     """P, L and U with A = P L U: exchanges, lower triangle with ones, upper triangle. See ``torch.linalg.lu``.
 
@@ -182,16 +180,15 @@ def lu(A: Tensor, *, pivot: bool = True) -> LuResult:
     return LuResult(P, L, U)
 
 
-@on_host
 def lu_unpack(
     LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = True, unpack_pivots: bool = True
 ) -> LuResult:
     """P, L and U from what :func:`lu_factor` returns; what is not wanted comes empty. See ``torch.lu_unpack``."""
     packed = LU_data._data
-    empty = Tensor._wrap(np.empty(0, packed.dtype))
-    P = Tensor._wrap(select(packed).lu_permutation(LU_pivots._data, packed)) if unpack_pivots else empty
+    nothing = Tensor._wrap(empty((0,), packed.dtype, packed))
+    P = Tensor._wrap(select(packed).lu_permutation(LU_pivots._data, packed)) if unpack_pivots else nothing
     if not unpack_data:
-        return LuResult(P, empty, empty)
+        return LuResult(P, nothing, nothing)
     return LuResult(P, *Unpack.apply(LU_data))
 
 
@@ -237,7 +234,6 @@ class FactorSolve(Op):
         return grad_packed.sum_to_size(self.packed.shape), grad_b.sum_to_size(self.b_shape)
 
 
-@on_host
 def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False) -> Tensor:
     """X of A X = B (``left=False``: of X A = B; ``adjoint``: with A^H) by A's factors.
 

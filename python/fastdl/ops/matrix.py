@@ -15,11 +15,13 @@ from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
 from fastdl.errors import LinAlgError, not_a_tensor
-from fastdl.kernels import select
-from fastdl.ops.arrays import any_true, contiguous, sum_to
+from fastdl.kernels import on_device, select
+from fastdl.ops.arrays import any_true, contiguous, eye, sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.ops.complex_kernels import product
+from fastdl.ops.diagonals import triangle
 from fastdl.ops.join import cat
+from fastdl.ops.lapack import check_waiting, lapack
 from fastdl.tensor import Tensor
 
 
@@ -46,15 +48,9 @@ def check_matrix_shape(op: str, a: Tensor, square: bool = True) -> None:
         )
 
 
-def triangle(x: Any, diagonal: int, lower: bool) -> Any:
-    """``np.tril`` or ``np.triu``, by the kernel where it knows elements of this size."""
-    if x.dtype.itemsize > 8:
-        return (np.tril if lower else np.triu)(x, diagonal)
-    return select(x).triangle(x, diagonal, lower)
-
-
 def failed(info: Any) -> bool:
     """Is there a matrix without a result? Not among those without values."""
+    check_waiting("linalg", info)
     return any_true(info)
 
 
@@ -68,7 +64,7 @@ def _refuse_singular(op: str, a: Any, info: Any) -> None:
 
 def spoil(result: Any, info: Any) -> Any:
     """``result`` with NaN for every matrix whose ``info`` is not 0; it may have more batch axes than ``info``."""
-    if failed(info):
+    if on_device(info) or failed(info):  # a GPU is not waited for
         result = np.where((info != 0)[..., None, None], result.dtype.type(float("nan")), result)
     return result
 
@@ -84,7 +80,9 @@ class Inverse(Op):
         packed, pivots, info = select(a).lu_factor(a, True)
         if op:
             _refuse_singular(op, a, info)
-        self.y = spoil(select(a).lu_solve(packed, pivots, None, False), info)
+        self.y = select(a).lu_solve(packed, pivots, None, False)
+        if not op:
+            self.y = spoil(self.y, info)
         return self.y, info
 
     def backward(self, grad: Any, _: Any) -> Any:
@@ -108,7 +106,9 @@ class Solve(Op):
         self.packed, self.pivots, info = select(a).lu_factor(a, True)
         if op:
             _refuse_singular(op, a, info)
-        self.x = spoil(select(a).lu_solve(self.packed, self.pivots, b, False), info)
+        self.x = select(a).lu_solve(self.packed, self.pivots, b, False)
+        if not op:
+            self.x = spoil(self.x, info)
         return self.x, info
 
     def backward(self, grad: Any, _: Any) -> Any:
@@ -150,6 +150,16 @@ class TriangularSolve(Op):
         return grad_a, None if self.b_shape is None else grad_b.sum_to_size(self.b_shape)
 
 
+def _diagonal(packed: Any) -> Any:
+    return np.diagonal(packed, 0, -2, -1)
+
+
+def _sign(pivots: Any, dtype: Any) -> Any:
+    """Of the permutation that the exchanges make."""
+    odd = (pivots != np.arange(1, pivots.shape[-1] + 1, like=pivots)).sum(-1) % 2
+    return (1 - 2 * odd).astype(dtype)
+
+
 class Determinant(Op):
     """The gradient is grad * adj(a)^T = grad * det(a) a^-T; of a singular matrix by way of its singular values."""
 
@@ -158,23 +168,27 @@ class Determinant(Op):
 
     def forward(self, a: Any) -> Any:
         self.a = a
-        self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
+        if on_device(a):
+            packed, pivots, _ = select(a).lu_factor(a, True)
+            self.y = _diagonal(packed).prod(-1) * _sign(pivots, a.dtype)
+        else:
+            self.y = np.asarray(np.linalg.det(a), a.dtype)
         return self.y
 
     def backward(self, grad: Any) -> Any:
         packed, pivots, info = select(grad).lu_factor(self.a, True)
-        if info.any():
+        if failed(info):
             return self._of_singular(grad)
-        odd = (pivots != np.arange(1, pivots.shape[-1] + 1)).sum(-1) % 2
-        det = np.diagonal(packed, 0, -2, -1).prod(-1) * (1 - 2 * odd).astype(grad.dtype)
+        det = _diagonal(packed).prod(-1) * _sign(pivots, grad.dtype)
         inverse = select(grad).lu_solve(packed, pivots, None, False)
         return (grad * det.conj())[..., None, None] * mH(inverse)
 
     def _of_singular(self, grad: Any) -> Any:
-        u, s, vh = np.linalg.svd(self.a)
-        others = np.ones_like(s)
-        for i in range(s.shape[-1]):
-            others[..., i] = np.prod(np.delete(s, i, -1), -1)
+        u, s, vh = lapack("svd", self.a)
+        one = np.ones_like(s[..., :1])  # all but one are those before it and those behind it
+        before = np.concatenate([one, np.cumprod(s[..., :-1], -1)], -1)
+        behind = np.concatenate([one, np.cumprod(s[..., :0:-1], -1)], -1)[..., ::-1]
+        others = before * behind
         sign = np.linalg.det(u) * np.linalg.det(vh)
         return (grad * sign.conj())[..., None, None].astype(grad.dtype) * ((u * others[..., None, :]) @ vh)
 
@@ -197,9 +211,17 @@ class LogDeterminant(Op):
 
     def forward(self, a: Any) -> Any:
         self.a = a
+        if on_device(a):
+            packed, pivots, _ = select(a).lu_factor(a, True)
+            diagonal = _diagonal(packed)
+            sizes = np.abs(diagonal)
+            signs = np.where(sizes == 0, sizes.dtype.type(0), diagonal / np.where(sizes == 0, 1, sizes))
+            self.sign = signs.prod(-1) * _sign(pivots, a.dtype)
+            with np.errstate(divide="ignore"):
+                return self.sign, np.log(sizes).sum(-1)
         sign, log = np.linalg.slogdet(a)
-        self.sign = np.asarray(sign, a.dtype, like=a)
-        return self.sign, np.asarray(log, real_dtype(a.dtype), like=a)
+        self.sign = np.asarray(sign, a.dtype)
+        return self.sign, np.asarray(log, real_dtype(a.dtype))
 
     def backward(self, grad_sign: Any, grad_log: Any) -> Any:
         if self.sign.dtype.kind == "c":  # the sign turns with the determinant
@@ -230,10 +252,10 @@ class Cholesky(Op):
     def forward(self, a: Any, upper: bool = False) -> Any:
         """The lower factor of the matrix that one triangle tells."""
         try:
-            self.y = np.linalg.cholesky(mH(a) if upper else a)
+            self.y = lapack("cholesky", mH(a) if upper else a)
             if self.y.__class__ is np.ndarray and missing_factor(self.y):
-                raise np.linalg.LinAlgError
-        except np.linalg.LinAlgError:
+                raise LinAlgError
+        except LinAlgError:
             raise LinAlgError(
                 f"cholesky: A of shape {a.shape} {'is' if a.ndim == 2 else 'holds a matrix that is'} not positive "
                 "definite; A + 1e-6 * eye(n) helps where only rounding is to blame"
@@ -264,7 +286,7 @@ class SymmetricEigen(Op):
     materialize = False
 
     def forward(self, a: Any, uplo: str) -> Any:
-        values, vectors = np.linalg.eigh(a, uplo)  # type: ignore[call-overload]
+        values, vectors = lapack("eigh", a, uplo)
         self.values, self.vectors = values, contiguous(vectors)
         return self.values, self.vectors
 
@@ -278,7 +300,7 @@ class SymmetricEigen(Op):
             inverse_gaps = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(w.dtype)
         turn = mH(v) @ grad_vectors  # its antisymmetric part counts: vectors only turn
         inner = (turn - mH(turn)) * (inverse_gaps * 0.5)
-        inner += grad_values[..., None] * np.eye(w.shape[-1], dtype=v.dtype)
+        inner += grad_values[..., None] * eye(w.shape[-1], v.dtype, v)
         return v @ inner @ mH(v)
 
     def backward_graph(self, grad_values: Any, grad_vectors: Any) -> Any:
@@ -300,7 +322,7 @@ class SingularValues(Op):
     materialize = False
 
     def forward(self, a: Any, full: bool = False) -> Any:
-        u, s, vh = np.linalg.svd(a, full_matrices=full)
+        u, s, vh = lapack("svd", a, full_matrices=full)
         self.u, self.s, self.vh = contiguous(u), s, contiguous(vh)
         return self.u, self.s, self.vh
 
@@ -312,15 +334,15 @@ class SingularValues(Op):
             _zeros_for(g, a) for g, a in zip((grad_u, grad_s, grad_vh), (self.u, s, self.vh), strict=True)
         ]
         u, grad_u, vh, grad_vh = self.u[..., :k], grad_u[..., :k], self.vh[..., :k, :], grad_vh[..., :k, :]
-        eye = np.eye(k, dtype=u.dtype)
+        one = eye(k, u.dtype, u)
         squares = s * s
         gaps = squares[..., None, :] - squares[..., :, None]
         f = np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps)).astype(s.dtype)
-        inner = grad_s[..., None] * eye
+        inner = grad_s[..., None] * one
         of_u, of_v = mH(u) @ grad_u, vh @ mH(grad_vh)
         if u.dtype.kind == "c":  # columns of u turn in the plane as those of v do
             turned = np.diagonal(of_u, axis1=-2, axis2=-1).imag / np.where(s == 0, 1, s)
-            inner = inner + 1j * turned[..., None] * eye
+            inner = inner + 1j * turned[..., None] * one
         inner = inner + (f * (of_u - mH(of_u))) * s[..., None, :] + s[..., :, None] * (f * (of_v - mH(of_v)))
         result = u @ inner @ vh
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -369,7 +391,7 @@ def _zeros_tensor_for(grad: Any, like: Any) -> Any:
 
 
 def _eye(like: Any) -> Tensor:
-    return Tensor._wrap(np.eye(like.shape[-1], dtype=like.dtype))
+    return Tensor._wrap(eye(like.shape[-1], like.dtype, like))
 
 
 def _inverse_gaps(values: Any) -> Any:
@@ -391,7 +413,7 @@ class Orthogonal(Op):
 
     def forward(self, a: Any) -> Any:
         self.a = a
-        q, r = np.linalg.qr(a)
+        q, r = lapack("qr", a)
         self.q, self.r = contiguous(q), contiguous(r)
         return self.q, self.r
 
@@ -406,8 +428,8 @@ class Orthogonal(Op):
     @staticmethod
     def _tall(q: Any, r: Any, grad_q: Any, grad_r: Any) -> Any:
         m = r @ mH(grad_r) - mH(grad_q) @ q
-        below = np.tril(m, -1)
-        symmetric = below + mH(below) + np.eye(m.shape[-1], dtype=m.dtype) * m.real
+        below = triangle(m, -1, True)
+        symmetric = below + mH(below) + eye(m.shape[-1], m.dtype, m) * m.real
         return mH(select(r).triangular_solve(r, mH(grad_q + q @ symmetric), True, False))
 
     def backward_graph(self, grad_q: Any, grad_r: Any) -> Any:
@@ -438,7 +460,7 @@ class Eigen(ComplexFormula):
 
     def forward(self, a: Any) -> Any:
         self.likes, dtype = a.dtype, complex_dtype(a.dtype)
-        values, vectors = np.linalg.eig(a)
+        values, vectors = lapack("eig", a)
         self.values, self.vectors = values.astype(dtype), contiguous(vectors, dtype)
         return self.values, self.vectors
 
@@ -456,9 +478,9 @@ class Eigen(ComplexFormula):
         if grad_vectors is None:
             return converted(Solve.apply(v.mH, grad_values.unsqueeze(-1) * v.mH, op="eig")[0], self.likes)
         grad_values = _zeros_tensor_for(grad_values, self.values)
-        eye = _eye(self.vectors)
+        one = _eye(self.vectors)
         turn = v.mH @ grad_vectors
         along = turn.diagonal(0, -2, -1).real.unsqueeze(-2)
         inner = (turn - (v.mH @ v) * along) * _inverse_gaps(values).conj()
-        inner = inner * (1 - eye) + grad_values.unsqueeze(-1) * eye
+        inner = inner * (1 - one) + grad_values.unsqueeze(-1) * one
         return converted(Solve.apply(v.mH, inner @ v.mH, op="eig")[0], self.likes)

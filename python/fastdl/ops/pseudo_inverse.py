@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.dtypes import real_dtype
+from fastdl.dtypes import int64, real_dtype
+from fastdl.ops.arrays import count_true, empty, zeros
 from fastdl.ops.complex_kernels import product
-from fastdl.ops.host import on_host
+from fastdl.ops.lapack import lapack
 from fastdl.ops.linear import matmul
 from fastdl.ops.matrix import check_matrix, mH
 from fastdl.ops.reduce import sum
@@ -31,7 +32,6 @@ class LstsqResult(NamedTuple):
         return named_lines(self)
 
 
-@on_host
 def pinv(
     A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
 ) -> Tensor:
@@ -75,15 +75,15 @@ class PseudoInverse(Op):
 def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
     rtol, x = rtol if rcond is None else rcond, A._data
     if x.size == 0:
-        return np.zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype)
+        return zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype, x)
     if hermitian:
-        s, right = np.linalg.eigh(x)
+        s, right = lapack("eigh", x)
         left, sizes = right.swapaxes(-1, -2), np.abs(s)
     else:
-        u, s, vh = np.linalg.svd(x, full_matrices=False)
+        u, s, vh = lapack("svd", x, full_matrices=False)
         left, right, sizes = u.swapaxes(-1, -2), mH(vh), s
     large = sizes > _tolerance(x, sizes.max(-1, keepdims=True), atol, rtol)
-    inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
+    inverse = np.where(large, 1 / np.where(large, s, 1), s.dtype.type(0))
     return product(right * inverse[..., None, :], left.conj())
 
 
@@ -97,7 +97,6 @@ def _tolerance(x: Any, largest: Any, atol: Any, rtol: Any) -> Any:
     return np.maximum(relative, atol._data[..., None] if isinstance(atol, Tensor) else atol)
 
 
-@on_host
 def matrix_rank(
     A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None
 ) -> Tensor:
@@ -108,14 +107,15 @@ def matrix_rank(
     check_matrix("matrix_rank", A, square=hermitian)
     x = A._data
     if x.size == 0:
-        return Tensor._wrap(np.zeros(x.shape[:-2], np.int64))
-    s = np.abs(np.linalg.eigvalsh(x)) if hermitian else np.linalg.svd(x, compute_uv=False)
+        return Tensor._wrap(zeros(x.shape[:-2], int64, x))
+    s = np.abs(lapack("eigvalsh", x)) if hermitian else lapack("svd", x, compute_uv=False)
     if tol is not None:
         atol, rtol = tol, 0.0
-    return Tensor._wrap(np.asarray((s > _tolerance(x, s.max(-1, keepdims=True), atol, rtol)).sum(-1)))
+    return Tensor._wrap(
+        count_true(s > _tolerance(x, s.max(-1, keepdims=True), atol, rtol), (s.ndim - 1,), False)
+    )
 
 
-@on_host
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> LstsqResult:
     """The X that makes |A X - B| least. See ``torch.linalg.lstsq``.
 
@@ -128,12 +128,12 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     vector = B.ndim == 1 or (B.ndim == A.ndim - 1 and B.shape == A.shape[:-1])
     right = unsqueeze(B, -1) if vector else B
     (rows, columns), x = A.shape[-2:], A._data
-    residuals = values = Tensor._wrap(np.empty(0, real_dtype(x.dtype)))
+    residuals = values = Tensor._wrap(empty((0,), real_dtype(x.dtype), x))
     if x.size:
-        u, s, vh = np.linalg.svd(x, full_matrices=False)
+        u, s, vh = lapack("svd", x, full_matrices=False)
         large = s > _tolerance(x, s[..., :1], None, rcond)
-        rank = Tensor._wrap(np.asarray(large.sum(-1)))
-        inverse = np.divide(1, s, out=np.zeros_like(s), where=large)
+        rank = Tensor._wrap(count_true(large, (large.ndim - 1,), False))
+        inverse = np.where(large, 1 / np.where(large, s, 1), s.dtype.type(0))
         inverse = product(mH(vh) * inverse[..., None, :], mH(u))
         solution = matmul(PseudoInverse.apply(A, inverse=inverse), right)
         if driver in ("gelsd", "gelss"):
@@ -143,5 +143,5 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     if driver not in (None, "gelsy") and rows > columns and bool((rank._data == columns).all()):
         residuals = sum(abs(matmul(A, solution) - right).square(), -2)
     if driver == "gels":
-        rank = Tensor._wrap(np.empty(0, np.int64))
+        rank = Tensor._wrap(empty((0,), int64, x))
     return LstsqResult(squeeze(solution, -1) if vector else solution, residuals, rank, values)

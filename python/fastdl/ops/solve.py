@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastdl.devices import to_host
 from fastdl.errors import LinAlgError
 from fastdl.kernels import select
+from fastdl.ops.arrays import eye
 from fastdl.ops.elementwise import where
 from fastdl.ops.host import on_host
 from fastdl.ops.matrix import (
@@ -56,14 +58,12 @@ class CholeskyExResult(NamedTuple):
         return named_lines(self)
 
 
-@on_host
 def inv(A: Tensor) -> Tensor:
     """The inverse; LinAlgError for a singular matrix. See ``torch.linalg.inv``."""
     check_matrix("inv", A)
     return Inverse.apply(A, op="inv")[0]  # type: ignore[no-any-return]
 
 
-@on_host
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X of A X = B (``left=False``: of X A = B); B is a matrix, or a vector. See ``torch.linalg.solve``."""
     check_matrix("solve", A)
@@ -85,7 +85,6 @@ def _solved(op: str, A: Tensor, B: Tensor, refuse: str | None) -> tuple[Tensor, 
     return Solve.apply(A, B, op=refuse)  # type: ignore[no-any-return]
 
 
-@on_host
 def solve_triangular(
     A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Tensor:
@@ -105,17 +104,18 @@ def solve_triangular(
 
 def _replaced(A: Tensor, failed: Any) -> Tensor:
     """The identity in the places of matrices that cannot be inverted."""
-    return where(Tensor._wrap(failed[..., None, None]), Tensor._wrap(np.eye(A.shape[-1], dtype=A.dtype)), A)  # type: ignore[no-any-return]
+    identity = Tensor._wrap(eye(A.shape[-1], A._data.dtype, A._data))
+    return where(Tensor._wrap(failed[..., None, None]), identity, A)  # type: ignore[no-any-return]
 
 
 def check_info(op: str, info: Any, check_errors: bool, what: str) -> None:
     if check_errors and failed(info):
+        info = to_host(info)
         at = tuple(int(i) for i in np.argwhere(info)[0]) if info.ndim else ()
         where = f" of the matrix at {at}" if at else ""
         raise LinAlgError(f"{op}: {what} {int(info[at])}{where}")
 
 
-@on_host
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> InvExResult:
     """The inverse, NaN where there is none, and which pivot was 0. See ``torch.linalg.inv_ex``.
 
@@ -130,7 +130,6 @@ def inv_ex(A: Tensor, *, check_errors: bool = False) -> InvExResult:
     return InvExResult(inverse, info)
 
 
-@on_host
 def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> SolveExResult:
     """:func:`solve`, NaN where A is singular, and which pivot was 0. See ``torch.linalg.solve_ex``."""
     check_matrix("solve_ex", A)
@@ -143,7 +142,6 @@ def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = Fa
     return SolveExResult(result, info)
 
 
-@on_host
 def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> CholeskyExResult:
     """:func:`fastdl.linalg.cholesky`, and the order of the first leading minor that is not positive definite: the
     factor is begun then, its columns before that one done and those behind it A's.
@@ -151,22 +149,29 @@ def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -
     See ``torch.linalg.cholesky_ex``.
     """
     check_matrix("cholesky_ex", A)
-    shape = A.shape[:-2]
     try:  # one call, if all are
-        lower, info = Cholesky.apply(A, upper=upper), np.zeros(shape, np.int32, like=A._data)
+        lower = Cholesky.apply(A, upper=upper)
+        info = Tensor._wrap(np.zeros(A.shape[:-2], np.int32, like=A._data))
     except LinAlgError:
-        matrices = (mH(A._data) if upper else A._data).reshape(math.prod(shape), *A.shape[-2:])
-        orders = [_minor(a) for a in matrices]
-        info = np.asarray(orders, np.int32).reshape(shape)
-        check_info("cholesky_ex", info, check_errors, "not positive definite: leading minor")
-        begun = np.stack([_begun(a, order) for a, order in zip(matrices, orders, strict=True)])
-        bad = info != 0
-        lower = where(
-            Tensor._wrap(bad[..., None, None]),
-            Tensor._wrap(begun.reshape(A.shape)),
-            Cholesky.apply(_replaced(A, bad), upper=upper),
-        )
-    return CholeskyExResult(lower.mH if upper else lower, Tensor._wrap(info))
+        lower, info = _as_far_as_it_goes(A, upper, check_errors)
+    return CholeskyExResult(lower.mH if upper else lower, info)
+
+
+@on_host
+def _as_far_as_it_goes(A: Tensor, upper: bool, check_errors: bool) -> tuple[Tensor, Tensor]:
+    shape = A.shape[:-2]
+    matrices = (mH(A._data) if upper else A._data).reshape(math.prod(shape), *A.shape[-2:])
+    orders = [_minor(a) for a in matrices]
+    info = np.asarray(orders, np.int32).reshape(shape)
+    check_info("cholesky_ex", info, check_errors, "not positive definite: leading minor")
+    begun = np.stack([_begun(a, order) for a, order in zip(matrices, orders, strict=True)])
+    bad = info != 0
+    lower = where(
+        Tensor._wrap(bad[..., None, None]),
+        Tensor._wrap(begun.reshape(A.shape)),
+        Cholesky.apply(_replaced(A, bad), upper=upper),
+    )
+    return lower, Tensor._wrap(info)
 
 
 def _minor(a: Any) -> int:

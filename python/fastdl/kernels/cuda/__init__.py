@@ -21,6 +21,7 @@ from fastdl.kernels.cuda.distance import *
 from fastdl.kernels.cuda.elementwise import *
 from fastdl.kernels.cuda.embedding import *
 from fastdl.kernels.cuda.layout import *
+from fastdl.kernels.cuda.linalg import *
 from fastdl.kernels.cuda.linear import *
 from fastdl.kernels.cuda.margin_loss import *
 from fastdl.kernels.cuda.norm import *
@@ -49,7 +50,7 @@ _WHY = {
         complex_add complex_conjugate complex_divide complex_join complex_multiply complex_multiply_conjugate
         complex_rows complex_scale complex_shrink complex_sub fourier transform
         convert copy_into fill progression triangle triangle_places nonzero
-        index_copy masked_put masked_select scatter mode_index select_index""",
+        index_copy masked_put masked_select scatter mode_index select_index strided sum_integers""",
 }
 _ELSEWHERE = {name: why for why, names in _WHY.items() for name in names.split()}
 ABSENT: dict[str, str] = {

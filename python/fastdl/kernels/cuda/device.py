@@ -39,6 +39,7 @@ OPERATIONS = {
     8: ("scatter", "index"),
     9: ("multi_margin_loss", "target"),
     10: ("multilabel_margin_loss", "target"),
+    11: ("lu_solve", "(pivots - 1)"),
     20: ("max_unpool", "indices"),
     21: ("max_unpool_backward", "indices"),
     22: ("adaptive_max_pool_backward", "indices"),
