@@ -468,7 +468,7 @@ CASES |= {
         fastdl.distributions.StudentT(on(d, 6, low=0.2)).variance,
     ),
     "take": lambda d: (on(d, 3, 4).take(ints(d, 5)), on(d, 3, 4).take(ints(d, 5) - 5)),
-    "linear systems": lambda d: (
+    "linalg: linear systems": lambda d: (
         fastdl.linalg.inv(on(d, 3, 3)),
         fastdl.linalg.solve(on(d, 2, 3, 3), on(d, 3, 2)),
         fastdl.linalg.solve(on(d, 3, 3), on(d, 3)),
@@ -479,14 +479,14 @@ CASES |= {
         fastdl.cholesky_solve(on(d, 3, 2), on(d, 3, 3)),
         fastdl.cholesky_inverse(on(d, 3, 3), upper=True),
     ),
-    "lu": lambda d: (
+    "linalg: lu": lambda d: (
         *fastdl.linalg.lu(on(d, 3, 4)),
         *fastdl.linalg.lu_factor_ex(on(d, 2, 4, 3)),
         fastdl.linalg.lu_solve(*fastdl.linalg.lu_factor(on(d, 3, 3)), on(d, 3, 2), adjoint=True),
         fastdl.linalg.lu_solve(*fastdl.linalg.lu_factor(on(d, 3, 3)), on(d, 2, 3), left=False),
         *fastdl.linalg.lu(on(d, 3, 3) + 4 * fastdl.eye(3, device=d), pivot=False),
     ),
-    "determinants": lambda d: (
+    "linalg: determinants": lambda d: (
         fastdl.linalg.det(on(d, 2, 4, 4)),
         fastdl.linalg.det(on(d, 3, 3) * fastdl.tensor([1.0, 0.0, 1.0], device=d)),
         *fastdl.linalg.slogdet(on(d, 2, 4, 4)),
@@ -494,7 +494,7 @@ CASES |= {
         fastdl.logdet(on(d, 3, 3) @ on(d, 3, 3).mT),
         *fastdl.linalg.slogdet(fastdl.zeros(2, 2, device=d)),
     ),
-    "decompositions": lambda d: (
+    "linalg: decompositions": lambda d: (
         *sizes(fastdl.linalg.svd(on(d, 3, 2), full_matrices=False)),
         fastdl.linalg.svd(on(d, 2, 2, 3)).S,
         fastdl.linalg.svdvals(on(d, 3, 2)),
@@ -509,7 +509,7 @@ CASES |= {
         fastdl.linalg.cholesky(on(d, 3, 3) @ on(d, 3, 3).mT + fastdl.eye(3, device=d), upper=True),
         *fastdl.linalg.cholesky_ex(fastdl.eye(3, device=d) + on(d, 3, 3).square().diag_embed().sum(0)),
     ),
-    "pseudo-inverses": lambda d: (
+    "linalg: pseudo-inverses": lambda d: (
         fastdl.linalg.pinv(on(d, 3, 2)),
         fastdl.linalg.pinv(on(d, 3, 3) + on(d, 3, 3).mT, hermitian=True),
         fastdl.linalg.matrix_rank(on(d, 2, 3, 2)),

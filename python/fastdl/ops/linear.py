@@ -18,7 +18,7 @@ import numpy as np
 from fastdl._graph import plain
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import DIFFERENTIABLE, FLOATING
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, is_half
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
@@ -26,7 +26,7 @@ from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.arrays import empty, integer_product, sum_to
 from fastdl.ops.binary import SAVED, SAVED_BEHIND
 from fastdl.ops.einsum import einsum
-from fastdl.ops.views import unsqueeze
+from fastdl.ops.views import reshape, squeeze, unsqueeze
 from fastdl.tensor import Tensor
 
 # Activations that linear fuses, and of these the ones whose derivative follows from their output: a layer
@@ -474,6 +474,9 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
         raise RuntimeError(f"addmv: mat and vec do not fit: {_shapes(mat, vec)}")
     c, rows = input._data, mat._data.shape[0]
     if c.shape in ((), (1,), (rows,)) and mode.autocast is None:
+        if is_half(c.dtype):  # matrices have kernels at every level
+            column = reshape(input, (c.size, 1)) if c.ndim else input
+            return squeeze(_add_matmul("addmv", 2, column, mat, unsqueeze(vec, 1), beta, alpha), 1)
         if plain(input, mat, vec):
             try:
                 return Tensor._wrap(select(c).matmul(mat._data, vec._data, c, alpha, beta))
