@@ -85,11 +85,24 @@ def test_load_not_strict():
         net.load_state_dict([1])
 
 
-def test_load_refuses_lossy_kinds():
-    net = nn.Module()
-    net.register_buffer("count", tensor([1], np.int64))
-    with pytest.raises(RuntimeError, match="dtype mismatch for count: the checkpoint has float32"):
-        net.load_state_dict({"count": tensor([1.5])})
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
+def test_load_converts_to_the_model_s_dtype(dtype):
+    """Averages of state dicts make the batch counter a float, and PyTorch loads them."""
+    layer = nn.BatchNorm1d(2)
+    state = {name: tensor(np.full(t.shape, 3), dtype) for name, t in layer.state_dict().items()}
+    layer.load_state_dict(state)
+    assert (layer.num_batches_tracked.item(), layer.num_batches_tracked.dtype) == (3, np.int64)
+    assert (layer.running_var.tolist(), layer.running_var.dtype) == ([3.0, 3.0], np.float32)
+
+
+def test_prefixes_of_wrapped_modules_are_taken_off():
+    state = nn.DataParallel(nn.Sequential(nn.BatchNorm1d(2))).state_dict()
+    assert next(iter(state)) == "module.0.weight"
+    nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
+    bare = nn.Sequential(nn.BatchNorm1d(2))
+    assert list(state) == list(bare.state_dict())
+    assert state._metadata["0"] == {"version": 2}
+    bare.load_state_dict(state)
 
 
 def test_load_assign():

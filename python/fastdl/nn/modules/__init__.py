@@ -1,5 +1,7 @@
 """Layers, by family."""
 
+from typing import Any as _Any
+
 from fastdl.nn.modules.activation import *
 from fastdl.nn.modules.adaptive_softmax import *
 from fastdl.nn.modules.attention import *
@@ -39,3 +41,12 @@ lead_to(
     """activation adaptive batchnorm channelshuffle conv distance dropout flatten fold instancenorm lazy linear loss
     normalization padding pixelshuffle pooling sparse transformer upsampling""",
 )
+
+
+def __getattr__(name: str) -> _Any:
+    """``utils`` when somebody asks for it: the star in ``nn`` would take it for ``nn.utils``."""
+    if name == "utils":
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fastdl.devices import to_device
-from fastdl.dtypes import can_store
 from fastdl.kernels import array as as_array
 from fastdl.kernels.sparse import SparseArray
 from fastdl.nn.modules.calls import Calls
@@ -171,11 +170,6 @@ class State(Calls):
                 error_msgs.append(
                     f"size mismatch for {key}: copying a param with shape {array.shape} from checkpoint, the shape in "
                     f"current model is {tensor._data.shape}."
-                )
-            elif not can_store(array.dtype, tensor._data.dtype) and not assign:
-                error_msgs.append(
-                    f"dtype mismatch for {key}: the checkpoint has {array.dtype}, the current model "
-                    f"{tensor._data.dtype}."
                 )
             elif assign:
                 if not isinstance(value, Tensor):
