@@ -363,6 +363,7 @@ TABLES = {
         L.bucketize(L.tensor([math.nan, -math.inf, 2.0, 9.0]), L.tensor([1.0, 2.0, 9.0]), right=True), L.searchsorted(L.tensor([]), L.tensor([1.0]))
         L.searchsorted(reals(2, 3).sort().values, reals(2, 5)), L.histc(L.tensor([0.0, 1.0, 2.0, 2.0, 3.0]), 4, 0, 2)
         L.searchsorted(reals(2, 3), reals(3, 3))
+        L.searchsorted(L.arange(5.0).bfloat16(), ints(4)), L.searchsorted(ints(4).sort().values, reals(4).bfloat16()), L.bucketize(reals(4).half(), L.arange(3.0).bfloat16())
         L.unique(L.tensor([3, 1, 3, 2]), return_inverse=True, return_counts=True), L.unique(L.tensor([2.0, 1.0, 2.0])), L.unique(L.tensor([True, False, True]), return_counts=True)
     """,
     "progressions of integers": """
@@ -434,6 +435,7 @@ TABLES = {
         [tuple(f(ints(4, 6, 2), 2)) for f in (L.hsplit, L.vsplit, L.dsplit)], tuple(L.hsplit(ints(6), (1, 3)))
         L.repeat_interleave(L.tensor([2, 0, 1])), reals(2, 3).view(dtype=L.int64).dtype, L.tensor([[True, True]]).tril()
         L.ones(2, 3).sum_to_size(3), L.tensor(3.0).is_nonzero(), ints(2).is_signed(), ints(2).is_same_size(ints(3)), L.is_conj(ints(2)), ints(2).is_neg(), ints(2).is_inference(), ints(2).resolve_neg()
+        x = L.ones(1, 4, 1, 2); x.squeeze(0, 2), x.squeeze(-2), x.broadcast_to(3, 4, 1, 2), L.broadcast_to(x, size=(2, 4, 1, 2)), x.count_nonzero(0, 1), x.squeeze_(0, 2).shape
         reversed(ints(3)), L.tensor(2).flip(0), L.FloatTensor([1, 2]), L.LongTensor([1.5]), L.zeros(1).new_ones(2)
         reals(2, 2)[[[0, 1], [1, 0]]]
         f"{L.tensor(1.5)} {L.tensor(1.25):.1f}"
@@ -523,6 +525,7 @@ TABLES = {
         L.hsplit(L.zeros(4, 4), "abc")
         L.signal.windows.hann(3, dtype=L.int64)
         L.optim.Adam([leaf(2)], betas=(0.9, L.tensor(0.99)))
+        L.optim.Adam([leaf(2)], foreach=True, fused=True)
         F.conv2d(L.zeros(1, 3, 5, 5), L.zeros(3, 2, 3, 3))
         F.linear(L.zeros(2, 3), L.zeros(2, 2))
         F.linear(L.zeros(2, 3), L.zeros(2, 3, dtype=L.float64))
@@ -533,6 +536,14 @@ TABLES = {
         L.ones(0, 1, dtype=L.int32).add_(L.ones(0, 2, dtype=L.int32))
         L.ones(0, 1).clamp_(L.ones(0, 2))
         L.ones(2) @ L.ones(3)
+        L.ones(2, 3, 4).sum(0, 1)
+        L.ones(2, 3, 4).mean(0, keepdim=1)
+        L.ones(2, 3, 4).amax(0, 1)
+        L.ones(2, 3, 4).std(0, 1)
+        L.ones(2, 3, 4).argmax(0, 1)
+        L.ones(2, 3, 4).max(0, 1)
+        L.ones(2, 3, 4).any(0, 1)
+        L.ones(2, 3, 4).logsumexp(0, 1)
         float(L.ones(2))
         L.ones(2).item()
         L.cat([])

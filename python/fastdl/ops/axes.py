@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from operator import index as to_int
 from typing import Any
 
+import numpy as np
 
-def normal_axis(op: str, dim: Any, ndim: int) -> int:
+
+def check_flag(op: str, name: str, value: Any) -> None:
+    """A TypeError unless ``value`` is a bool: ``x.sum(0, 1)`` names one axis, not two."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{op}: {name} must be a bool, got {value!r}; several dims are given as one tuple")
+
+
+def normal_axis(op: str, dim: Any, ndim: int, keepdim: Any = False) -> int:
     """One dim, counted from the front; an IndexError outside the range. A 0-dim tensor has one axis here."""
+    if keepdim is not False and keepdim is not True:
+        check_flag(op, "keepdim", keepdim)
     try:
         axis = to_int(dim)
     except TypeError:
@@ -22,8 +32,10 @@ def normal_axis(op: str, dim: Any, ndim: int) -> int:
     return axis + span if axis < 0 else axis
 
 
-def normal_axes(op: str, dim: Any, ndim: int) -> tuple[int, ...] | None:
+def normal_axes(op: str, dim: Any, ndim: int, keepdim: Any = False) -> tuple[int, ...] | None:
     """Dims counted from the front, or None for all of them (as an empty tuple means, too)."""
+    if keepdim is not False and keepdim is not True:
+        check_flag(op, "keepdim", keepdim)
     if dim is None:
         return None
     if ndim == 0:

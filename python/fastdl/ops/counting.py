@@ -131,11 +131,11 @@ def searchsorted(
             "searchsorted: sorted_sequence must have one dimension, or the shape of input but in the last one; got "
             f"{rows.shape} and {values.shape}"
         )
-    dtype = rows.dtype if rows.dtype is values.dtype else np.result_type(rows.dtype, values.dtype)
+    # NumPy knows no common dtype of bfloat16 and others; float32 holds all numbers of half precision.
+    both = [float32 if d.kind in FLOATING and d.itemsize == 2 else d for d in (rows.dtype, values.dtype)]
+    dtype = np.result_type(*both)
     if dtype.kind not in FLOATING:
         dtype = int64
-    elif dtype.itemsize == 2:
-        dtype = float32
     places = select(rows).searchsorted(cast(rows, dtype), cast(values, dtype), side == "right")
     return Tensor._wrap(cast(places, int32) if out_int32 else places)
 

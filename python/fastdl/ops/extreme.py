@@ -265,7 +265,7 @@ def amin(input: Tensor, dim: Any = (), keepdim: bool = False, **names: Any) -> T
 
 def _amax(op: str, kind: type[Amax], input: Tensor, dim: Any, keepdim: bool) -> Tensor:
     x = input._data
-    axes = normal_axes(op, dim, x.ndim)
+    axes = normal_axes(op, dim, x.ndim, keepdim)
     if not x.size:
         _check_some(op, x.shape, axes)
     if _has_kernel(x) and plain(input):
@@ -309,7 +309,7 @@ def _extreme(op: str, input: Tensor, dim: Any, keepdim: bool) -> Any:
     if dim is None:
         return _amax(op, Max if op == "max" else Min, input, (), False)
     x = input._data
-    axis = normal_axis(op, dim, x.ndim)
+    axis = normal_axis(op, dim, x.ndim, keepdim)
     if not x.size:
         _check_some(op, x.shape, (axis,))
     values, indices = _search(op, x, axis, keepdim)
@@ -340,7 +340,7 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = input._data
     if x.dtype.kind == "c":
         raise not_for_complex(op, "they have no order; use x.abs()")
-    axis = None if dim is None else normal_axis(op, dim, x.ndim)
+    axis = None if dim is None else normal_axis(op, dim, x.ndim, keepdim)
     _check_some(op, x.shape, None if axis is None else (axis,))
     integers = has_integer_kernels(x)
     if integers or _has_kernel(x):
@@ -361,7 +361,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
         if x.size == 0:
             return input.sum() * np.nan if x.dtype.kind in FLOATING else Tensor._wrap(full((), 0, x.dtype, x))
         return Median.apply(input)
-    axis = normal_axis("median", dim, x.ndim)
+    axis = normal_axis("median", dim, x.ndim, keepdim)
     _check_some("median", x.shape, (axis,))
     if x.ndim == 0:
         return pick(input, x.copy(), np.zeros((), int64, like=x), 0)

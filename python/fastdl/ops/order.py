@@ -116,7 +116,7 @@ def topk(
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The ``k``-th smallest element along ``dim`` (k from 1), and where it is. See ``torch.kthvalue``."""
     x = input._data
-    axis = normal_axis("kthvalue", dim, x.ndim)
+    axis = normal_axis("kthvalue", dim, x.ndim, keepdim)
     n = x.shape[axis] if x.ndim else 1
     if n == 0:
         raise IndexError(f"kthvalue: dim {dim} of a tensor of shape {x.shape} is empty")

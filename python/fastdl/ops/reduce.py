@@ -326,7 +326,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = N
     if names:
         dim, keepdim = numpy_names("sum", names, dim, keepdim)
     input = _input("sum", input, dtype)
-    result = Sum.apply(input, axes=normal_axes("sum", dim, input._data.ndim), keepdim=keepdim)
+    result = Sum.apply(input, axes=normal_axes("sum", dim, input._data.ndim, keepdim), keepdim=keepdim)
     return result if dtype is None else _input("sum", result, dtype)  # type: ignore[no-any-return]
 
 
@@ -335,7 +335,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if names:
         dim, keepdim = numpy_names("mean", names, dim, keepdim)
     input = floating_input("mean", input, dtype)
-    return Mean.apply(input, axes=normal_axes("mean", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    return Mean.apply(input, axes=normal_axes("mean", dim, input._data.ndim, keepdim), keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, **names: Any) -> Tensor:
@@ -343,7 +343,7 @@ def prod(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = 
     if names:
         dim, keepdim = numpy_names("prod", names, dim, keepdim)
     input = _input("prod", input, dtype)
-    result = Prod.apply(input, axes=normal_axes("prod", dim, input._data.ndim), keepdim=keepdim)
+    result = Prod.apply(input, axes=normal_axes("prod", dim, input._data.ndim, keepdim), keepdim=keepdim)
     return result if dtype is None else _input("prod", result, dtype)  # type: ignore[no-any-return]
 
 
@@ -352,7 +352,8 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     input = _input("logsumexp", input)
     if input._data.dtype.kind not in DIFFERENTIABLE:
         input = input.to(dtypes.get_default_dtype())
-    return LogSumExp.apply(input, axes=normal_axes("logsumexp", dim, input._data.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+    axes = normal_axes("logsumexp", dim, input._data.ndim, keepdim)
+    return LogSumExp.apply(input, axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 
 
 def vector_norm(
@@ -373,7 +374,7 @@ def _truth(op: str, input: Any, dim: Any, keepdim: bool) -> Tensor:
     # uint8 stays uint8, as in PyTorch; no axes (not None) reduce nothing.
     if dim.__class__ in (tuple, list) and not dim:
         return Tensor._wrap(cast(as_bool(x), uint8) if x.dtype is uint8 else as_bool(pooled_copy(x)))
-    axes = normal_axes(op, dim, x.ndim)
+    axes = normal_axes(op, dim, x.ndim, keepdim)
     out = empty(reduced_shape(x.shape, axes, keepdim), bool_, x)
     # All of them: NumPy stops at the first that decides.
     if (axes is None or 1 < len(axes) == x.ndim) and not on_device(x):
@@ -398,8 +399,10 @@ def any(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> 
     return _truth("any", input, dim, keepdim)
 
 
-def count_nonzero(input: Tensor, dim: Any = None, **names: Any) -> Tensor:
+def count_nonzero(input: Tensor, *dims: Any, dim: Any = None, **names: Any) -> Tensor:
     """How many elements over ``dim`` are not zero; int64. See ``torch.count_nonzero``."""
+    if dims:
+        dim = dims[0] if len(dims) == 1 else dims
     if names:
         dim, _ = numpy_names("count_nonzero", names, dim)
     x = _input("count_nonzero", input)._data

@@ -60,7 +60,7 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
         input = to(input, dtype)
     x = input._data
     if x.dtype is float32 or x.dtype is float64:
-        return NanSum.apply(input, axes=normal_axes("nansum", dim, x.ndim), keepdim=keepdim)  # type: ignore[no-any-return]
+        return NanSum.apply(input, axes=normal_axes("nansum", dim, x.ndim, keepdim), keepdim=keepdim)  # type: ignore[no-any-return]
     return sum(
         where(isnan(input), 0.0, input) if x.dtype.kind in FLOATING else input, dim, keepdim, dtype=dtype
     )
@@ -80,7 +80,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
     x = input._data
     if dim is None:
         return Median.apply(input, skip=True) if x.size else input.median()
-    axis = normal_axis("nanmedian", dim, x.ndim)
+    axis = normal_axis("nanmedian", dim, x.ndim, keepdim)
     if x.ndim == 0:
         return pick(input, x.copy(), np.zeros((), int64), 0)
     if x.shape[axis] == 0:
@@ -214,7 +214,7 @@ def _between(ordered: Tensor, place: float, interpolation: str) -> Tensor:
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The most frequent element along ``dim`` (the smallest of equals), and its last place. See ``torch.mode``."""
     x = input._data
-    axis = normal_axis("mode", dim, x.ndim)
+    axis = normal_axis("mode", dim, x.ndim, keepdim)
     if x.ndim == 0:
         return pick(input, x.copy(), np.zeros((), int64), 0)
     if x.shape[axis] == 0:

@@ -8,7 +8,7 @@ from typing import Any
 from fastdl.arrays import pooled_copy
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
-from fastdl.ops.axes import normal_axes, numpy_names, reduced_count
+from fastdl.ops.axes import check_flag, normal_axes, numpy_names, reduced_count
 from fastdl.ops.reduce import Reduction, floating_input, mean
 from fastdl.tensor import Tensor
 
@@ -98,10 +98,11 @@ def _arguments(
     if unbiased is not None and correction is not None:
         raise ArgumentError(f"{op}: give either unbiased or correction, not both")
     if unbiased is not None:
+        check_flag(op, "unbiased", unbiased)
         correction = 1 if unbiased else 0
     input = floating_input(op, input)
     correction = 1.0 if correction is None else float(correction)
-    return input, normal_axes(op, dim, input._data.ndim), keepdim, correction
+    return input, normal_axes(op, dim, input._data.ndim, keepdim), keepdim, correction
 
 
 def var(

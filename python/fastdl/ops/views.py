@@ -221,9 +221,11 @@ def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
 
 
 @in_one_call("squeeze", Reshape)
-def squeeze(input: Tensor, dim: Any = None) -> Tensor:
+def squeeze(input: Tensor, *dims: Any, dim: Any = None) -> Tensor:
     """Without axes of extent 1: all, or those among ``dim``; see ``torch.squeeze``."""
     shape = input._data.shape
+    if dims:
+        dim = dims[0] if len(dims) == 1 else dims
     if dim is None:
         new = tuple([s for s in shape if s != 1])
     else:
@@ -450,9 +452,9 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
     return expand(input, other._data.shape)
 
 
-def broadcast_to(input: Tensor, size: Any) -> Tensor:
+def broadcast_to(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
     """``input.expand(size)``; see ``torch.broadcast_to``."""
-    return expand(input, size)
+    return expand(input, *sizes) if size is None else expand(input, size)
 
 
 def broadcast_shapes(*shapes: Any) -> Size:

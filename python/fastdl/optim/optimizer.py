@@ -88,6 +88,8 @@ class Optimizer:
             )
         if defaults.get("differentiable"):
             raise ValueError(f"{type(self).__name__}: differentiable=True is not supported")
+        if defaults.get("foreach") and defaults.get("fused"):
+            raise RuntimeError(f"{type(self).__name__}: foreach and fused cannot be True together")
         self.defaults = defaults
         self._state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         self._cache: dict[int, GroupCache] = {}
