@@ -256,6 +256,8 @@ def test_wrong_results_are_explained():
     ):
         with pytest.raises(error, match=match):
             function(result).apply(x, x).sum().backward()
+    with pytest.raises(RuntimeError, match="gradient 1 must be None, as argument 1 of forward is no tensor"):
+        function((x, x)).apply(x, 2.0).sum().backward()
     with pytest.raises(RuntimeError, match="not instantiated"):
         function(None)()
     with pytest.raises(NotImplementedError, match="define a static method forward"):

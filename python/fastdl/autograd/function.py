@@ -120,6 +120,12 @@ class _Node(Op):
                 "arguments of forward (None "
                 f"where there is none), returned {len(result)}"
             )
+        for i, grad in enumerate(result):
+            if grad is not None and i not in self.tensor_at:
+                raise RuntimeError(
+                    f"{name}.backward: gradient {i} must be None, as argument {i} of forward is no tensor; "
+                    f"got {type(grad).__name__}"
+                )
         grads: list[Tensor | None] = []
         for i, (shape, dtype), need in zip(self.tensor_at, self.likes, self.needs, strict=True):
             grad = result[i]

@@ -177,12 +177,12 @@ class Distribution:
     def _extended_shape(self, sample_shape: Any = ()) -> tuple[int, ...]:
         return (*sample_shape, *self._batch_shape, *self._event_shape)
 
+    def _printed(self) -> dict[str, Any]:
+        """What a program prints of the parameters: those that were given."""
+        return {name: self.__dict__.get(name) for name in self._fields or self.arg_constraints}
+
     def __repr__(self) -> str:
-        shown = [
-            (n, v)
-            for n in self._fields or self.arg_constraints
-            if isinstance(v := self.__dict__.get(n), Tensor)
-        ]
+        shown = [(n, v) for n, v in self._printed().items() if isinstance(v, Tensor)]
         parts = [f"{n}: {v if v.numel() == 1 else v.shape}" for n, v in shown]
         return f"{type(self).__name__}({', '.join(parts)})"
 

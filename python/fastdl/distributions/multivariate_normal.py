@@ -86,7 +86,11 @@ class MultivariateNormal(Distribution):
         d = loc.shape[-1]
         batch = np.broadcast_shapes(loc.shape[:-1], lower.shape[:-2])
         self.loc, self.scale_tril = loc.expand((*batch, d)), lower.expand((*batch, d, d))
+        self._given = name
         super().__init__(batch, (d,), validate_args)
+
+    def _printed(self) -> dict[str, Any]:
+        return {"loc": self.loc, self._given: getattr(self, self._given)}
 
     @property
     def support(self) -> constraints.Constraint:
