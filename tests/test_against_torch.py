@@ -349,6 +349,8 @@ TABLES = {
         L.linalg.matrix_rank(reals(4, 2) @ reals(2, 5)), L.linalg.multi_dot([reals(3), reals(3, 2), reals(2)]), L.linalg.cond(reals(3, 3))
         L.linalg.lstsq(reals(5, 2), reals(5, 1, seed=1)).solution, L.linalg.cross(reals(2, 3), reals(2, 3, seed=1))
         L.linalg.inv(L.zeros(2, 3))
+        L.linalg.matrix_power(L.eye(2), 0.5)
+        L.linalg.norm(L.ones(2, 3), "fro", dim=0)
         [list(L.linalg.cholesky_ex(L.zeros(0, 0), upper=True)), list(L.linalg.inv_ex(L.zeros(2, 0, 0))), list(L.linalg.solve_ex(L.zeros(0, 0), L.zeros(0)))]
         F.normalize(reals(3, 4), out=L.empty(3, 4, dtype=L.float64))
         f, p = L.linalg.lu_factor(square(3).detach()); L.lu_solve(reals(3, 2), f, p), reals(3, 2).lu_solve(f, p), L.adjoint(reals(2, 3, 4)), L.orgqr(reals(4, 3), reals(3))

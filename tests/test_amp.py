@@ -301,8 +301,12 @@ def test_scaler_refuses_wrong_orders() -> None:
         scaler.step(optimizer, lambda: None)
     half = nn.Parameter(fastdl.zeros(2).half())
     half.grad = fastdl.ones(2).half()
+    scaler = GradScaler("cpu")
+    with pytest.raises(RuntimeError, match=r"nothing was scaled: scaler.scale\(loss\)"):
+        scaler.step(fastdl.optim.SGD([half], lr=1.0))
+    scaler.scale(fastdl.ones(()))
     with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
-        GradScaler("cpu").unscale_(fastdl.optim.SGD([half], lr=1.0))
+        scaler.unscale_(fastdl.optim.SGD([half], lr=1.0))
     for options in ({"growth_factor": 1.0}, {"backoff_factor": 1.0}):
         with pytest.raises(ValueError, match="GradScaler"):
             GradScaler("cpu", **options)

@@ -519,11 +519,12 @@ def test_distributions_of_users_print_their_parameters():
 
 
 @pytest.mark.parametrize("name", ["covariance_matrix", "precision_matrix", "scale_tril"])
-def test_normal_vectors_print_what_they_were_given(name):
+def test_normal_vectors_and_wishart_print_what_they_were_given(name):
     torch = pytest.importorskip("torch")
     for n in (1, 2):
-        mine, theirs = [
-            repr(lib.distributions.MultivariateNormal(lib.zeros(n), **{name: 4 * lib.eye(n)}))
-            for lib in (fastdl, torch)
-        ]
-        assert mine == theirs.replace("torch.Size([2, 2])", "(2, 2)").replace("torch.Size([2])", "(2,)")
+        for kind, first in (("MultivariateNormal", [0.0] * n), ("Wishart", 3.0)):
+            mine, theirs = [
+                repr(getattr(lib.distributions, kind)(lib.tensor(first), **{name: 4 * lib.eye(n)}))
+                for lib in (fastdl, torch)
+            ]
+            assert mine == theirs.replace("torch.Size([2, 2])", "(2, 2)").replace("torch.Size([2])", "(2,)")

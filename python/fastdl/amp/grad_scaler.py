@@ -53,6 +53,7 @@ class GradScaler:
         if not 0.0 < backoff_factor < 1.0:
             raise ValueError(f"GradScaler: backoff_factor must lie between 0 and 1, got {backoff_factor}")
         self._scale = float(init_scale)
+        self._used = False  # has scale() been called?
         self._growth_factor = growth_factor
         self._backoff_factor = backoff_factor
         self._growth_interval = growth_interval
@@ -65,6 +66,7 @@ class GradScaler:
         """A tensor, or tensors in lists and tuples, multiplied with the scale."""
         if not self._enabled:
             return outputs
+        self._used = True
         if isinstance(outputs, Tensor):
             return outputs * self._scale
         if isinstance(outputs, (list, tuple)):
@@ -76,6 +78,11 @@ class GradScaler:
         if not self._enabled:
             return
         stage, _ = self._stages.get(id(optimizer), (_READY, False))
+        if not self._used:
+            raise RuntimeError(
+                "step() and unscale_() divide gradients by the scale, but nothing was scaled: "
+                "scaler.scale(loss).backward() comes first"
+            )
         if stage == _UNSCALED:
             raise RuntimeError(
                 "unscale_() has already been called on this optimizer since the last update()."

@@ -121,7 +121,11 @@ class Wishart(Distribution):
         lower = cholesky_factor(name, matrix)
         batch = np.broadcast_shapes(lower.shape[:-2], freedom.shape)
         self.df, self.scale_tril = freedom.expand(batch), lower.expand((*batch, d, d))
+        self._given = name
         super().__init__(batch, (d, d), validate_args)
+
+    def _printed(self) -> dict[str, Any]:
+        return {self._given: getattr(self, self._given), "df": self.df}
 
     @property
     def support(self) -> constraints.Constraint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from math import prod
+from operator import index as to_int
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -245,6 +246,10 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     """A times itself ``n`` times; n below 0: of the inverse. See ``torch.linalg.matrix_power``."""
     check_tensors("matrix_power", A=A)
     check_matrix_shape("matrix_power", A)
+    try:
+        n = to_int(n)
+    except TypeError:
+        raise TypeError(f"matrix_power: n must be an integer, got {n!r}") from None
     if n < 0:
         return matrix_power(inv(A), -n)
     if n == 0:  # whose gradient is 0
@@ -375,6 +380,8 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
         axes = tuple(range(A.ndim))
     if len(axes) == 2:
         return matrix_norm(A, ord, axes, keepdim, dtype=dtype)
+    if isinstance(ord, str):
+        raise RuntimeError(f"norm: {ord!r} is a norm of matrices, dim must name two axes, got {dim}")
     return vector_norm(A, ord, axes, keepdim, dtype=dtype)
 
 
