@@ -212,6 +212,12 @@ def test_default_generator():
 
 
 def test_generator_messages():
+    for draw in (
+        lambda g: fastdl.rand(2, generator=g),
+        lambda g: fastdl.multinomial(fastdl.ones(2), 1, generator=g),
+    ):
+        with pytest.raises(TypeError, match="generator must be a Generator, got int"):
+            draw(3)
     for bad in (2**64, -(2**63) - 1):
         with pytest.raises(ValueError, match="manual_seed: seed must be in"):
             fastdl.manual_seed(bad)
@@ -249,3 +255,11 @@ def test_like_another_tensor():
     assert set(fastdl.randint_like(x, 1, 3).tolist()) == {1.0, 2.0}
     for function in (fastdl.rand_like, fastdl.randn_like):
         assert function(x, memory_format=fastdl.preserve_format).shape == (200,)
+    for function in (
+        fastdl.rand_like,
+        fastdl.randn_like,
+        lambda x, **given: fastdl.randint_like(x, 9, **given),
+    ):
+        a, b, other = [function(x, generator=fastdl.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+        assert fastdl.equal(a, b)
+        assert not fastdl.equal(a, other)

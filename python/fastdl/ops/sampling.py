@@ -43,13 +43,23 @@ def draw_key(generator: Generator | None, where: Any = CPU) -> tuple[Any, int]:
     """The key of one random operation on a device."""
     if where is META:
         return 0, 0
-    return (default_generator if generator is None else generator).draw(where is not CPU)
+    return _checked(generator).draw(where is not CPU)
+
+
+def _checked(generator: Any) -> Generator:
+    if generator is None:
+        return default_generator
+    if not isinstance(generator, Generator):
+        raise TypeError(
+            f"generator must be a Generator, got {type(generator).__name__}; Generator().manual_seed(0) makes one"
+        )
+    return generator
 
 
 def _made(where: Any, generator: Generator | None, kernel: str, *arguments: Any) -> Any:
     """What a kernel draws."""
     if where is CPU:
-        seed, offset = (default_generator if generator is None else generator).draw()
+        seed, offset = _checked(generator).draw()
         return getattr(select(None), kernel)(*arguments, seed, offset)
     return make(where, kernel, *arguments, *draw_key(generator, where))
 
@@ -181,33 +191,44 @@ def randperm(
     )
 
 
-def _random_like(op: str, draw: Any, input: Tensor, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+def _random_like(
+    op: str,
+    draw: Any,
+    input: Tensor,
+    generator: Generator | None,
+    dtype: Any,
+    device: Any,
+    requires_grad: bool,
+) -> Tensor:
     d, where = dtype_and_device(op, input, dtype, device)
-    return finish(op, draw(input._data.shape, _floating(op, d), 0.0, 1.0, None, where), where, requires_grad)
+    array = draw(input._data.shape, _floating(op, d), 0.0, 1.0, generator, where)
+    return finish(op, array, where, requires_grad)
 
 
 def rand_like(
     input: Tensor,
     *,
+    generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
     """:func:`rand` with the shape and dtype of ``input``."""
-    return _random_like("rand_like", _uniform, input, dtype, device, requires_grad)
+    return _random_like("rand_like", _uniform, input, generator, dtype, device, requires_grad)
 
 
 def randn_like(
     input: Tensor,
     *,
+    generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
     """:func:`randn` with the shape and dtype of ``input``."""
-    return _random_like("randn_like", _normal, input, dtype, device, requires_grad)
+    return _random_like("randn_like", _normal, input, generator, dtype, device, requires_grad)
 
 
 def randint_like(
@@ -215,6 +236,7 @@ def randint_like(
     low: int = 0,
     high: int | None = None,
     *,
+    generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
     memory_format: Any = None,
@@ -224,7 +246,7 @@ def randint_like(
     if is_sparse(input):
         raise not_for_sparse("randint_like")
     bounds = (0, low) if high is None else (low, high)
-    return randint(*bounds, input.shape, **same(input, dtype, device))
+    return randint(*bounds, input.shape, generator=generator, **same(input, dtype, device))
 
 
 def normal(
