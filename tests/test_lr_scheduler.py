@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -104,6 +105,40 @@ def test_equal_to_torchs_step_by_step(case, maker):
         b.step()
         mine.step()
         yours.step()
+
+
+def test_schedules_written_for_torch():
+    """They look at attributes of the base class, and have a closed form for ``step(epoch)``."""
+
+    def written(base):
+        class Warmup(base):
+            def get_lr(self):
+                asked.append(self._get_lr_called_within_step)
+                if self._is_initial or self.last_epoch > 4:
+                    return [group["lr"] for group in self.optimizer.param_groups]
+                return [
+                    group["lr"] + start for start, group in zip(self.base_lrs, self.optimizer.param_groups)
+                ]
+
+            def _get_closed_form_lr(self):
+                return [start / (1 + self.last_epoch) for start in self.base_lrs]
+
+        return Warmup
+
+    rates, asked = [], []
+    for lib, optimizer in ((lr_scheduler, ours()), (torch.optim.lr_scheduler, theirs())):
+        schedule = written(lib.LRScheduler)(optimizer)
+        for epoch in (None, None, 3, 1, None):
+            optimizer.step()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                schedule.step(epoch)
+            rates.append(schedule.get_last_lr())
+        schedule.get_lr()
+        schedule._initial_step()
+        rates.append(schedule.get_last_lr())
+    np.testing.assert_allclose(rates[:6], rates[6:])
+    assert asked == 2 * [True, True, True, True, False, True]
 
 
 @all_cases

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from fastdl.optim.optimizer import Optimizer
@@ -43,6 +44,7 @@ class LRScheduler:
     there, with the ``initial_lr`` that the groups then have to have.
     """
 
+    _get_lr_called_within_step = False  # schedulers written for PyTorch look at it in their get_lr
     _unsaved: tuple[str, ...] = ("optimizer",)  # attributes that state_dict leaves out
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
@@ -59,9 +61,9 @@ class LRScheduler:
         self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
         self._last_lr: list[float] = []
-        self._start()
+        self._initial_step()
 
-    def _start(self) -> None:
+    def _initial_step(self) -> None:
         self._step_count = 0
         self._is_initial = True
         try:
@@ -80,7 +82,7 @@ class LRScheduler:
         """The rates for ``last_epoch``, given those of the epoch before."""
         raise NotImplementedError
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         """The rates for ``last_epoch``, whatever came before."""
         return self.get_lr()
 
@@ -98,12 +100,15 @@ class LRScheduler:
         self._update(epoch)
 
     def _update(self, epoch: int | None = None) -> None:
-        if epoch is None:
-            self.last_epoch += 1
-            rates = self.get_lr()
-        else:
-            self.last_epoch = epoch
-            rates = self._closed_lr()
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._set_rates(self.get_lr if epoch is None else self._get_closed_form_lr)
+
+    def _set_rates(self, compute: Callable[[], list[float]]) -> None:
+        self._get_lr_called_within_step = True
+        try:
+            rates = compute()
+        finally:
+            self._get_lr_called_within_step = False
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             set_rate(group, rate)
         self._last_lr = self._rates()

@@ -25,7 +25,7 @@ class CosineAnnealingLR(LRScheduler):
         if epoch == 0 or self._is_initial:
             return self._rates()
         if self._step_count == 1 and epoch > 0:
-            return self._closed_lr()
+            return self._get_closed_form_lr()
         if (epoch - 1 - self.T_max) % (
             2 * self.T_max
         ) == 0:  # the way back starts: the quotient below is 0 / 0
@@ -36,7 +36,7 @@ class CosineAnnealingLR(LRScheduler):
         now, before = (1 + math.cos(math.pi * e / self.T_max) for e in (epoch, epoch - 1))
         return [now / before * (rate - low) + low for rate in self._rates()]
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         height = 1 + math.cos(math.pi * self.last_epoch / self.T_max)
         return [self.eta_min + (base - self.eta_min) * height / 2 for base in self.base_lrs]
 
@@ -91,9 +91,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             self.T_cur = epoch - self.T_0 * (self.T_mult**n - 1) / (self.T_mult - 1)
             self.T_i = self.T_0 * self.T_mult**n
         self.last_epoch = math.floor(epoch)
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            set_rate(group, rate)
-        self._last_lr = self._rates()
+        self._set_rates(self.get_lr)
 
 
 class _Cycling(LRScheduler):

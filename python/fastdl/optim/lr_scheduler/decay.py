@@ -74,7 +74,7 @@ class StepLR(LRScheduler):
             return self._rates()
         return [rate * self.gamma for rate in self._rates()]
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         return [base * self.gamma ** (self.last_epoch // self.step_size) for base in self.base_lrs]
 
 
@@ -93,7 +93,7 @@ class MultiStepLR(LRScheduler):
             return self._rates()
         return [rate * self.gamma ** self.milestones[self.last_epoch] for rate in self._rates()]
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         passed = sum(count for epoch, count in self.milestones.items() if epoch <= self.last_epoch)
         return [base * self.gamma**passed for base in self.base_lrs]
 
@@ -121,7 +121,7 @@ class ConstantLR(LRScheduler):
             return self._rates()
         return [rate * (1.0 / self.factor) for rate in self._rates()]
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         factor = self.factor if self.last_epoch < self.total_iters else 1.0
         return [base * factor for base in self.base_lrs]
 
@@ -157,7 +157,7 @@ class LinearLR(LRScheduler):
         factor = 1.0 + rise / (self.total_iters * self.start_factor + (self.last_epoch - 1) * rise)
         return [rate * factor for rate in self._rates()]
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         rise = self.end_factor - self.start_factor
         passed = min(self.total_iters, self.last_epoch)
         return [base * (self.start_factor + rise * passed / self.total_iters) for base in self.base_lrs]
@@ -175,7 +175,7 @@ class ExponentialLR(LRScheduler):
             return self._rates()
         return [rate * self.gamma for rate in self._rates()]
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         return [base * self.gamma**self.last_epoch for base in self.base_lrs]
 
 
@@ -195,6 +195,6 @@ class PolynomialLR(LRScheduler):
         now, before = (1.0 - epoch / self.total_iters for epoch in (self.last_epoch, self.last_epoch - 1))
         return [rate * (now / before) ** self.power for rate in self._rates()]
 
-    def _closed_lr(self) -> list[float]:
+    def _get_closed_form_lr(self) -> list[float]:
         left = 1.0 - min(self.total_iters, self.last_epoch) / self.total_iters
         return [base * left**self.power for base in self.base_lrs]

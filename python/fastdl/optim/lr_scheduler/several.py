@@ -74,7 +74,7 @@ class SequentialLR(_Several):
             set_rate(group, group["initial_lr"])
         self._rewind(self)
         first = schedulers[bisect_right(milestones, 0)]
-        first._start()
+        first._initial_step()
         self._last_lr = first.get_last_lr()
 
     @staticmethod
