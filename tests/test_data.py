@@ -183,6 +183,9 @@ def test_default_collate_equals_torchs():
         [1.5, 2.5],
         ["a", "b"],
         [b"a"],
+        [np.str_("a"), np.str_("b")],
+        [np.bytes_(b"a")],
+        [np.bool_(True), np.bool_(False)],
         arrays,
         [np.float32(1), np.float32(2)],
         [np.float32(1), np.float64(2)],
@@ -213,6 +216,26 @@ def test_default_collate_equals_torchs():
                 assert a == b
 
         same(got, want)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [1, None],
+        [1.0, None],
+        [1.0, "2.5"],
+        [1, "a"],
+        [1, [2]],
+        [np.float32(1), None],
+        [np.ones(2), None],
+        [fastdl.ones(2), None],
+        [np.datetime64("2026-01-01")] * 2,
+    ],
+    ids=str,
+)
+def test_samples_of_several_kinds_are_refused(batch):
+    with pytest.raises(TypeError, match=r"default_collate: .* pass a collate_fn"):
+        data.default_collate(batch)
 
 
 def test_a_registered_function_comes_before_what_tensors_usually_become():

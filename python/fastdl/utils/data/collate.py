@@ -43,13 +43,31 @@ def default_collate(batch: Sequence[Any]) -> Any:
     return collate(batch, collate_fn_map=default_collate_fn_map)
 
 
+def _check_alike(batch: Sequence[Any], kinds: Any) -> None:
+    for one in batch:
+        if not isinstance(one, kinds):
+            raise TypeError(
+                f"default_collate: samples must be of one kind, got {type(batch[0]).__name__} and "
+                f"{type(one).__name__}; pass a collate_fn"
+            )
+
+
+def _numbers(batch: Sequence[Any]) -> Any:
+    """The samples as one array; NumPy would take text, None and dates, too."""
+    _check_alike(batch, (int, float, complex, np.number, np.bool_, Tensor))
+    return np.array(batch)
+
+
 def collate(batch: Sequence[Any], *, collate_fn_map: Mapping[Any, Any] | None = None) -> Any:
     """:func:`default_collate` where samples of the map's classes are collated by its functions."""
     sample = batch[0]
     for kind, function in (collate_fn_map or {}).items():
         if isinstance(sample, kind):
             return function(batch, collate_fn_map=collate_fn_map)
+    if isinstance(sample, (str, bytes)):  # NumPy's too
+        return batch
     if isinstance(sample, Tensor):
+        _check_alike(batch, Tensor)
         if any(t._requires_grad for t in batch):
             return stack(list(batch))
         return _stack_arrays([t._data for t in batch])
@@ -58,16 +76,15 @@ def collate(batch: Sequence[Any], *, collate_fn_map: Mapping[Any, Any] | None = 
             raise TypeError(
                 f"default_collate: arrays must hold numbers or booleans, got dtype {sample.dtype}; pass a collate_fn"
             )
+        _check_alike(batch, (np.ndarray, np.generic, Tensor))
         return _stack_arrays(list(batch))
-    if isinstance(sample, np.generic):
-        return Tensor._wrap(np.array(batch))
+    if isinstance(sample, (np.number, np.bool_)):
+        return Tensor._wrap(_numbers(batch))
     if isinstance(sample, float):
-        return Tensor._wrap(np.array(batch, np.float64))
+        return Tensor._wrap(_numbers(batch).astype(np.float64, copy=False))
     if isinstance(sample, int):
-        values = np.array(batch)
+        values = _numbers(batch)
         return Tensor._wrap(values.astype(get_default_dtype()) if values.dtype.kind == "f" else values)
-    if isinstance(sample, (str, bytes)):
-        return batch
     if isinstance(sample, Mapping):
         return _mapping(
             sample, {key: collate([s[key] for s in batch], collate_fn_map=collate_fn_map) for key in sample}
