@@ -61,6 +61,14 @@ def test_gradients_are_torch_s(name):
             np.testing.assert_allclose(ours.detach().numpy(), theirs.detach().numpy(), atol=1e-12)
 
 
+def test_what_is_detached_may_require_a_gradient_of_its_own():
+    x = fastdl.sparse_coo_tensor(INDICES, VALUES, (4, 3)).coalesce()
+    for make in (lambda: x.detach(), lambda: x.data):
+        y = make().requires_grad_()
+        assert (x.requires_grad, y.requires_grad) == (False, True)
+    assert fastdl.equal(x.to_dense(), y.to_dense().detach())
+
+
 def test_a_leaf_has_a_sparse_gradient():
     found = []
     for m in LIBRARIES:

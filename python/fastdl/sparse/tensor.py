@@ -90,6 +90,19 @@ class SparseTensor(StandInTensor):
     # ---------------------------------------------------------------------- what the values know of autograd
 
     @property
+    def _requires_grad(self) -> bool:
+        return bool(self._data.values._requires_grad)
+
+    @_requires_grad.setter
+    def _requires_grad(self, value: bool) -> None:
+        array = self._data
+        if (
+            value and not array.values._requires_grad
+        ):  # what this was detached from holds the same, and stays as it is
+            self._data = array = SparseArray(array.pattern, array.values.detach(), array.fixed)
+        array.values._requires_grad = value
+
+    @property
     def _node(self) -> Any:
         return self._data.values._node
 
