@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import fastdl
 from fastdl import kernels
 from fastdl.ops import elementwise as E
-from parity import assert_close, backends, load
+from parity import assert_close, backends, load, on_threads
 from test_elementwise_kernels import numbers
 
 
@@ -88,6 +88,35 @@ def test_constants_of_rows_that_do_not_fill_blocks_evenly(level):
         x, y = draw((batch, rows, n)).transpose(0, 2, 1), draw(rows)
         np.testing.assert_array_equal(kernel.mul_forward(x, y), x * y)
         np.testing.assert_array_equal(kernel.sub_forward(y, x), y - x)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_rows_beside_a_vector_of_a_constant(level, dtype, threads):
+    """Whole vectors and rows with an end, more rows than vectors fit at once, either side, outer sums, in place."""
+    kernel = load(level)
+    for planes, rows, n in (
+        (3, 700, 16),
+        (2, 600, 32),
+        (5, 129, 49),
+        (3, 300, 64),
+        (2, 30, 576),
+        (1, 3, 5003),
+    ):
+        x = numbers((planes, rows, n), dtype)
+        for y in (x[:, :, :1], x[:1, :, :1], x[:, :1, :1], x[:, :1], x[0, 0, 0]):
+            y = y.copy()
+            with on_threads(kernel, threads):
+                np.testing.assert_array_equal(kernel.sub_forward(x, y), x - y)
+                np.testing.assert_array_equal(kernel.div_forward(y, x), y / x)
+                np.testing.assert_array_equal(kernel.add_forward(y, x[:, :, ::-1]), y + x[:, :, ::-1])
+                if y.ndim:
+                    outer = kernel.mul_forward(y[:, :, :1], x[:, :1])
+                    np.testing.assert_array_equal(outer, y[:, :, :1] * x[:, :1])
+                over = x.copy()
+                assert kernel.mul_forward(over, y, over) is over
+            np.testing.assert_array_equal(over, x * y)
 
 
 @pytest.mark.parametrize("level", backends())

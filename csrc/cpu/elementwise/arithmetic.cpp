@@ -118,13 +118,13 @@ void binary_forward(Binary op, const StridedLoop<3>& loop) {
   using V = Vec<T>;
   switch (op) {
     case Binary::add:
-      return map<T>(loop, kGrain, [](V x, V y) { return x + y; });
+      return map_beside<T>(loop, kGrain, [](V x, V y) { return x + y; });
     case Binary::sub:
-      return map<T>(loop, kGrain, [](V x, V y) { return x - y; });
+      return map_beside<T>(loop, kGrain, [](V x, V y) { return x - y; });
     case Binary::mul:
-      return map<T>(loop, kGrain, [](V x, V y) { return x * y; });
+      return map_beside<T>(loop, kGrain, [](V x, V y) { return x * y; });
     case Binary::div:
-      return map<T>(loop, kGrain, [](V x, V y) { return x / y; });
+      return map_beside<T>(loop, kGrain, [](V x, V y) { return x / y; });
     case Binary::floor_divide:
       return map<T, true>(loop, kGrainSlow, [](V x, V y) { return floor_quotient<T>(x, y); });
     case Binary::trunc_divide:

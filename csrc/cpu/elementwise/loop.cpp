@@ -12,8 +12,15 @@ namespace {
 constexpr int64_t kBlock = 1024, kHalfBlock = 512;  // elements; of floats that are stored in half precision
 constexpr int64_t kConstants = 256;                 // a row's worth of a constant that serves all of it
 constexpr int64_t kShortRow = 64, kTinyRow = 16;
+constexpr int64_t kUnit = 64;  // elements: ranges begin where a vector would, else its loads touch two lines
 constexpr int64_t kStreamBytes = 20 << 20;  // outputs from here on are stored past the caches
-constexpr int kHalfBytes = sizeof(uint16_t);
+constexpr int kHalfBytes = sizeof(uint16_t), kVectorBytes = kWidth<float> * int(sizeof(float));
+
+// Are rows of so many bytes better read beside a vector of a constant than multiplied out? Short ones are that
+// end with a whole vector.
+constexpr bool worth_a_vector(int64_t bytes) {
+  return bytes >= 192 || (bytes >= 64 && bytes % kVectorBytes == 0);
+}
 
 // n elements of `size` bytes from addresses `from_stride` apart to addresses `to_stride` apart.
 template <int size>
@@ -95,10 +102,11 @@ void scatter(char* to, int64_t stride, const char* from, int64_t n, int64_t rows
   for (int64_t r = 0; r < rows; ++r) copy(to + r * next, stride, from + r * n * stored, stored, n, stored);
 }
 
-// One range of the flattened space, on one thread.
+// One range of the flattened space, on one thread. (A clone of it without `beside` would be 2 kB more.)
 template <int N>
-void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t begin, int64_t end,
-                Run<N> run, const void* f) {
+[[gnu::noinline, gnu::noclone]] void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements,
+                                                int64_t begin, int64_t end, Run<N> run, const void* f,
+                                                Run<N> beside = nullptr) {
   const int64_t row = loop.axes > 0 ? loop.extent[0] : 1;
   int64_t step[N];  // strides along the innermost axis
   bool direct = true, constants = true;
@@ -143,6 +151,19 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
     }
     if (direct && !joins) {
       run(f, n, here, rows, loop.stride[1]);
+    } else if (N == 3 && beside && constants && !direct && worth_a_vector(n * elements.bytes[0])) {
+      rows = std::min<int64_t>(rows, int(sizeof blocks[0]) / kVectorBytes);
+      int64_t pitch[2 * N];
+      for (int i = 0; i < N; ++i) {
+        const bool constant = step[i] == 0;
+        const int64_t next = rows > 1 ? loop.stride[1][i] : 0, bytes = elements.bytes[i];
+        operands[i] = constant ? blocks[i] : here[i];
+        pitch[i] = constant && next != 0 ? kVectorBytes : next;
+        pitch[N + i] = constant ? 0 : -1;
+        if (constant)
+          repeat(blocks[i], here[i], kVectorBytes / bytes, int(bytes), next == 0 ? 1 : rows, next);
+      }
+      beside(f, n, operands, rows, pitch);
     } else if (constants && n > kConstants) {
       // One block of each constant serves all of a row, as rows of kConstants elements and what is left.
       rows = 1;
@@ -206,11 +227,17 @@ void walk_range(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t
 template <int N>
 void walk(const StridedLoop<N>& loop, const Elements<N>& elements, int64_t grain, Run<N> run, const void* f,
           bool streams) {
-  // Ranges begin where a vector would: in between, each of its loads and stores would touch two lines.
-  constexpr int64_t kUnit = 64;
   parallel_for(ceil_div(loop.size, kUnit), grain / kUnit, [&](int64_t begin, int64_t end) {
     walk_range(loop, elements, begin * kUnit, std::min(end * kUnit, loop.size), run, f);
     if (streams) fence();
+  });
+}
+
+void walk_beside(const StridedLoop<3>& loop, const Elements<3>& elements, int64_t grain, Run<3> run,
+                 Run<3> beside, const void* f, bool streams) {
+  if (streams) return walk(loop, elements, grain, run, f, streams);
+  parallel_for(ceil_div(loop.size, kUnit), grain / kUnit, [&](int64_t begin, int64_t end) {
+    walk_range(loop, elements, begin * kUnit, std::min(end * kUnit, loop.size), run, f, beside);
   });
 }
 
