@@ -44,10 +44,33 @@ bool shape_option(Plan& plan) {
   return bool(plan.option[0]);
 }
 
+// Strides that show the array's elements in the plan's shape; false where only a copy can.
+bool find_strides(Plan& plan) {
+  const Array* x = plan.array;
+  int at = plan.ndim - 1;
+  if (x->in_c_order()) {
+    for (Py_ssize_t stride = x->item(); at >= 0; stride *= plan.shape[at--]) plan.strides[at] = stride;
+    return true;
+  }
+  for (int i = x->ndim - 1; i >= 0; --i) {
+    // One run of axes that lie in memory like one long axis.
+    Py_ssize_t step = x->strides[i], extent = x->shape[i];
+    for (; i > 0 && (x->shape[i - 1] == 1 || extent == 1 || x->strides[i - 1] == extent * step); --i) {
+      if (extent == 1) step = x->strides[i - 1];
+      extent *= x->shape[i - 1];
+    }
+    Py_ssize_t covered = 1;
+    for (; at >= 0 && (covered < extent || plan.shape[at] == 1); covered *= plan.shape[at--])
+      plan.strides[at] = step * covered;
+    if (covered != extent) return false;
+  }
+  return true;
+}
+
 bool reshape(Plan& plan, Arguments given) {
   const Array* x = plan.array;
   int count;
-  if (!given.count || !x->in_c_order() || !integers(given, plan.shape, count)) return false;
+  if (!given.count || !integers(given, plan.shape, count)) return false;
   Py_ssize_t known = 1, size = x->size();
   int open = -1;
   for (int i = 0; i < count; ++i) {
@@ -59,26 +82,20 @@ bool reshape(Plan& plan, Arguments given) {
   if (size == 0 || (open < 0 ? known != size : size % known != 0)) return false;
   if (open >= 0) plan.shape[open] = size / known;
   plan.ndim = count;
-  Py_ssize_t stride = x->item();
-  for (int i = count - 1; i >= 0; --i) plan.strides[i] = stride, stride *= plan.shape[i];
-  return shape_option(plan);
+  return find_strides(plan) && shape_option(plan);
 }
 
 bool flatten(Plan& plan, Arguments given) {
   const Array* x = plan.array;
-  if (given.count > 2 || x->ndim < 2 || x->size() == 0 || !x->in_c_order()) return false;
+  if (given.count > 2 || x->ndim < 2 || x->size() == 0) return false;
   int first = 0, last = x->ndim - 1;
   if (given.count > 0 && !axis_of(given.objects[0], x->ndim, first)) return false;
   if (given.count > 1 && !axis_of(given.objects[1], x->ndim, last)) return false;
   if (first >= last) return false;
-  for (int i = 0; i < first; ++i) plan.keep(i);
-  Py_ssize_t extent = 1;
-  for (int i = first; i <= last; ++i) extent *= x->shape[i];
-  Py_ssize_t stride = x->item();  // strides of axes of extent 1 may be anything
-  for (int i = x->ndim - 1; i > last; --i) stride *= x->shape[i];
-  plan.add(extent, stride);
+  for (int i = 0; i <= first; ++i) plan.keep(i);
+  for (int i = first + 1; i <= last; ++i) plan.shape[first] *= x->shape[i];
   for (int i = last + 1; i < x->ndim; ++i) plan.keep(i);
-  return shape_option(plan);
+  return find_strides(plan) && shape_option(plan);
 }
 
 // A new axis of extent 1 in front of `axis`.
