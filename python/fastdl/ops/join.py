@@ -105,13 +105,17 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
         dim, _ = numpy_names("cat", names, dim)
     parts = _tensors("cat", tensors)
     first, dtype = parts[0]._data.shape, parts[0]._data.dtype
-    if first and first != (0,):  # alike in everything: the common case, without the checks below
+    if first and first != (0,):  # alike but for that axis: the common case, without the checks below
         arrays = [t._data for t in parts]
+        d = axis("cat", dim, len(first))
+        before, behind, ndim = first[:d], first[d + 1 :], len(first)
         for a in arrays:
-            if a.shape != first or a.dtype is not dtype:
+            s = a.shape
+            if (
+                s != first and (len(s) != ndim or s[:d] != before or s[d + 1 :] != behind)
+            ) or a.dtype is not dtype:
                 break
         else:
-            d = axis("cat", dim, len(first))
             if plain(*parts):
                 return Tensor._wrap(_joined(arrays, d))
             return Cat.apply(*parts, dim=d, dtype=dtype)  # type: ignore[no-any-return]
