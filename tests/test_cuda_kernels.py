@@ -100,6 +100,7 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
     odd_index, wide_index = np.arange(185).reshape(5, 37) % 5, np.arange(600).reshape(3, 4, 50) % 3
     many = numbers(4100, dtype, 8, 0.01)
     some = np.linspace(0.02, 0.97, 77).astype(dtype)
+    gamma_operands = (some * 40).astype(dtype), (some[::-1] * 50).astype(dtype)
     query, key, value = (numbers(s, dtype, 8) for s in ((1, 4, 20, 24), (1, 2, 70, 24), (1, 2, 70, 16)))
     windows = [numbers((2, 3, 49, 32), dtype, k) for k in (18, 19, 20)]
     ragged = [numbers((1, 2, 150, 64), dtype, k) for k in (21, 22, 23)]
@@ -189,6 +190,8 @@ def calls(dtype: Any) -> list[tuple[Any, ...]]:
         ("copysign_forward", 2.0, odd),
         ("exp2_forward", odd),
         *[(f"{name}_forward", some) for name in SPECIAL],
+        *[(f"i{name}_forward", *gamma_operands) for name in ("gamma", "gammac")],
+        ("zeta_forward", (some * 2 + 1).astype(dtype), (some * 9).astype(dtype)),
         ("running_sum", numbers((1, 16500), dtype, 8, 0.01), 1),
         ("row_products_forward", odd, odd[::-1]),
         ("row_products_forward", long, long[::-1]),

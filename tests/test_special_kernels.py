@@ -279,7 +279,9 @@ def test_powers_of_two(level, dtype):
         "rtol": 4 * np.finfo(dtype).eps,
         "atol": 2 * np.finfo(dtype).tiny,
     }  # what is smaller is flushed
-    np.testing.assert_allclose(kernel.exp2_backward(grad, y), reference.exp2_backward(grad, y), **rounding)
+    with np.errstate(over="ignore"):
+        want = reference.exp2_backward(grad, y)
+    np.testing.assert_allclose(kernel.exp2_backward(grad, y), want, **rounding)
 
 
 @pytest.mark.parametrize("level", backends())

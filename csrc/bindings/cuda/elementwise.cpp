@@ -15,6 +15,7 @@ constexpr const char* kCompare[] = {FASTDL_CUDA_COMPARE(FASTDL_CUDA_NAME)};
 constexpr const char* kTernary[] = {FASTDL_CUDA_TERNARY(FASTDL_CUDA_NAME)};
 constexpr const char* kSpecial[] = {FASTDL_CUDA_SPECIAL(FASTDL_CUDA_NAME)};
 constexpr const char* kSpecialGradient[] = {FASTDL_CUDA_SPECIAL_GRADIENT(FASTDL_CUDA_NAME)};
+constexpr const char* kSpecialPair[] = {FASTDL_CUDA_SPECIAL_PAIR(FASTDL_CUDA_NAME)};
 
 }  // namespace
 
@@ -70,6 +71,12 @@ void register_elementwise(py::module_& m) {
           const Dtype t = Dtype(dtype);
           cuda::special_gradient(named<cuda::SpecialGradient>(kSpecialGradient, op), t, shape,
                                  strided(grad_x, t), strided(grad_y, t), strided(x, t), stream_of(stream));
+        });
+  m.def("special_pair",
+        [](std::string_view op, int dtype, const Shape& shape, O z, O x, O y, uintptr_t stream) {
+          const Dtype t = Dtype(dtype);
+          cuda::special_pair(named<cuda::SpecialPair>(kSpecialPair, op), t, shape, strided(z, t),
+                             strided(x, t), strided(y, t), stream_of(stream));
         });
   m.def("where", [](int dtype, const Shape& shape, O out, O condition, O x, O y, uintptr_t stream) {
     const Dtype t = Dtype(dtype);

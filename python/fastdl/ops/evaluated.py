@@ -15,6 +15,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import float64
 from fastdl.kernels import on_device, select
 from fastdl.ops.activation import floating
+from fastdl.ops.arrays import cast
 from fastdl.tensor import Tensor
 
 
@@ -45,8 +46,8 @@ class Evaluated(Formula):
         self, x: Any, function: Callable[[Any], Any], slope: Callable[[Tensor], Tensor] | None = None
     ) -> Any:
         self.x, self.slope = x, slope
-        with np.errstate(all="ignore"):
-            return np.asarray(function(x.astype(float64)), x.dtype).reshape(x.shape)
+        with np.errstate(over="ignore"):  # infinite in a narrower dtype
+            return cast(function(cast(x, float64)), x.dtype)
 
 
 class Special(Formula):

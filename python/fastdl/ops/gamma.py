@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
+from fastdl.devices import device_of
+from fastdl.dtypes import CPU
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import add, mul, sub
+from fastdl.ops.arrays import full
 from fastdl.ops.cast import to
 from fastdl.ops.common import check_tensors
 from fastdl.ops.evaluated import evaluated, of_second, special
-from fastdl.ops.host import on_host
-from fastdl.ops.promotion import common_dtype
+from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.ops.views import broadcast_tensors
 from fastdl.tensor import Tensor
 
@@ -45,15 +45,13 @@ def polygamma(n: int, input: Tensor) -> Tensor:
         return digamma(input)
     if n == 1:
         return special("trigamma", input, lambda x: polygamma(2, x))
-    return _higher_polygamma(n, floating(input))
+    factor = float(math.factorial(n) * (-1) ** (n + 1))
 
+    def value(x: Any) -> Any:
+        k = select(x)
+        return k.mul_forward(k.zeta_forward(float(n + 1), x), factor)
 
-@on_host
-def _higher_polygamma(n: int, input: Tensor) -> Tensor:
-    factor = math.factorial(n) * (-1) ** (n + 1)
-    return evaluated(
-        lambda x: factor * select(x).zeta_forward(float(n + 1), x), input, lambda x: polygamma(n + 1, x)
-    )
+    return evaluated(value, floating(input), lambda x: polygamma(n + 1, x))
 
 
 def polygamma_method(input: Tensor, n: int) -> Tensor:
@@ -76,7 +74,6 @@ def mvlgamma(input: Tensor, p: int) -> Tensor:
     return add(result, p * (p - 1) / 4 * math.log(math.pi))
 
 
-@on_host
 def zeta(input: Any, other: Any) -> Tensor:
     """Hurwitz' zeta function: the sum over k >= 0 of (k + other)^-input. See ``torch.special.zeta``.
 
@@ -92,7 +89,6 @@ def zeta(input: Any, other: Any) -> Tensor:
     return of_second("zeta", exponent, q, lambda x: mul(mul(exponent, -1.0), zeta(exponent + 1.0, x)))
 
 
-@on_host
 def igamma(input: Tensor, other: Tensor) -> Tensor:
     """The regularised lower incomplete gamma function P(a, x): the integral of t^(a-1) e^-t from 0 to x, over gamma(a).
 
@@ -106,22 +102,35 @@ def igamma(input: Tensor, other: Tensor) -> Tensor:
     return _incomplete("igamma", input, other, False)
 
 
-@on_host
 def igammac(input: Tensor, other: Tensor) -> Tensor:
     """1 - :func:`igamma`, also where that is close to 1. See ``torch.igammac``."""
     return _incomplete("igammac", input, other, True)
 
 
 def _pair(op: str, first: Any, second: Any) -> tuple[Tensor, Tensor]:
-    """Two operands, one a tensor, in a common floating dtype and shape."""
+    """Two operands, one a tensor, in a common floating dtype and shape, and on one device."""
     if not isinstance(first, Tensor):
         check_tensors(op, other=second)
-        first = Tensor._wrap(np.asarray(first, floating(second)._data.dtype))
+        first = _beside(second, first)
     if not isinstance(second, Tensor):
-        second = Tensor._wrap(np.asarray(second, floating(first)._data.dtype))
-    dtype = floating(Tensor._wrap(np.empty(0, common_dtype(first._data, second._data))))._data.dtype
-    a, b = broadcast_tensors(to(first, dtype), to(second, dtype))
+        second = _beside(first, second)
+    dtype = floating_dtype(common_dtype(first._data, second._data))
+    pair = [to(first, dtype), to(second, dtype)]
+    devices = {device_of(t._data) for t in pair} - {CPU}
+    if devices:  # numbers may come from the CPU
+        pair = [to(t, *devices) if t._data.ndim == 0 else t for t in pair]
+        if device_of(pair[0]._data) is not device_of(pair[1]._data):
+            raise RuntimeError(
+                f"{op}: Expected all tensors to be on the same device, but found {first.device} and {second.device}; "
+                "move them with .to(device)"
+            )
+    a, b = broadcast_tensors(*pair)
     return a, b
+
+
+def _beside(tensor: Tensor, number: Any) -> Tensor:
+    """A number as a tensor for a computation with ``tensor``."""
+    return Tensor._wrap(full((), number, floating_dtype(tensor._data.dtype), tensor._data))
 
 
 def _incomplete(op: str, input: Tensor, other: Tensor, upper: bool) -> Tensor:

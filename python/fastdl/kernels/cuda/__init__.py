@@ -44,13 +44,14 @@ _WHY = {
     "composed of cdist": "pdist_forward",
     "composed of other operations": "angle_forward cross_forward count_in_bins",
     "composed of scatter_reduce": "segment_forward segment_backward",
+    "composed of sort_forward": "mode_index select_index",
     "special_backward has it": "logit_backward",
     "operations take CuPy's function": """bitwise_and_forward bitwise_or_forward bitwise_xor_forward
-        left_shift_forward right_shift_forward trunc_divide_forward igamma_forward igammac_forward zeta_forward
+        left_shift_forward right_shift_forward trunc_divide_forward
         complex_add complex_conjugate complex_divide complex_join complex_multiply complex_multiply_conjugate
         complex_rows complex_scale complex_shrink complex_sub fourier transform
         convert copy_into fill progression triangle triangle_places nonzero
-        index_copy masked_put masked_select scatter mode_index select_index strided sum_integers""",
+        index_copy masked_put masked_select scatter strided sum_integers""",
 }
 _ELSEWHERE = {name: why for why, names in _WHY.items() for name in names.split()}
 ABSENT: dict[str, str] = {

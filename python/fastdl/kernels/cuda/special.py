@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastdl.kernels.cuda import device
 from fastdl.kernels.cuda.device import Array, operand
@@ -18,6 +19,8 @@ __all__ = [
     "i0e_forward",
     "i1_forward",
     "i1e_forward",
+    "igamma_forward",
+    "igammac_forward",
     "lgamma_forward",
     "log_ndtr_forward",
     "logit_forward",
@@ -26,6 +29,7 @@ __all__ = [
     "sinc_forward",
     "special_backward",
     "trigamma_forward",
+    "zeta_forward",
 ]
 
 
@@ -57,6 +61,29 @@ i1e_forward = _named("i1e")
 logit_forward = _named("logit")
 entr_forward = _named("entr")
 sinc_forward = _named("sinc")
+
+
+def _of_two(op: str) -> Callable[[Any, Any], Array]:
+    def forward(x: Any, y: Any) -> Array:
+        runtime, number, dtype, shape = prepare(op, x, y)
+        z = runtime.empty(shape, dtype)
+        runtime.extension.special_pair(
+            op,
+            number,
+            shape,
+            operand(runtime, z, shape),
+            operand(runtime, x, shape),
+            operand(runtime, y, shape),
+            runtime.stream(),
+        )
+        return z
+
+    return forward
+
+
+igamma_forward = _of_two("igamma")
+igammac_forward = _of_two("igammac")
+zeta_forward = _of_two("zeta")
 
 
 def special_backward(op: str, grad_y: Array, x: Array) -> Array:
