@@ -251,6 +251,17 @@ CASES |= {
         F.avg_pool2d(on(d, 2, 3, 6, 6), 3, 2, 1),
         F.adaptive_avg_pool2d(on(d, 2, 3, 6, 6), 2),
     ),
+    "fractional pooling": lambda d: (
+        *F.fractional_max_pool2d(on(d, 2, 3, 7, 9), (2, 3), (3, 4), return_indices=True),
+        *F.fractional_max_pool2d(
+            on(d, 3, 7, 9),
+            2,
+            output_ratio=0.5,
+            return_indices=True,
+            _random_samples=fastdl.rand(1, 3, 2).to(d),
+        ),
+        *F.fractional_max_pool3d(on(d, 2, 3, 5, 6, 7), 2, (3, 1, 4), return_indices=True),
+    ),
     "max_pool indices": lambda d: F.max_pool2d(on(d, 2, 3, 6, 6), 2, return_indices=True),
     "more pooling": lambda d: (
         F.adaptive_max_pool2d(on(d, 2, 3, 6, 6), 2),
@@ -389,7 +400,7 @@ CASES |= {
             for f in SAMPLED[:2]
         ],
     ),
-    # the long tail, some of it computed on the CPU
+    # the long tail
     "special": lambda d: (
         fastdl.lgamma(on(d, 3, low=0.5)),
         fastdl.erfinv(on(d, 3, low=-0.9, high=0.9)),
@@ -399,7 +410,14 @@ CASES |= {
         fastdl.special.i1e(on(d, 3)),
         fastdl.special.log_ndtr(on(d, 3)),
         fastdl.digamma(on(d, 3, low=0.5)),
-        fastdl.polygamma(1, on(d, 3, low=0.5)),
+        *(fastdl.polygamma(n, on(d, 3, low=0.5)) for n in (1, 2, 5)),
+        fastdl.special.zeta(on(d, 3, 1, low=1.5, high=5, grad=False), on(d, 4, low=-1.5)),
+        fastdl.special.zeta(2.5, on(d, 3, low=0.5)),
+        fastdl.special.zeta(on(d, 3, low=1.5, grad=False), 2.0),
+        fastdl.special.zeta(fastdl.tensor(3.0), on(d, 3, low=0.5)),  # a number on the CPU
+        fastdl.igamma(on(d, 3, 1, low=0.2, high=50, grad=False), on(d, 4, low=0.2, high=60)),
+        fastdl.igammac(on(d, 3, low=0.2, high=9, grad=False), on(d, 3, low=0.2, high=9, seed=1)),
+        fastdl.igammac(ints(d, 3) + 1, on(d, 3, low=0.2)),
         fastdl.copysign(on(d, 3), on(d, 3, seed=1)),
         fastdl.heaviside(on(d, 3, grad=False), on(d, 3, grad=False)),
         fastdl.gcd(ints(d, 9), ints(d, 9, seed=1)),
@@ -423,8 +441,55 @@ CASES |= {
         on(d, 3, 4).cov(),
         on(d, 9).histc(4),
         on(d, 3, 3).trace(),
+    ),
+    "medians": lambda d: (
         on(d, 9).nanmedian(),
+        with_gaps(d, 9).nanmedian(),
+        with_gaps(d, 9).median(),
+        ints(d, 8).median(),
+        (with_gaps(d, 3) * float("nan")).nanmedian(),
+        *with_gaps(d, 4, 6).nanmedian(1),
+        *with_gaps(d, 4, 6).nanmedian(0, True),
+        *with_gaps(d, 4, 6).median(0),
+        *ints(d, 4, 6, high=3).nanmedian(1),
+        *(on(d, 4, 6) > 0).int().nanmedian(0),
+        *on(d).nanmedian(0),
+    ),
+    "quantiles": lambda d: (
+        with_gaps(d, 4, 6).nanquantile(0.3),
+        *(
+            with_gaps(d, 4, 6).nanquantile(on(d, 3, low=0, high=1, grad=False), 1, True, interpolation=kind)
+            for kind in ("linear", "lower", "higher", "midpoint", "nearest")
+        ),
+        with_gaps(d, 4, 6).nanquantile(fastdl.tensor([0.0, 0.25, 1.0]), 0),  # shares on the CPU
+        with_gaps(d, 4, 6).quantile(on(d, 3, low=0, high=1, seed=1), 1),
+        with_gaps(d, 4, 6).nanquantile(on(d, 3, low=0, high=1, seed=2), 0),
+        on(d, 4, 6).quantile(on(d, low=0, high=1, seed=3)),
+        on(d, 4, 6).quantile(on(d, 2, low=0, high=1, grad=False), 0, interpolation="higher"),
+        (1 / ints(d, 5, high=2).float()).quantile(fastdl.tensor([0.0, 0.1, 1.0]).to(d)),  # infinite ones
+    ),
+    "histograms": lambda d: (
+        *on(d, 40, grad=False).histogram(5),
+        *on(d, 5, 8, grad=False).histogram(4, range=(-1.0, 1.5), density=True),
+        *with_gaps(d, 40).detach().histogram(fastdl.tensor([-1.0, 0.0, 0.0, 0.5, 1.5])),  # edges on the CPU
+        *fastdl.histogram(ints(d, 30).float(), 4, weight=ints(d, 30, seed=1).float() - 1),
+        *fastdl.histogram(ints(d, 30).bfloat16(), 3, range=(1.0, 4.0)),
+        *fastdl.histogramdd(ints(d, 30, 2).double(), [3, 5], weight=on(d, 30, grad=False, seed=1).double()),
+        *fastdl.histogramdd(
+            on(d, 4, 9, 3, grad=False), 2, range=[-1.0, 1.0, -2.0, 2.0, 0.0, 1.0], density=True
+        ),
+    ),
+    "most frequent": lambda d: (
         ints(d, 9).mode(),
+        *ints(d, 4, 9, high=3).mode(),
+        *ints(d, 4, 9, high=3).mode(0, True),
+        *ints(d, 4, 9, high=3).to(fastdl.uint8).mode(),
+        *(ints(d, 4, 9) > 2).mode(1),
+        *(on(d, 4, 9) * 1).round().mode(1),
+        *with_gaps(d, 4, 9).mode(0),
+        *[t.float() for t in (with_gaps(d, 4, 9).bfloat16() * 0).mode()],
+        *on(d, 5, 1).mode(),
+        *on(d).mode(),
     ),
     "products": lambda d: (
         on(d, 2, 3).cross(on(d, 2, 3, seed=1), 1),
@@ -545,6 +610,15 @@ CASES |= {
         fastdl.scalar_tensor(2, device=d),
     ),
 }
+
+
+def with_gaps(device: str, *shape: int) -> Any:
+    """Some of its elements are NaN, of some rows all."""
+    x = on(device, *shape)
+    gaps = on(device, *shape, grad=False, seed=5) > 0.8
+    if len(shape) > 1:
+        gaps[1] = True
+    return x.masked_fill(gaps, float("nan"))
 
 
 def ordered(x: Any) -> Any:

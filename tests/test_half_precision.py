@@ -63,7 +63,7 @@ CASES = {
         word in name
         for word in "linalg random creation statistics splits std sort topk argm floor ceil round trunc sign frac "
         "remainder fmod unique special distance margin placement dropout masked interpolate grid rsqrt atanh "
-        "distributions".split()
+        "distributions medians quantiles frequent histograms fractional".split()
     )
 }
 

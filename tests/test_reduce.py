@@ -170,6 +170,14 @@ def test_ties_and_zeros_as_torch():
         both("cumprod", lambda t: R.cumprod(t, dim), lambda t: torch.cumprod(t, dim), zeros)
 
 
+@pytest.mark.parametrize("quantile", [fastdl.quantile, fastdl.nanquantile])
+def test_an_infinite_element_is_a_quantile(quantile):
+    """Also where other shares lie between elements: no part of the infinite one is taken (as PyTorch does: NaN)."""
+    x = fastdl.tensor([3.0, np.inf, 1.0, 2.0, 5.0])
+    assert quantile(x, fastdl.tensor([0.0, 0.125, 0.5, 1.0])).tolist() == [1.0, 1.5, 3.0, np.inf]
+    assert quantile(x, 1.0).item() == np.inf
+
+
 def test_order_as_torch():
     torch = pytest.importorskip("torch")
     ties, x = np.rint(sample((5, 40), "float32")), sample((5, 40), "float32")

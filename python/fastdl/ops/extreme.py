@@ -118,6 +118,10 @@ class Median(Max):
         flat = x.reshape(-1)
         if is_half(x.dtype) and not on_device(x):
             flat = cast(flat, float32)  # which NumPy orders faster
+        keys = sortable(flat, on_gpu=True) if on_device(x) else None
+        if keys is not None and flat.size < 2**31:
+            self.x, self.y = x, cast(_middle(keys, skip), x.dtype)
+            return self.y
         missing = x.dtype.kind in FLOATING and _has_nan(flat)
         if missing and skip:
             flat = flat[~np.isnan(flat)]
@@ -131,6 +135,19 @@ class Median(Max):
             middle = halves[k]
         self.x, self.y = x, array(middle, x, x.dtype)
         return self.y
+
+
+def _middle(x: Any, skip: bool) -> Any:
+    """The median of a vector on a GPU, whose values nobody looks at."""
+    k, n = select(x), x.size
+    ordered = k.sort_forward(x, n, False)[0]
+    if x.dtype.kind not in FLOATING:
+        return ordered[(n - 1) // 2].copy()
+    if not skip:  # NaN comes last
+        last = ordered[-1]
+        return k.where_forward(last != last, last, ordered[(n - 1) // 2])
+    present = n - k.count_true(k.ne_forward(x, x), None, True)
+    return k.gather_forward(ordered, 0, np.maximum(present - 1, 0) // 2).reshape(())
 
 
 def _has_nan(x: Any) -> Any:
@@ -202,11 +219,15 @@ def orderable(x: Any) -> Any:
 
 def kth_place(x: Any, k: int, axis: int) -> Any:
     """Where the k-th smallest element (k from 0; NaN is largest) along ``axis`` is; the axis is kept."""
-    keys = sortable(x)
+    keys = sortable(x, on_gpu=True)
     if keys is None or x.shape[axis] >= 2**31:
         return np.take(np.argpartition(orderable(x), k, axis), [k], axis).astype(int64, copy=False)
-    places = select(keys).select_index(keys.swapaxes(axis, -1), k)
-    return contiguous(places.reshape(*places.shape, 1).swapaxes(axis, -1))
+    rows = keys.swapaxes(axis, -1)
+    if on_device(x):
+        places = select(keys).sort_forward(rows, k + 1, False)[1][..., k:]
+    else:
+        places = select(keys).select_index(rows, k)[..., None]
+    return contiguous(places.swapaxes(axis, -1))
 
 
 def _wide(x: Any) -> Any:
@@ -369,7 +390,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     if x.dtype.kind in FLOATING:
         largest, first = _search("max", x, axis, True)  # the first NaN of a row that has one
         missing = largest != largest
-        if missing.any():
+        if on_device(x) or missing.any():
             indices = np.where(missing, first, indices)
     return at_places(input, indices, axis, keepdim)
 

@@ -11,7 +11,7 @@ from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, int64
 from fastdl.errors import ArgumentError
-from fastdl.kernels import on_device, select
+from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.arrays import cast, contiguous, count_true, full, in_float32, zeros
 from fastdl.ops.axes import normal_axes, normal_axis
@@ -19,9 +19,8 @@ from fastdl.ops.cast import to
 from fastdl.ops.compare import eq, isnan
 from fastdl.ops.complex import check_real, complex, conj, imag, real
 from fastdl.ops.elementwise import clamp, lerp, where
-from fastdl.ops.extreme import Median, ValuesIndices, at_places, kth_place, pick, sortable
+from fastdl.ops.extreme import Median, ValuesIndices, argmax, at_places, kth_place, pick, sortable
 from fastdl.ops.gather import gather
-from fastdl.ops.host import on_host
 from fastdl.ops.join import stack
 from fastdl.ops.linear import matmul
 from fastdl.ops.order import sort
@@ -74,7 +73,6 @@ def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any
     return div(nansum(input, dim, keepdim, dtype=dtype), counts)
 
 
-@on_host
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower of the middle elements that are not NaN; with ``dim`` values and indices. See ``torch.nanmedian``."""
     x = input._data
@@ -82,14 +80,14 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
         return Median.apply(input, skip=True) if x.size else input.median()
     axis = normal_axis("nanmedian", dim, x.ndim, keepdim)
     if x.ndim == 0:
-        return pick(input, x.copy(), np.zeros((), int64), 0)
+        return pick(input, x.copy(), zeros((), int64, x), 0)
     if x.shape[axis] == 0:
         raise IndexError(f"nanmedian: dim {dim} of a tensor of shape {x.shape} is empty")
     extent = x.shape[axis]
-    present = np.array(extent)
+    present = None
     if x.dtype.kind in FLOATING:
         present = extent - count_true(isnan(input.detach())._data, (axis,), True)
-    if (present == extent).all():
+    if present is None or (not on_device(x) and (present == extent).all()):
         return at_places(input, kth_place(x, (extent - 1) // 2, axis), axis, keepdim)
     middle = np.maximum(present - 1, 0) // 2  # NaN comes last
     order = sort(input.detach(), axis).indices._data
@@ -112,12 +110,9 @@ def quantile(
         >>> fastdl.quantile(fastdl.tensor([1.0, 2.0, 4.0]), 0.75).item()
         3.0
     """
-    learned = isinstance(q, Tensor) and q.requires_grad
-    run = on_host(_quantile) if learned else _quantile
-    return run("quantile", input, q, dim, keepdim, interpolation, False)
+    return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
 
 
-@on_host
 def nanquantile(
     input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
 ) -> Tensor:
@@ -137,10 +132,15 @@ def _quantile(
         )
     if isinstance(q, Tensor) and q._data.dtype != dtype:
         raise RuntimeError(f"{op}: q must have input's dtype {dtype}, got {q.dtype}")
-    # Places are counted in the input's precision, as PyTorch does: 0.1 of 5 steps is one half, not a bit more.
-    shares = np.asarray(q.cpu()._data if isinstance(q, Tensor) else q, np.promote_types(dtype, np.float32))
     learned = isinstance(q, Tensor) and q.requires_grad and interpolation == "linear"
-    if shares.ndim > 1 or not ((shares >= 0) & (shares <= 1)).all():
+    # Places are counted in the input's precision, as PyTorch does: 0.1 of 5 steps is one half, not a bit more.
+    precision = np.promote_types(dtype, np.float32)
+    if isinstance(q, Tensor) and on_device(q._data) and on_device(input._data):  # nobody looks at its values
+        shares, right = cast(q._data, precision), True
+    else:
+        shares = np.asarray(q.cpu()._data if isinstance(q, Tensor) else q, precision)
+        right = bool(((shares >= 0) & (shares <= 1)).all())
+    if shares.ndim > 1 or not right:
         raise RuntimeError(f"{op}: q must be a number or a one-dimensional tensor, in [0, 1], got {q}")
     if input.numel() == 0:
         raise RuntimeError(f"{op}: input must not be empty, got shape {input.shape}")
@@ -155,41 +155,42 @@ def _quantile(
         if keepdim:
             shape = (*shape[:axis], 1, *shape[axis:])
     ordered = sort(rows, 1).values
-    if on_device(ordered._data):  # without a look at NaN, which comes last, as that would wait
-        largest, steps = select_dim(ordered, 1, -1), shares.dtype.type(rows.shape[1] - 1)
-        missing = isnan(largest)
-        found = [
-            where(missing, largest, _between(ordered, float(share * steps), interpolation))
-            for share in shares.reshape(-1)
-        ]
-        return reshape(stack(found), (*shares.shape, *shape))
-    if not (skip or learned or shares.ndim or np.isnan(ordered._data[:, -1]).any()):  # NaN comes last
-        place = float(shares * shares.dtype.type(rows.shape[1] - 1))
-        return reshape(_between(ordered, place, interpolation), shape)
-    missing = np.isnan(rows._data)
-    last = rows.shape[1] - 1 - (np.count_nonzero(missing, 1) if skip else np.zeros(rows.shape[0], np.int64))
-    last = np.maximum(last, 0)
+    count = rows.shape[1]
+    if shares.__class__ is np.ndarray and not (skip or learned):  # known places
+        steps = shares.dtype.type(count - 1)
+        if on_device(ordered._data):  # without a look at NaN, which comes last, as that would wait
+            largest = select_dim(ordered, 1, -1)
+            missing = isnan(largest)
+            found = [
+                where(missing, largest, _between(ordered, float(share * steps), interpolation))
+                for share in shares.reshape(-1)
+            ]
+            return reshape(stack(found), (*shares.shape, *shape))
+        if not (shares.ndim or np.isnan(ordered._data[:, -1]).any()):
+            return reshape(_between(ordered, float(shares * steps), interpolation), shape)
     # Places along the sorted rows, one column for each share; a row with a NaN (sorted last) has only that.
-    places = (shares.reshape(1, -1) * last.reshape(-1, 1).astype(shares.dtype)).astype(np.float64)
+    x = ordered._data
+    kernels = select(x)
+    last = full((rows.shape[0], 1), count - 1, int64, x)
+    if skip:
+        last = np.maximum(last - count_true(isnan(ordered.detach())._data, (1,), True), 0)
+    steps = cast(last, shares.dtype)
+    places = cast(kernels.mul_forward(array(shares, x).reshape(1, -1), steps), float64)
     if not skip:
-        places = np.where(missing.any(1).reshape(-1, 1), last.reshape(-1, 1).astype(np.float64), places)
+        places = kernels.where_forward(isnan(ordered.detach()[:, -1:])._data, float(count - 1), places)
     if interpolation == "nearest":
-        places = np.rint(places)
-    below, above = np.floor(places).astype(np.int64), np.ceil(places).astype(np.int64)
-    if interpolation == "lower":
-        above = below
-    if interpolation == "higher":
-        below = above
-    low = gather(ordered, 1, Tensor._wrap(below))
-    if (below == above).all() and not learned:
-        result = low
-    else:
-        weight = np.full(places.shape, 0.5) if interpolation == "midpoint" else places - below
-        weight = Tensor._wrap(np.where(below == above, 0, weight).astype(dtype))
+        places = kernels.round_forward(places)
+    below, above = [cast(f(places), int64) for f in (kernels.floor_forward, kernels.ceil_forward)]
+    result = gather(ordered, 1, Tensor._wrap(above if interpolation == "higher" else below))
+    if interpolation in ("linear", "midpoint"):
+        between = (above - below) * 0.5 if interpolation == "midpoint" else places - below
+        weight = Tensor._wrap(cast(between, dtype))
         if learned:  # the place between the two neighbours moves with q
-            row, steps = reshape(q, (1, -1)), Tensor._wrap(last.reshape(-1, 1).astype(dtype))
-            weight = add(weight, mul(sub(row, row.detach()), steps))
-        result = lerp(low, gather(ordered, 1, Tensor._wrap(above)), weight)
+            row = reshape(q.to(input.device), (1, -1))
+            weight = add(weight, mul(sub(row, row.detach()), Tensor._wrap(cast(last, dtype))))
+        # An element itself also where it is infinite, of which no part can be taken.
+        part = lerp(result, gather(ordered, 1, Tensor._wrap(above)), weight)
+        result = where(Tensor._wrap(below == above), result, part)
     if shares.ndim == 0:
         return reshape(result, shape)
     return reshape(movedim(result, 1, 0), (shares.size, *shape))
@@ -210,33 +211,33 @@ def _between(ordered: Tensor, place: float, interpolation: str) -> Tensor:
     return lerp(low, select_dim(ordered, 1, above), 0.5 if interpolation == "midpoint" else place - below)
 
 
-@on_host
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The most frequent element along ``dim`` (the smallest of equals), and its last place. See ``torch.mode``."""
     x = input._data
     axis = normal_axis("mode", dim, x.ndim, keepdim)
     if x.ndim == 0:
-        return pick(input, x.copy(), np.zeros((), int64), 0)
+        return pick(input, x.copy(), zeros((), int64, x), 0)
     if x.shape[axis] == 0:
         raise IndexError(f"mode: dim {dim} of a tensor of shape {x.shape} is empty")
-    keys = sortable(x)
-    if keys is not None and x.shape[axis] < 2**31:
+    keys = sortable(x, on_gpu=True)
+    if keys is not None and x.shape[axis] < 2**31 and not on_device(x):
         places = select(keys).mode_index(keys.swapaxes(axis, -1))
         places = contiguous(places.reshape(*places.shape, 1).swapaxes(axis, -1))
         return at_places(input, places, axis, keepdim)
     # Sorted stably, equal elements follow each other, and the last one of a run is the last one of the row, too.
-    ordered, order = sort(Tensor._wrap(x.swapaxes(axis, -1)))
-    values = ordered._data
-    same = values[..., 1:] == values[..., :-1]
+    rows = x if keys is None else keys
+    ordered, order = sort(Tensor._wrap(rows.swapaxes(axis, -1)))
+    before, after = ordered[..., :-1], ordered[..., 1:]
+    same = eq(before, after)._data
     if x.dtype.kind in FLOATING:
-        same |= (values[..., 1:] != values[..., 1:]) & (values[..., :-1] != values[..., :-1])
-    along = np.arange(x.shape[axis])
-    start = np.zeros(values.shape, int64)
-    np.maximum.accumulate(np.where(same, 0, along[1:]), -1, out=start[..., 1:])
-    longest = np.argmax(along - start, -1, keepdims=True)  # the end of the first of equally long runs
-    return at_places(
-        input, contiguous(np.take_along_axis(order._data, longest, -1).swapaxes(axis, -1)), axis, keepdim
-    )
+        same |= isnan(before)._data  # which NaN alone follows
+    along = np.arange(x.shape[axis], like=x)
+    start = zeros(ordered.shape, int64, x)
+    start[..., 1:] = np.where(same, 0, along[1:])
+    start, _ = select(x).running_max(start, x.ndim - 1)
+    longest = argmax(Tensor._wrap(along - start), -1, True)  # the end of the first of equally long runs
+    places = select(x).gather_forward(order._data, x.ndim - 1, longest._data)
+    return at_places(input, contiguous(places.swapaxes(axis, -1)), axis, keepdim)
 
 
 def _running_extreme(op: str, kernel: str, input: Tensor, dim: int) -> ValuesIndices:
