@@ -174,6 +174,25 @@ LONG_TAIL: dict[str, Callable[[], Any]] = {
         name: lambda f=name: getattr(fastdl, f)(on("cuda", 5), on("cuda", 5, seed=1))
         for name in ("logaddexp", "logaddexp2", "copysign", "xlogy", "ldexp")
     },
+    "polygamma": lambda: fastdl.polygamma(3, on("cuda", 5, low=0.5)),
+    "zeta": lambda: fastdl.special.zeta(3.0, on("cuda", 5, low=0.5)),
+    "igamma": lambda: fastdl.igamma(on("cuda", 5, low=0.5, grad=False), on("cuda", 5, low=0.5, seed=1)),
+    "igammac": lambda: fastdl.igammac(on("cuda", 5, low=0.5, grad=False), on("cuda", 5, low=0.5, seed=1)),
+    "medians": lambda: (on("cuda", 9).median(), on("cuda", 9).nanmedian(), ints("cuda", 9).median()),
+    "medians of rows": lambda: (on("cuda", 3, 5).median(1), on("cuda", 3, 5).nanmedian(1)),
+    "mode": lambda: (on("cuda", 3, 5).mode(0), ints("cuda", 9).mode()),
+    "quantile": lambda: on("cuda", 3, 5).quantile(on("cuda", 2, low=0, high=1), 1),
+    "quantile by shares on the device": lambda: on("cuda", 3, 5).quantile(
+        on("cuda", 2, low=0, high=1, grad=False), 1
+    ),
+    "nanquantile": lambda: (
+        on("cuda", 3, 5).nanquantile(0.3, 0),
+        on("cuda", 3, 5).nanquantile(on("cuda", low=0, high=1)),
+    ),
+    "fractional pooling": lambda: (
+        F.fractional_max_pool2d(on("cuda", 2, 3, 7, 9), 2, 3, return_indices=True),
+        F.fractional_max_pool3d(on("cuda", 1, 4, 5, 6), 2, 3),
+    ),
     "gradient of frexp": lambda: fastdl.frexp(on("cuda", 5).requires_grad_()).mantissa,
     "gcd": lambda: fastdl.gcd(ints("cuda", 5), ints("cuda", 5, seed=1)),
     "heaviside": lambda: fastdl.heaviside(on("cuda", 5, grad=False), on("cuda", 5, grad=False)),

@@ -8,31 +8,35 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from fastdl.autograd.op import OF_ITSELF
+from fastdl.dtypes import int64
 from fastdl.errors import ArgumentError
+from fastdl.ops.arithmetic import add, mul, sub
+from fastdl.ops.arrays import full
+from fastdl.ops.cast import to
 from fastdl.ops.gather import gather
-from fastdl.ops.host import on_host
+from fastdl.ops.join import cat
 from fastdl.ops.pool import Ints, MaxPool, Plan, array_of, check_shape, to_sizes
 from fastdl.ops.sampling import rand
+from fastdl.ops.views import unsqueeze
+from fastdl.sequences import arange
 from fastdl.tensor import Tensor
 
 
-def _starts(samples: Any, extent: int, windows: int, kernel: int) -> Any:
+def _starts(samples: Tensor, extent: int, windows: int, kernel: int) -> Tensor:
     """(N, C, windows): where windows begin. Distances alternate between the two integers around their mean; the last
     window ends where the input does. In the dtype of the samples, as in PyTorch."""
-    number = samples.dtype.type
-    last = np.full((*samples.shape, 1), extent - kernel, np.int64)
+    samples = unsqueeze(samples, -1)
+    last = Tensor._wrap(full(samples.shape, extent - kernel, int64, samples._data))
     if windows == 1:
         return last
-    alpha = number(extent - kernel) / number(windows - 1)
-    steps = np.arange(windows - 1, dtype=samples.dtype) + samples[..., None]
-    first = (steps * alpha).astype(np.int64) - (samples[..., None] * alpha).astype(np.int64)
-    return np.concatenate([first, last], -1)
+    number = samples.dtype.type
+    alpha = float(number(extent - kernel) / number(windows - 1))
+    steps = arange(windows - 1, dtype=samples.dtype, device=samples.device)
+    begin, offset = mul(add(steps, samples), alpha), mul(samples, alpha)
+    return cat([sub(to(begin, int64), to(offset, int64)), last], -1)
 
 
-@on_host
 def _fractional(
     op: str,
     rank: int,
@@ -64,9 +68,10 @@ def _fractional(
             )
     planes = (1, *x.shape)[-rank - 2 : -rank]
     if samples is None:
-        samples = rand(*planes, rank, dtype=input.dtype, device="cpu")
+        samples = rand(*planes, rank, dtype=input.dtype, device=input.device)
     elif samples.ndim != 3 or samples.shape[0] < planes[0] or samples.shape[1:] != (planes[1], rank):
         raise ArgumentError(f"{op}: _random_samples must have shape {(*planes, rank)}, got {samples.shape}")
+    samples = to(samples.detach(), input.device)
     # The maximum of every window there could be, and from these the ones drawn: a position is the sum of one term for
     # each axis.
     sliding = tuple([n - k + 1 for n, k in zip(spatial, kernel, strict=True)])
@@ -75,12 +80,12 @@ def _fractional(
     places: Any = 0
     for axis in range(rank):
         # A larger batch of samples serves as well; images take them in the order (W, H).
-        drawn = samples._data[: planes[0], :, 1 - axis if rank == 2 else axis]
+        drawn = samples[: planes[0], :, 1 - axis if rank == 2 else axis]
         starts = _starts(drawn, spatial[axis], output[axis], kernel[axis])
         shape = [output[axis] if i == axis else 1 for i in range(rank)]
-        places = places + starts.reshape(*planes, *shape) * prod(sliding[axis + 1 :])
+        places = starts.reshape(*planes, *shape) * prod(sliding[axis + 1 :]) + places
     winners = winners.reshape(*planes, prod(sliding))
-    found = gather(winners, 2, Tensor._wrap(places.reshape(*planes, prod(output))))
+    found = gather(winners, 2, places.reshape(*planes, prod(output)))
     lead = x.shape[: x.ndim - rank]
     indices = found.reshape(*lead, prod(output))
     taken = gather(input.reshape(*lead, prod(spatial)), -1, indices)
