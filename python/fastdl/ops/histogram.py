@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdl.dtypes import FLOATING, float32, float64
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.arrays import cast, empty
-from fastdl.ops.host import on_host
+from fastdl.ops.arrays import cast, contiguous, empty, full
+from fastdl.ops.cast import to
 from fastdl.printing import named_lines
 from fastdl.sequences import linspace
 from fastdl.tensor import Tensor
@@ -68,7 +69,6 @@ class Histogram(NamedTuple):
         return named_lines(self)
 
 
-@on_host
 def histogram(
     input: Tensor, bins: Any = 100, *, range: Any = None, weight: Tensor | None = None, density: bool = False
 ) -> Histogram:
@@ -87,8 +87,8 @@ def histogram(
     if weight is not None and weight._data.shape != x.shape:
         raise RuntimeError(f"histogram: weight must have input's shape {x.shape}, got {weight.shape}")
     if isinstance(bins, Tensor):
-        edges = bins._data
-        if edges.ndim != 1 or edges.size < 2 or (np.diff(edges) < 0).any():
+        edges = to(bins, input.device)._data
+        if edges.ndim != 1 or edges.size < 2 or (np.diff(_wide(edges)) < 0).any():
             raise RuntimeError(f"histogram: edges must rise in one dimension, got {edges}")
     else:
         if bins <= 0:
@@ -99,16 +99,45 @@ def histogram(
         if low == high:
             low, high = low - 0.5, high + 0.5
         # As PyTorch computes them, in the dtype of the data: what lies on an edge falls into the same bin.
-        edges = linspace(float(low), float(high), bins + 1, dtype=x.dtype)._data
-        if weight is None and x.dtype.itemsize > 2 and edges[0] < edges[-1]:
+        edges = linspace(float(low), float(high), bins + 1, dtype=x.dtype, device=input.device)._data
+        if weight is None and not on_device(x) and x.dtype.itemsize > 2 and edges[0] < edges[-1]:
             counts = select(x).count_in_bins(x.reshape(-1), edges[0], edges[-1], bins, edges)
             hist = counts.astype(x.dtype)
             if density:
                 hist = hist / (counts.sum() * np.diff(edges))
             return Histogram(Tensor._wrap(array(hist, None, x.dtype)), Tensor._wrap(edges))
-    weights = None if weight is None else weight._data.reshape(-1)
+    weights = None if weight is None else to(weight, input.device)._data.reshape(-1)
+    if on_device(x):
+        counts = _counted(x.reshape(-1, 1), [edges], weights, density)
+        return Histogram(Tensor._wrap(cast(counts, x.dtype)), Tensor._wrap(cast(edges, x.dtype)))
     counts = np.histogram(x.reshape(-1), edges, weights=weights, density=density)[0]
     return Histogram(Tensor._wrap(counts.astype(x.dtype)), Tensor._wrap(edges.astype(x.dtype)))
+
+
+def _wide(x: Any) -> Any:
+    """In a dtype that the kernels search in."""
+    return cast(x, float64 if x.dtype == float64 else float32)
+
+
+def _counted(points: Any, edges: list[Any], weights: Any, density: bool) -> Any:
+    """How many of the ``points`` (M, N) on a GPU lie in each cell of the grid, or their weights, added in a fixed
+    order."""
+    k, shape = select(points), tuple([each.size - 1 for each in edges])
+    cells = prod(shape)
+    cell: Any = 0
+    inside: Any = True
+    for i, each in enumerate(map(_wide, edges)):
+        x = contiguous(_wide(points[:, i]))
+        place = k.searchsorted(each, x, True) - 1 - (x == each[-1])  # the last bin has its upper edge, too
+        inside = inside & (place >= 0) & (place < shape[i])
+        cell = cell * shape[i] + place
+    part = full(points.shape[:1], 1.0, float64, points) if weights is None else cast(weights, float64)
+    counts = k.index_select_backward(part, 0, np.where(inside, cell, cells), cells + 1)[:cells].reshape(shape)
+    if density:
+        counts = counts / counts.sum()
+        for i, each in enumerate(edges):
+            counts = counts / np.diff(cast(each, float64)).reshape(-1, *[1] * (len(shape) - 1 - i))
+    return counts
 
 
 class HistogramDd(NamedTuple):
@@ -118,7 +147,6 @@ class HistogramDd(NamedTuple):
     bin_edges: tuple[Tensor, ...]
 
 
-@on_host
 def histogramdd(
     input: Tensor, bins: Any, *, range: Any = None, weight: Tensor | None = None, density: bool = False
 ) -> HistogramDd:
@@ -158,10 +186,13 @@ def histogramdd(
             f"{op}: weight must be {x.dtype} of shape {x.shape[:-1]}, got {weight.dtype} of {weight.shape}"
         )
     points = x.reshape(-1, size)
-    weights = None if weight is None else weight._data.reshape(-1)
+    weights = None if weight is None else to(weight, input.device)._data.reshape(-1)
     edges = []
     for i, each in enumerate(bins):
         part = None if range is None else range[2 * i : 2 * i + 2]
         edges.append(histogram(Tensor._wrap(points[:, i]), each, range=part).bin_edges._data)
+    if on_device(x):
+        counts = _counted(points, edges, weights, density)
+        return HistogramDd(Tensor._wrap(cast(counts, x.dtype)), tuple([Tensor._wrap(e) for e in edges]))
     counts = np.histogramdd(points, edges, weights=weights, density=density)[0]
     return HistogramDd(Tensor._wrap(counts.astype(x.dtype)), tuple([Tensor._wrap(e) for e in edges]))
