@@ -227,10 +227,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     # Sorted stably, equal elements follow each other, and the last one of a run is the last one of the row, too.
     rows = x if keys is None else keys
     ordered, order = sort(Tensor._wrap(rows.swapaxes(axis, -1)))
-    before, after = ordered[..., :-1], ordered[..., 1:]
-    same = eq(before, after)._data
-    if x.dtype.kind in FLOATING:
-        same |= isnan(before)._data  # which NaN alone follows
+    same = eq(ordered[..., :-1], ordered[..., 1:])._data
     along = np.arange(x.shape[axis], like=x)
     start = zeros(ordered.shape, int64, x)
     start[..., 1:] = np.where(same, 0, along[1:])

@@ -29,10 +29,13 @@ def select_index(x: Array, k: int) -> Array:
 
 
 def mode_index(x: Array) -> Array:
-    """Where the most frequent element of every row is (the smallest of equally frequent ones): its last place."""
+    """Where the most frequent element of every row is (the smallest of equally frequent ones): its last place.
+
+    NaN equals nothing and is largest.
+    """
     places = np.empty(x.shape[:-1], np.int64)
     for at in np.ndindex(places.shape):
-        _, group, counts = np.unique(x[at], return_inverse=True, return_counts=True)
+        _, _, group, counts = np.unique(x[at], True, True, True, equal_nan=False)  # an index makes it stable
         places[at] = np.flatnonzero(group == np.argmax(counts))[-1]
     return places
 
