@@ -4,8 +4,8 @@
 //
 //   forward   y[o] = bias + sum over taps of  w[tap] x[o * stride + tap - pad]      all of them vectors; rows
 //             get their padding while they are put side by side
-//   grad_x    stride 1: the same of grad_y with the taps backwards; else each output's gradient is added to
-//             the inputs of its window
+//   grad_x    the same of grad_y with the taps backwards, once for each remainder of the division of places by
+//             the stride: the taps that meet such a place are neighbours in grad_y
 //   grad_w    a sum over positions and images for each tap, by bands of rows; the lanes are its channels
 //
 // With several output channels per input channel (multiplier), y's planes of a block are `multiplier` apart.
@@ -13,6 +13,10 @@
 // Work: over images and blocks of channels; grad_w over blocks of channels and, where those are few, over
 // images, with partial results added up in order. Memory is passed over once; the blocks stay in L2.
 #include "cpu/conv/depthwise_side_by_side.h"
+
+#include <numeric>
+#include <utility>
+#include <vector>
 
 #include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
@@ -29,14 +33,18 @@ constexpr int64_t kBandBytes = 32 << 10;   // of the rows that all taps of grad_
 struct Range {
   int64_t first, end;
 };
-// One axis of a correlation: tap r of output o meets input o * stride + r * dilation - pad.
+// One axis of a correlation: tap r of output o meets input o * stride + r * dilation - pad. Outputs lie `step`
+// apart from `first` on, taps `tap_step` from `tap` on (in elements, not along the axis).
 struct Axis {
   int64_t in, out, kernel, stride, dilation, pad;
+  int64_t first, step, tap, tap_step;
   int64_t start(int64_t o) const { return o * stride - pad; }
+  int64_t before(int64_t i) const {  // taps at places below i; a division takes as long as some of them
+    return dilation == 1 ? i : ceil_div(i, dilation);
+  }
   Range taps(int64_t o) const {  // those inside the input
     const int64_t s = start(o);
-    const int64_t first = s >= 0 ? 0 : ceil_div(-s, dilation);
-    const int64_t end = s >= in ? 0 : std::min(kernel, (in - 1 - s) / dilation + 1);
+    const int64_t first = s >= 0 ? 0 : before(-s), end = s >= in ? 0 : std::min(kernel, before(in - s));
     return {first, std::max(first, end)};
   }
   Range outputs(int64_t r) const {  // those whose tap r is inside
@@ -54,70 +62,111 @@ struct Geometry {
   Axis d, h, w;
   int64_t in_size() const { return d.in * h.in * w.in; }
   int64_t out_size() const { return d.out * h.out * w.out; }
-  int64_t taps() const { return d.kernel * h.kernel * w.kernel; }
+  int64_t first() const { return d.first + h.first + w.first; }
+  int64_t tap() const { return d.tap + h.tap + w.tap; }
   static Geometry of(const ConvProblem& p) {
     const auto axis = [&](size_t a) {
-      return Axis{p.in[a], p.out[a], p.kernel[a], p.stride[a], p.dilation[a], p.pad[a]};
+      return Axis{p.in[a],  p.out[a], p.kernel[a],     p.stride[a], p.dilation[a],
+                  p.pad[a], 0,        inner(p.out, a), 0,           inner(p.kernel, a)};
     };
     return {axis(0), axis(1), axis(2)};
   }
-  static Geometry adjoint(const ConvProblem& p) {  // stride 1
-    const auto axis = [&](size_t a) {
-      return Axis{p.out[a], p.in[a],       p.kernel[a],
-                  1,        p.dilation[a], p.dilation[a] * (p.kernel[a] - 1) - p.pad[a]};
-    };
-    return {axis(0), axis(1), axis(2)};
+  static int64_t inner(const Extent& e, size_t a) {  // elements from one place along the axis to the next
+    return a == 0 ? e[1] * e[2] : a == 1 ? e[2] : 1;
   }
 };
 
-// A correlation whose input has its rows' padding in memory, so that no column of outputs is special. Rows
-// shorter than a quad, which an interleave takes at once, and cut ones stay as they are.
+// grad_x along an axis: of the inputs that are `stride` apart, those that some tap meets.
+std::vector<Axis> adjoint_axes(const ConvProblem& p, size_t a) {
+  const int64_t stride = p.stride[a], dilation = p.dilation[a], divisor = std::gcd(stride, dilation);
+  const int64_t places = Geometry::inner(p.in, a), taps = Geometry::inner(p.kernel, a);
+  const int64_t step = stride / divisor;  // from tap to tap
+  std::vector<Axis> axes;
+  for (int64_t r = 0; r < std::min(step, p.kernel[a]); ++r) {
+    const int64_t start = r * dilation - p.pad[a], first = (start % stride + stride) % stride;
+    if (first >= p.in[a]) continue;
+    const int64_t more = (p.kernel[a] - 1 - r) / step, last = r + more * step;  // backwards: the first one
+    axes.push_back({p.out[a], ceil_div(p.in[a] - first, stride), more + 1, 1, dilation / divisor,
+                    (last * dilation - p.pad[a] - first) / stride, first * places, stride * places,
+                    last * taps, -step * taps});
+  }
+  return axes;
+}
+std::vector<Geometry> adjoint(const ConvProblem& p) {
+  std::vector<Geometry> parts;
+  for (const Axis& d : adjoint_axes(p, 0))
+    for (const Axis& h : adjoint_axes(p, 1))
+      for (const Axis& w : adjoint_axes(p, 2)) parts.push_back({d, h, w});
+  return parts;
+}
+
+// Correlations of one input that has its rows' padding in memory, so that no column of outputs is special.
 template <class T>
 struct Padded {
-  Geometry g;
-  int64_t left = 0, row, rows;  // of the array without padding
-  explicit Padded(const Geometry& geometry) : g(geometry), row(g.w.in), rows(g.d.in * g.h.in) {
-    const int64_t end = g.w.start(g.w.out - 1) + (g.w.kernel - 1) * g.w.dilation + 1;
-    if (g.w.pad < 0 || g.w.in * int64_t(sizeof(T)) < 16) return;
-    left = g.w.pad;
-    g.w.in += left + std::max<int64_t>(0, end - g.w.in);
-    g.w.pad = 0;
+  std::vector<Geometry> parts;
+  int64_t left = 0, row, rows, width;  // of the array without padding; of one with it
+  Padded(std::vector<Geometry> geometries, const Extent& in)
+      : parts(std::move(geometries)), row(in[2]), rows(in[0] * in[1]), width(in[2]) {
+    int64_t right = 0;
+    for (const Geometry& g : parts) {
+      left = std::max(left, g.w.pad);
+      right = std::max(right, g.w.start(g.w.out - 1) + (g.w.kernel - 1) * g.w.dilation + 1 - row);
+    }
+    width += left + right;
+    for (Geometry& g : parts) {
+      g.w.in = width;
+      g.w.pad -= left;
+    }
   }
-  bool padded() const { return g.w.in != row; }
-  int64_t size() const { return g.in_size() * kWidth<T>; }
+  bool padded() const { return width != row; }
+  int64_t size() const { return rows * width * kWidth<T>; }
   void clear(T* to) const {
     if (padded()) std::fill_n(to, size(), T(0));
   }
   void fill(T* to, const T* from, int64_t plane, int channels) const {
-    if (!padded()) return interleave(to, from, plane, channels, g.in_size());
+    if (!padded()) return interleave(to, from, plane, channels, rows * row);
+    if (row * int64_t(sizeof(T)) < 16) {  // less than a quad, which an interleave takes at once
+      T* const all = to + rows * (width - row) * kWidth<T>;
+      interleave(all, from, plane, channels, rows * row);
+      const T* next = all;
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < width; ++i, to += kWidth<T>) {
+          const bool inside = i >= left && i < left + row;
+          store<T>(to, inside ? load<T>(next) : Vec<T>{});
+          next += inside ? kWidth<T> : 0;
+        }
+      return;
+    }
     for (int64_t r = 0; r < rows; ++r)
-      interleave(to + (r * g.w.in + left) * kWidth<T>, from + r * row, plane, channels, row);
+      interleave(to + (r * width + left) * kWidth<T>, from + r * row, plane, channels, row);
   }
 };
 
 // C outputs of a row, from their taps (rows [d, h], columns w): `from` is where the first output's tap 0
-// would be. The stride S along a row is a constant where it can be (else 0): then an output's inputs lie at
-// fixed distances, else each output takes a register for its address, and there are too few.
+// would be; outputs are written `to` apart. The stride S along a row is a constant where it can be (else 0): then
+// an output's inputs lie at fixed distances, else each output takes a register for its address, and there are
+// too few.
 template <class T, int S, int C>
-[[gnu::always_inline]] inline void outputs(T* y, bool add, const Geometry& g, const T* from, const T* weights,
-                                           Range d, Range h, Range w, Vec<T> bias) {
+[[gnu::always_inline]] inline void outputs(T* y, int64_t to, bool add, const Geometry& g, const T* from,
+                                           const T* weights, Range d, Range h, Range w, Vec<T> bias) {
   constexpr int64_t v = kWidth<T>;
-  const int64_t column = g.w.dilation * v, step = (S ? S : g.w.stride) * v;
+  const int64_t column = g.w.dilation * v, step = (S ? S : g.w.stride) * v, tap = g.w.tap_step * v;
   Vec<T> acc[C];
+  T* out = y;
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) acc[c] = add ? load<T>(y + c * v) : bias;
+  for (int c = 0; c < C; ++c, out += to) acc[c] = add ? load<T>(out) : bias;
   for (int64_t i = d.first; i < d.end; ++i)
     for (int64_t j = h.first; j < h.end; ++j) {
-      const T* at = from + (i * g.d.dilation * g.h.in + j * g.h.dilation) * g.w.in * v;
-      const T* taps = weights + (i * g.h.kernel + j) * g.w.kernel * v;
-      for (int64_t k = w.first; k < w.end; ++k) {
-        const Vec<T> weight = load<T>(taps + k * v);
+      const T* at = from + (i * g.d.dilation * g.h.in + j * g.h.dilation) * g.w.in * v + w.first * column;
+      const T* taps = weights + (i * g.d.tap_step + j * g.h.tap_step) * v + w.first * tap;
+      for (int64_t k = w.first; k < w.end; ++k, at += column, taps += tap) {
+        const Vec<T> weight = load<T>(taps);
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) acc[c] += weight * load<T>(at + k * column + c * step);
+        for (int c = 0; c < C; ++c) acc[c] += weight * load<T>(at + c * step);
       }
     }
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) store<T>(y + c * v, acc[c]);
+  for (int c = 0; c < C; ++c, y += to) store<T>(y, acc[c]);
 }
 
 // y = bias + the correlation of x with the weights, or (add) y + it; all side by side. As many columns at
@@ -127,14 +176,18 @@ template <class T, int S>
                                  Vec<T> bias) {
   constexpr int64_t v = kWidth<T>;
   const Range whole = g.w.whole(), all{0, g.w.kernel};
+  const int64_t to = g.w.step * v;
+  weights += g.tap() * v;
+  y += g.first() * v;
   for (int64_t od = 0; od < g.d.out; ++od)
-    for (int64_t oh = 0; oh < g.h.out; ++oh, y += g.w.out * v) {
+    for (int64_t oh = 0; oh < g.h.out; ++oh) {
+      T* out = y + (od * g.d.step + oh * g.h.step) * v;
       const Range d = g.d.taps(od), h = g.h.taps(oh);
       const T* row = x + (g.d.start(od) * g.h.in + g.h.start(oh)) * g.w.in * v;
       for (int64_t ow = 0; ow < g.w.out;) {
         const int64_t left = whole.end - ow;
         const auto some = [&]<int C>(std::integral_constant<int, C>, Range taps) {
-          outputs<T, S, C>(y + ow * v, add, g, row + g.w.start(ow) * v, weights, d, h, taps, bias);
+          outputs<T, S, C>(out + ow * to, to, add, g, row + g.w.start(ow) * v, weights, d, h, taps, bias);
           ow += C;
         };
         if (ow < whole.first || left <= 0)
@@ -159,33 +212,6 @@ void correlate(T* y, bool add, const T* x, const T* weights, const Geometry& g, 
                     : g.w.stride == 2 ? &correlate<T, 2>
                                       : &correlate<T, 0>;
   with(y, add, x, weights, g, bias);
-}
-
-// grad_x += the weights times each output's gradient, at the inputs of its window.
-template <class T>
-void spread(T* grad_x, const T* grad_y, const T* weights, const Geometry& g) {
-  constexpr int64_t v = kWidth<T>;
-  for (int64_t od = 0; od < g.d.out; ++od)
-    for (int64_t oh = 0; oh < g.h.out; ++oh) {
-      const Range d = g.d.taps(od), h = g.h.taps(oh);
-      for (int64_t ow = 0; ow < g.w.out; ++ow, grad_y += v) {
-        const Range w = g.w.taps(ow);
-        const Vec<T> grad = load<T>(grad_y);
-        for (int64_t i = d.first; i < d.end; ++i)
-          for (int64_t j = h.first; j < h.end; ++j) {
-            T* to =
-                grad_x +
-                (((g.d.start(od) + i * g.d.dilation) * g.h.in + g.h.start(oh) + j * g.h.dilation) * g.w.in +
-                 g.w.start(ow)) *
-                    v;
-            const T* taps = weights + (i * g.h.kernel + j) * g.w.kernel * v;
-            for (int64_t k = w.first; k < w.end; ++k) {
-              T* at = to + k * g.w.dilation * v;
-              store<T>(at, load<T>(at) + grad * load<T>(taps + k * v));
-            }
-          }
-      }
-    }
 }
 
 // sums[tap] += the products of grad_y's rows [begin, end) and the inputs that the tap meets.
@@ -216,18 +242,13 @@ void correlate_grad(T* sums, const T* grad_y, const T* x, const Geometry& g, int
       }
 }
 
-// The weights of all blocks: [block][output of a channel][tap][lane], taps backwards if asked for.
+// The weights of all blocks: [block][output of a channel][tap][lane].
 template <class T>
-void pack(T* to, const T* w, const ConvProblem& p, bool backwards) {
+void pack(T* to, const T* w, const ConvProblem& p) {
   constexpr int64_t v = kWidth<T>;
-  const int64_t taps = p.taps(), multiplier = p.group_out();
-  for (int64_t g0 = 0; g0 < p.groups; g0 += v)
-    for (int64_t m = 0; m < multiplier; ++m)
-      for (int64_t r = 0; r < taps; ++r, to += v)
-        for (int64_t lane = 0; lane < v; ++lane)
-          to[lane] = g0 + lane < p.groups
-                         ? w[((g0 + lane) * multiplier + m) * taps + (backwards ? taps - 1 - r : r)]
-                         : T(0);
+  const int64_t kernels = p.group_out() * p.taps();  // of a channel
+  for (int64_t g = 0; g < p.groups; g += v)
+    interleave(to + g * kernels, w + g * kernels, kernels, int(std::min(v, p.groups - g)), kernels);
 }
 template <class T>
 Vec<T> lanes_of(const T* values, int count, int64_t step) {
@@ -261,11 +282,11 @@ bool suits(const ConvProblem& p) {
 template <class T>
 void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) {
   constexpr int64_t v = kWidth<T>;
-  const Padded<T> padded(Geometry::of(p));
+  const Padded<T> padded({Geometry::of(p)}, p.in);
   const Blocks<T> blocks{p};
   const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size();
   memory::Buffer<T> weights(size_t(blocks.count() * blocks.weights()));
-  pack<T>(weights, w, p, false);
+  pack<T>(weights, w, p);
   parallel_for(p.batch * blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
     memory::Buffer<T> in(size_t(padded.size())), out(size_t(p.out_size() * v));
     padded.clear(in);
@@ -274,7 +295,7 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
       const int channels = blocks.channels(block);
       padded.fill(in, x + channel * p.in_size(), p.in_size(), channels);
       for (int64_t m = 0; m < multiplier; ++m) {
-        correlate<T>(out, false, in, weights + block * blocks.weights() + m * p.taps() * v, padded.g,
+        correlate<T>(out, false, in, weights + block * blocks.weights() + m * p.taps() * v, padded.parts[0],
                      lanes_of(bias ? bias + block * v * multiplier + m : nullptr, channels, multiplier));
         deinterleave(y + channel * plane + m * p.out_size(), plane, out.get(), channels, p.out_size());
       }
@@ -285,32 +306,26 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
 template <class T>
 void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias) {
   constexpr int64_t v = kWidth<T>;
-  const bool adjoint = p.stride == Extent{1, 1, 1};
-  const Geometry g = adjoint ? Geometry::adjoint(p) : Geometry::of(p);
-  const Padded<T> padded(g);  // for the adjoint
+  const Padded<T> padded(adjoint(p), p.out);
   const Blocks<T> blocks{p};
   const int64_t multiplier = p.group_out(), plane = multiplier * p.out_size();
+  int64_t met = 0;
+  for (const Geometry& part : padded.parts) met += part.out_size();
   memory::Buffer<T> weights(size_t(blocks.count() * blocks.weights()));
-  pack<T>(weights, w, p, adjoint);
+  pack<T>(weights, w, p);
   parallel_for(p.batch * blocks.count(), blocks.grain(), [&](int64_t begin, int64_t end) {
-    memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(adjoint ? padded.size() : p.out_size() * v));
-    if (adjoint) padded.clear(out);
+    memory::Buffer<T> in(size_t(p.in_size() * v)), out(size_t(padded.size()));
+    padded.clear(out);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / blocks.count(), block = i % blocks.count(), channel = n * p.groups + block * v;
       const int channels = blocks.channels(block);
       const Vec<T> add = lanes_of(bias ? bias + block * v : nullptr, channels, 1);
-      if (!adjoint)
+      if (met < p.in_size())
         for (int64_t e = 0; e < p.in_size(); ++e) store<T>(in + e * v, add);
       for (int64_t m = 0; m < multiplier; ++m) {
-        const T* from = gy + channel * plane + m * p.out_size();
-        const T* taps = weights + block * blocks.weights() + m * p.taps() * v;
-        if (adjoint) {
-          padded.fill(out, from, plane, channels);
-          correlate<T>(in, m > 0, out, taps, padded.g, add);
-        } else {
-          interleave(out.get(), from, plane, channels, p.out_size());
-          spread<T>(in, out, taps, g);
-        }
+        padded.fill(out, gy + channel * plane + m * p.out_size(), plane, channels);
+        for (const Geometry& part : padded.parts)
+          correlate<T>(in, m > 0, out, weights + block * blocks.weights() + m * p.taps() * v, part, add);
       }
       deinterleave(gx + channel * p.in_size(), p.in_size(), in.get(), channels, p.in_size());
     }
