@@ -44,8 +44,11 @@ void advance(std::vector<int64_t>& at, const std::vector<PadAxis>& axes, bool ou
 
 constexpr int64_t kPiece = 1 << 18;  // bytes, of a long row
 
-// Vectors: memcpy takes several times as long where both are not aligned alike.
+// Vectors: memcpy takes several times as long where both are not aligned alike. Of reflections and edges every
+// element is a stretch of its own.
 void copy(char* to, const char* from, int64_t bytes) {
+  if (bytes == 4) return void(std::memcpy(to, from, 4));
+  if (bytes == 8) return void(std::memcpy(to, from, 8));
   if (bytes < kBytes) return copy_rows(to, 0, from, 0, bytes, 1);
   int64_t i = 0;
   for (; i + kBytes <= bytes; i += kBytes) simd::store(to + i, simd::load(from + i));
