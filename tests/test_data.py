@@ -230,6 +230,8 @@ def test_default_collate_equals_torchs():
         [np.ones(2), None],
         [fastdl.ones(2), None],
         [np.datetime64("2026-01-01")] * 2,
+        [np.timedelta64(1, "D")] * 2,
+        [2**70, 1],
     ],
     ids=str,
 )

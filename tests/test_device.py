@@ -308,6 +308,24 @@ def test_what_is_computed_on_the_cpu_says_so_once(monkeypatch: Any) -> None:
             function(x)
 
 
+def test_matrices_without_a_result_are_errors_on_the_device() -> None:
+    with fastdl.use_backend("reference"):
+        singular = fastdl.tensor([[1.0, 2.0], [2.0, 4.0]], device="cuda")
+        for function in (
+            fastdl.linalg.inv,
+            lambda a: fastdl.linalg.cholesky(-a),
+            lambda a: fastdl.linalg.cholesky(a * float("nan")),
+            lambda a: fastdl.linalg.solve(a, a),
+            lambda a: fastdl.linalg.lu_factor_ex(a, check_errors=True),
+        ):
+            with pytest.raises(fastdl.linalg.LinAlgError):
+                function(singular)
+        assert fastdl.linalg.cholesky_ex(-singular).info.item() == 1
+        leaf = singular.clone().requires_grad_()
+        fastdl.linalg.det(leaf).backward()
+    np.testing.assert_allclose(leaf.grad.cpu().numpy(), [[4, -2], [-2, 1]], rtol=1e-5)
+
+
 # --------------------------------------------------------------------------------------------- second derivatives
 
 

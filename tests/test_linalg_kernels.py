@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import emulation
 import parity
 from fastdl.kernels import reference
 
@@ -128,3 +129,34 @@ def test_what_does_not_fit_is_refused():
             cpu.lu_factor(integers, True)
     with pytest.raises(ValueError, match="matrices"):
         cpu.lu_factor(np.ones(2), True)
+
+
+needs_cuda = pytest.mark.skipif(
+    emulation.NAME not in parity.backends(cuda=True), reason="needs the emulated CUDA kernels"
+)
+
+
+@needs_cuda
+def test_pivots_that_are_no_rows_are_reported_by_cuda():
+    cuda = parity.load(emulation.NAME)
+    packed, pivots, _ = cuda.lu_factor(np.eye(3), True)
+    got = cuda.lu_solve(packed, pivots + np.array([0, 3, 0], np.int32), np.eye(3), False)
+    np.testing.assert_array_equal(got, np.eye(3))  # what is no row exchanges nothing
+    with pytest.raises(
+        IndexError, match=r"lu_solve: \(pivots - 1\)\[1\] \(flattened\) = 4 is out of range \[0, 3\)"
+    ):
+        cuda.raise_reports()
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    ("dtype", "n"), [(np.float32, 109), (np.float32, 110), (np.float64, 78), (np.complex128, 55)]
+)
+def test_panels_around_the_shared_memory_that_cuda_gives_unasked(dtype, n):
+    """A whole matrix, or panels of 32 columns."""
+    cuda, a = parity.load(emulation.NAME), drawn((n, n), dtype)
+    packed, pivots, info = cuda.lu_factor(a, True)
+    want = reference.lu_factor(a, True)
+    close(packed, want[0], dtype)
+    np.testing.assert_array_equal(pivots, want[1])
+    np.testing.assert_array_equal(info, want[2])

@@ -95,6 +95,14 @@ def test_load_converts_to_the_model_s_dtype(dtype):
     assert (layer.running_var.tolist(), layer.running_var.dtype) == ([3.0, 3.0], np.float32)
 
 
+@pytest.mark.parametrize("values", [["1.5", "2.5"], [None, 2.5]], ids=["text", "objects"])
+def test_load_refuses_what_is_no_number(values):
+    layer = nn.Linear(2, 1)
+    state = {**layer.state_dict(), "weight": np.array([values])}
+    with pytest.raises(RuntimeError, match=r"dtype mismatch for weight: .* which holds no numbers"):
+        layer.load_state_dict(state)
+
+
 def test_prefixes_of_wrapped_modules_are_taken_off():
     state = nn.DataParallel(nn.Sequential(nn.BatchNorm1d(2))).state_dict()
     assert next(iter(state)) == "module.0.weight"

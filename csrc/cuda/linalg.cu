@@ -3,7 +3,7 @@
 //   factor       a panel's columns one at a time by a block for each matrix: the largest of the column, rows
 //                exchanged, the column divided, its multiples off the others. Then for the rest of the matrix: the
 //                panel's exchanges, U of its rows by L's triangle, and L U off what lies below. A matrix that fits into
-//                48 KB is one panel.
+//                47 KB is one panel.
 //   substitute   32 unknowns one at a time, a thread for each right side; then their product with the coefficients
 //                below (upper: above) them off the right sides.
 //
@@ -22,7 +22,9 @@
 namespace fastdl::cuda {
 namespace {
 
-constexpr int kPanel = 32, kPanelBytes = 48 << 10;
+// (More than 48 KB of shared memory, with what block_reduce has, must be asked for, which launch() does by the dynamic
+// part alone.)
+constexpr int kPanel = 32, kPanelBytes = 47 << 10, kAskedFor = (48 << 10) + 16;
 constexpr uint64_t kExchange = 11;  // device.py: OPERATIONS
 
 template <class R>
@@ -301,7 +303,8 @@ void factor(T* matrices, int64_t count, int64_t rows, int64_t columns, bool exch
   const int64_t width = bytes(rows, steps) <= kPanelBytes ? steps : kPanel;
   for (int64_t first = 0; first < steps; first += width) {
     const int64_t size = std::min(width, steps - first), height = rows - first;
-    const int64_t needed = bytes(height, size);
+    const int64_t fitting = bytes(height, size);
+    const int64_t needed = fitting > kPanelBytes ? std::max<int64_t>(fitting, kAskedFor) : fitting;
     const bool in_shared = needed <= shared_memory() - (1 << 10);  // block_reduce has some, too
     const int threads = height * size <= 1024 ? 32 : height * size <= 16384 ? 256 : 1024;
     launch("factor_panel", factor_panel<T>, dim3(unsigned(count)), dim3(unsigned(threads)),

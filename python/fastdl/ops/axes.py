@@ -15,6 +15,15 @@ def check_flag(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: {name} must be a bool, got {value!r}; several dims are given as one tuple")
 
 
+def one_by_one(op: str, name: str, listed: tuple[Any, ...], value: Any) -> Any:
+    """Dims or sizes that came one by one, as one tuple or by name."""
+    if not listed:
+        return value
+    if value is not None:
+        raise TypeError(f"{op}: got {name} twice, {listed} and {value}")
+    return listed[0] if len(listed) == 1 else listed
+
+
 def normal_axis(op: str, dim: Any, ndim: int, keepdim: Any = False) -> int:
     """One dim, counted from the front; an IndexError outside the range. A 0-dim tensor has one axis here."""
     if keepdim is not False and keepdim is not True:

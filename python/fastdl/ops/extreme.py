@@ -361,7 +361,8 @@ def _place(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = input._data
     if x.dtype.kind == "c":
         raise not_for_complex(op, "they have no order; use x.abs()")
-    axis = None if dim is None else normal_axis(op, dim, x.ndim, keepdim)
+    last = normal_axis(op, -1 if dim is None else dim, x.ndim, keepdim)
+    axis = None if dim is None else last
     _check_some(op, x.shape, None if axis is None else (axis,))
     integers = has_integer_kernels(x)
     if integers or _has_kernel(x):

@@ -20,9 +20,9 @@ def check_waiting(op: str, x: Any) -> None:
         )
 
 
-def lapack(name: str, a: Any, *args: Any, **options: Any) -> Any:
-    """NumPy's or CuPy's function ``name`` of ``numpy.linalg``; LinAlgError where it finds no result."""
-    check_waiting(name, a)
+def lapack(name: str, a: Any, *args: Any, op: str = "", **options: Any) -> Any:
+    """NumPy's or CuPy's function ``name`` of ``numpy.linalg``; LinAlgError, by ``op``, where it finds no result."""
+    check_waiting(op or name, a)
     # CuPy ignores what cuSOLVER says of its success unless asked: knowing takes waiting.
     asked: AbstractContextManager[Any] = nullcontext()
     if on_device(a):
@@ -31,4 +31,4 @@ def lapack(name: str, a: Any, *args: Any, **options: Any) -> Any:
         with asked:
             return getattr(np.linalg, name)(a, *args, **options)
     except np.linalg.LinAlgError as error:
-        raise LinAlgError(f"{name}: {error}") from None
+        raise LinAlgError(f"{op or name}: {error}") from None

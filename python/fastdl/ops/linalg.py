@@ -224,7 +224,7 @@ def svdvals(A: Tensor) -> Tensor:
     if _differentiated(A):
         return svd(A, False).S
     check_matrix("svdvals", A, square=False)
-    return Tensor._wrap(lapack("svd", A._data, compute_uv=False))
+    return Tensor._wrap(lapack("svd", A._data, compute_uv=False, op="svdvals"))
 
 
 def qr(A: Tensor, mode: str = "reduced") -> QrResult:
@@ -339,7 +339,7 @@ def matrix_norm(
         raise RuntimeError(f"matrix_norm: dim must name two axes, got {dim}")
     if dtype is not None:
         A = A.to(dtype)
-    rows, columns = [normal_axis("matrix_norm", d, A.ndim) for d in dim]
+    rows, columns = [normal_axis("matrix_norm", d, A.ndim, keepdim) for d in dim]
     if rows == columns:
         raise RuntimeError(f"matrix_norm: dim must name two axes, got {dim}")
     if ord == "fro":

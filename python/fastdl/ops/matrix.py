@@ -15,7 +15,7 @@ from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, complex_dtype, real_dtype
 from fastdl.errors import LinAlgError, not_a_tensor
-from fastdl.kernels import on_device, select
+from fastdl.kernels import MetaArray, on_device, select
 from fastdl.ops.arrays import any_true, contiguous, eye, sum_to
 from fastdl.ops.complex import ComplexFormula
 from fastdl.ops.complex_kernels import product
@@ -253,7 +253,7 @@ class Cholesky(Op):
         """The lower factor of the matrix that one triangle tells."""
         try:
             self.y = lapack("cholesky", mH(a) if upper else a)
-            if self.y.__class__ is np.ndarray and missing_factor(self.y):
+            if self.y.__class__ is not MetaArray and missing_factor(self.y):
                 raise LinAlgError
         except LinAlgError:
             raise LinAlgError(

@@ -77,14 +77,19 @@ def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
     if x.size == 0:
         return zeros((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype, x)
     if hermitian:
-        s, right = lapack("eigh", x)
+        s, right = lapack("eigh", x, op="pinv")
         left, sizes = right.swapaxes(-1, -2), np.abs(s)
     else:
-        u, s, vh = lapack("svd", x, full_matrices=False)
+        u, s, vh = lapack("svd", x, full_matrices=False, op="pinv")
         left, right, sizes = u.swapaxes(-1, -2), mH(vh), s
     large = sizes > _tolerance(x, sizes.max(-1, keepdims=True), atol, rtol)
-    inverse = np.where(large, 1 / np.where(large, s, 1), s.dtype.type(0))
+    inverse = _inverted(s, large)
     return product(right * inverse[..., None, :], left.conj())
+
+
+def _inverted(s: Any, large: Any) -> Any:
+    """1 / s where it is ``large``, else 0."""
+    return np.where(large, 1 / np.where(large, s, 1), s.dtype.type(0))
 
 
 def _tolerance(x: Any, largest: Any, atol: Any, rtol: Any) -> Any:
@@ -108,7 +113,11 @@ def matrix_rank(
     x = A._data
     if x.size == 0:
         return Tensor._wrap(zeros(x.shape[:-2], int64, x))
-    s = np.abs(lapack("eigvalsh", x)) if hermitian else lapack("svd", x, compute_uv=False)
+    s = (
+        np.abs(lapack("eigvalsh", x, op="matrix_rank"))
+        if hermitian
+        else lapack("svd", x, compute_uv=False, op="matrix_rank")
+    )
     if tol is not None:
         atol, rtol = tol, 0.0
     return Tensor._wrap(
@@ -130,10 +139,10 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     (rows, columns), x = A.shape[-2:], A._data
     residuals = values = Tensor._wrap(empty((0,), real_dtype(x.dtype), x))
     if x.size:
-        u, s, vh = lapack("svd", x, full_matrices=False)
+        u, s, vh = lapack("svd", x, full_matrices=False, op="lstsq")
         large = s > _tolerance(x, s[..., :1], None, rcond)
         rank = Tensor._wrap(count_true(large, (large.ndim - 1,), False))
-        inverse = np.where(large, 1 / np.where(large, s, 1), s.dtype.type(0))
+        inverse = _inverted(s, large)
         inverse = product(mH(vh) * inverse[..., None, :], mH(u))
         solution = matmul(PseudoInverse.apply(A, inverse=inverse), right)
         if driver in ("gelsd", "gelss"):

@@ -19,7 +19,7 @@ from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype, bool_, float32, fl
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arrays import any_true, as_bool, cast, count_true, empty, full, zeros
-from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, reduced_count, reduced_shape
+from fastdl.ops.axes import kept_shape, normal_axes, numpy_names, one_by_one, reduced_count, reduced_shape
 from fastdl.ops.extreme import *
 from fastdl.ops.join import cat
 from fastdl.ops.order import *
@@ -363,7 +363,7 @@ def vector_norm(
     ``torch.linalg.vector_norm``.
     """
     x = floating_input("vector_norm", x, dtype)
-    axes = normal_axes("vector_norm", dim, x._data.ndim)
+    axes = normal_axes("vector_norm", dim, x._data.ndim, keepdim)
     if ord in (float("inf"), float("-inf")) and reduced_count(x._data.shape, axes) == 0:
         raise RuntimeError(f"vector_norm: ord {ord} of no elements is not defined, got shape {x._data.shape}")
     return Norm.apply(x, p=float(ord), axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
@@ -401,8 +401,7 @@ def any(input: Tensor, dim: Any = None, keepdim: bool = False, **names: Any) -> 
 
 def count_nonzero(input: Tensor, *dims: Any, dim: Any = None, **names: Any) -> Tensor:
     """How many elements over ``dim`` are not zero; int64. See ``torch.count_nonzero``."""
-    if dims:
-        dim = dims[0] if len(dims) == 1 else dims
+    dim = one_by_one("count_nonzero", "dim", dims, dim)
     if names:
         dim, _ = numpy_names("count_nonzero", names, dim)
     x = _input("count_nonzero", input)._data

@@ -148,7 +148,7 @@ def _quantile(
     if dim is None or ndim == 0:
         rows, axis, shape = reshape(input, (1, input.numel())), 0, (1,) * ndim if keepdim else ()
     else:
-        axis = normal_axis(op, dim, ndim)
+        axis = normal_axis(op, dim, ndim, keepdim)
         rows = movedim(input, axis, -1)
         shape = rows.shape[:-1]
         rows = reshape(rows, (-1, rows.shape[-1]))

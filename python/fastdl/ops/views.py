@@ -18,6 +18,7 @@ from fastdl.dtypes import Size, as_dtype
 from fastdl.kernels import select, strided
 from fastdl.kernels.batched import BatchedArray
 from fastdl.ops.arrays import sum_to
+from fastdl.ops.axes import one_by_one
 from fastdl.ops.common import axes, axis, ints
 from fastdl.tensor import Tensor
 
@@ -224,8 +225,7 @@ def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
 def squeeze(input: Tensor, *dims: Any, dim: Any = None) -> Tensor:
     """Without axes of extent 1: all, or those among ``dim``; see ``torch.squeeze``."""
     shape = input._data.shape
-    if dims:
-        dim = dims[0] if len(dims) == 1 else dims
+    dim = one_by_one("squeeze", "dim", dims, dim)
     if dim is None:
         new = tuple([s for s in shape if s != 1])
     else:
@@ -454,7 +454,7 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
 
 def broadcast_to(input: Tensor, *sizes: Any, size: Any = None) -> Tensor:
     """``input.expand(size)``; see ``torch.broadcast_to``."""
-    return expand(input, *sizes) if size is None else expand(input, size)
+    return expand(input, one_by_one("broadcast_to", "size", sizes, size))
 
 
 def broadcast_shapes(*shapes: Any) -> Size:

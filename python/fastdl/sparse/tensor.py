@@ -96,9 +96,8 @@ class SparseTensor(StandInTensor):
     @_requires_grad.setter
     def _requires_grad(self, value: bool) -> None:
         array = self._data
-        if (
-            value and not array.values._requires_grad
-        ):  # what this was detached from holds the same, and stays as it is
+        if value and not array.values._requires_grad:
+            # What this was detached from holds the same, and stays as it is.
             self._data = array = SparseArray(array.pattern, array.values.detach(), array.fixed)
         array.values._requires_grad = value
 

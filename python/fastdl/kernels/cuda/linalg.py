@@ -27,8 +27,8 @@ def _field(op: str, a: Array) -> int:
         raise DtypeError(f"{op}: input must be float32, float64, complex64 or complex128, got {a.dtype.name}")
     if a.ndim < 2:
         raise ArgumentError(f"{op}: expects matrices (..., m, n), got shape {a.shape}")
-    if max(a.shape[-2:]) >= 2**22:
-        raise ArgumentError(f"{op}: matrices must have fewer than 2^22 rows and columns, got {a.shape[-2:]}")
+    if max(a.shape[-2:]) >= 2**21:
+        raise ArgumentError(f"{op}: matrices must have fewer than 2^21 rows and columns, got {a.shape[-2:]}")
     return field
 
 

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastdl.devices import to_device
 from fastdl.kernels import array as as_array
 from fastdl.kernels.sparse import SparseArray
@@ -171,6 +173,10 @@ class State(Calls):
                     f"size mismatch for {key}: copying a param with shape {array.shape} from checkpoint, the shape in "
                     f"current model is {tensor._data.shape}."
                 )
+            elif array.dtype.kind in "OSUMm":
+                error_msgs.append(
+                    f"dtype mismatch for {key}: the checkpoint has {array.dtype}, which holds no numbers."
+                )
             elif assign:
                 if not isinstance(value, Tensor):
                     value = Tensor._wrap(array)
@@ -180,7 +186,8 @@ class State(Calls):
             elif sparse:
                 tensor.copy_(value)
             else:
-                tensor._data[...] = to_device(array, tensor.device)
+                with np.errstate(invalid="ignore"):  # NaN in an integer is any number, as in PyTorch
+                    tensor._data[...] = to_device(array, tensor.device)
                 tensor._bump_version()
 
         extra = prefix + _EXTRA_STATE_KEY_SUFFIX

@@ -34,8 +34,7 @@ def consume_prefix_in_state_dict_if_present(state_dict: dict[str, Any], prefix: 
     """
     for key in [k for k in state_dict if k.startswith(prefix)]:
         state_dict[key[len(prefix) :]] = state_dict.pop(key)
-    versions = getattr(
-        state_dict, "_metadata", {}
-    )  # by modules: "module" stands for what has the prefix "module."
+    # By modules: "module" stands for what has the prefix "module."
+    versions = getattr(state_dict, "_metadata", {})
     for key in [k for k in versions if f"{k}.".startswith(prefix)]:
         versions[key[len(prefix) :]] = versions.pop(key)

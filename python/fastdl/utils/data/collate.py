@@ -55,7 +55,10 @@ def _check_alike(batch: Sequence[Any], kinds: Any) -> None:
 def _numbers(batch: Sequence[Any]) -> Any:
     """The samples as one array; NumPy would take text, None and dates, too."""
     _check_alike(batch, (int, float, complex, np.number, np.bool_, Tensor))
-    return np.array(batch)
+    numbers = np.array(batch)
+    if numbers.dtype.kind in "OMm":
+        raise TypeError(f"default_collate: numbers must fit a dtype, got {numbers.dtype}; pass a collate_fn")
+    return numbers
 
 
 def collate(batch: Sequence[Any], *, collate_fn_map: Mapping[Any, Any] | None = None) -> Any:
