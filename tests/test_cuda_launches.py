@@ -145,6 +145,7 @@ def test_a_scaler_looks_at_all_gradients_at_once(bad):
     before = [p.grad.numpy(force=True) for p in params]
     optimizer = fastdl.optim.SGD(params, lr=0.1)
     scaler = fastdl.amp.GradScaler(init_scale=8.0)
+    scaler.scale(fastdl.zeros((), device="cuda"))
     count = emulation.extension().launches()
     scaler.unscale_(optimizer)
     assert emulation.extension().launches() - count == 3
