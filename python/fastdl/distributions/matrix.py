@@ -125,6 +125,8 @@ class Wishart(Distribution):
         super().__init__(batch, (d, d), validate_args)
 
     def _printed(self) -> dict[str, Any]:
+        if "_given" not in self.__dict__:  # refused before it was made
+            return {}
         return {self._given: getattr(self, self._given), "df": self.df}
 
     @property

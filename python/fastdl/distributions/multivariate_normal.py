@@ -90,6 +90,8 @@ class MultivariateNormal(Distribution):
         super().__init__(batch, (d,), validate_args)
 
     def _printed(self) -> dict[str, Any]:
+        if "_given" not in self.__dict__:  # refused before it was made
+            return {}
         return {"loc": self.loc, self._given: getattr(self, self._given)}
 
     @property

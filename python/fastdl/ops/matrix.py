@@ -172,7 +172,7 @@ class Determinant(Op):
             packed, pivots, _ = select(a).lu_factor(a, True)
             self.y = _diagonal(packed).prod(-1) * _sign(pivots, a.dtype)
         else:
-            self.y = np.asarray(np.linalg.det(a), a.dtype)
+            self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
         return self.y
 
     def backward(self, grad: Any) -> Any:
@@ -220,8 +220,8 @@ class LogDeterminant(Op):
             with np.errstate(divide="ignore"):
                 return self.sign, np.log(sizes).sum(-1)
         sign, log = np.linalg.slogdet(a)
-        self.sign = np.asarray(sign, a.dtype)
-        return self.sign, np.asarray(log, real_dtype(a.dtype))
+        self.sign = np.asarray(sign, a.dtype, like=a)
+        return self.sign, np.asarray(log, real_dtype(a.dtype), like=a)
 
     def backward(self, grad_sign: Any, grad_log: Any) -> Any:
         if self.sign.dtype.kind == "c":  # the sign turns with the determinant

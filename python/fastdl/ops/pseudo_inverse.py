@@ -89,7 +89,8 @@ def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
 
 def _inverted(s: Any, large: Any) -> Any:
     """1 / s where it is ``large``, else 0."""
-    return np.where(large, 1 / np.where(large, s, 1), s.dtype.type(0))
+    with np.errstate(divide="ignore"):  # of arrays without values
+        return np.where(large, 1 / np.where(large, s, 1), s.dtype.type(0))
 
 
 def _tolerance(x: Any, largest: Any, atol: Any, rtol: Any) -> Any:
