@@ -121,6 +121,7 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
   RowCache cache((p.d.kernel - 1) * p.d.dilation + 1, (p.h.kernel - 1) * p.h.dilation + 1, p.d.in, p.h.in);
   memory::Buffer<T> best(size_t(cache.slots() * pitch));
   memory::Buffer<Int<T>> tap(size_t(kTaps ? cache.slots() * pitch : 0));
+  if (kTaps) fill(tap.get(), cache.slots() * pitch, Int<T>(0));  // the lanes behind a row are added to, too
   struct Row {
     const T* best;
     const Int<T>* tap;
