@@ -78,6 +78,45 @@ def test_parity(name, parameters, dtype, level):
     check(module, name, parameters, x[0, 0:1].reshape(()), g[0, 0:1].reshape(()))
 
 
+@pytest.mark.parametrize("level", backends(cuda=True))
+@pytest.mark.parametrize("dtype", [*DTYPES, np.float16], ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_results_into_given_memory(name, dtype, level):
+    forward, parameters = getattr(load(level), f"{name}_forward"), PARAMETERS[name][-1]
+    for n in (0, 1, 7, 64, 129, 1000):
+        x = points(n, dtype)
+        want = forward(x, *parameters)
+        out = np.full_like(x, 7)
+        assert forward(x, *parameters, out=out) is out
+        np.testing.assert_array_equal(out, want)
+        assert forward(x, *parameters, x) is x  # what is read is written over
+        np.testing.assert_array_equal(x, want)
+    x, out = points(240, dtype).reshape(24, 10), np.empty((10, 24), dtype)
+    forward(x.T, *parameters, out)
+    np.testing.assert_array_equal(out, forward(np.ascontiguousarray(x.T), *parameters))
+
+
+@pytest.mark.parametrize("level", backends())
+def test_memory_of_results_is_checked(level):
+    forward = kernels.load(level).silu_forward
+    x = points(100, np.float32)
+    want = forward(x[:-1])
+    np.testing.assert_array_equal(forward(x[:-1], x[1:]), want)  # it overlaps: x is copied before
+    rows, locked = np.zeros((4, 6), np.float32), np.zeros(6, np.float32)
+    locked.flags.writeable = False
+    for x, out in (
+        (rows, rows[:3]),
+        (rows[:, 0], rows[:, 1]),
+        (locked, locked),
+        (rows, np.zeros((4, 6))),
+        (rows, np.zeros((4, 6), ">f4")),
+    ):
+        with pytest.raises(ValueError, match=r"silu_forward: out must be writable, in C order, of shape \("):
+            forward(x, out=out)
+    with pytest.raises(TypeError):
+        forward(rows, out=3)
+
+
 @pytest.mark.parametrize("level", backends())
 @pytest.mark.parametrize("name", ["relu", "gelu", "mish", "softplus"])
 def test_threads_and_streaming_stores(name, level):
@@ -95,6 +134,8 @@ def test_threads_and_streaming_stores(name, level):
     for _ in thread_counts(module):
         np.testing.assert_array_equal(forward(x, *parameters), y)
         np.testing.assert_array_equal(backward(grad_y, x, *parameters), grad_x)
+    forward(x, *parameters, x)
+    np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("level", backends(cuda=True))
@@ -333,6 +374,47 @@ def test_inplace(name):
         other.backward(fastdl.ones(50, dtype=fastdl.float64))
     with pytest.raises(RuntimeError, match="leaf"):
         function(fastdl.tensor(x, requires_grad=True), inplace=True, **options)
+
+
+@pytest.mark.parametrize("dtype", [fastdl.float32, fastdl.bfloat16], ids=str)
+@pytest.mark.parametrize("way", ["whole", "part", "transposed"])
+@pytest.mark.parametrize("name", [*INPLACE, "sigmoid", "tanh"])
+def test_gradients_of_changes_in_place(name, way, dtype):
+    """Views of every kind, twice differentiated, and changed once more: as by the same function out of place."""
+    options = {"threshold": 0.5, "value": 3.0} if name == "threshold" else {}
+    options = {"min_val": -0.5, "max_val": 0.7} if name == "hardtanh" else options
+
+    def function(t, inplace, **options):
+        if name in INPLACE:
+            return getattr(F, name)(t, inplace=inplace, **options)
+        return getattr(t, name + "_" * inplace)()
+
+    view = {"whole": lambda t: t, "part": lambda t: t[:, 1:3], "transposed": lambda t: t.transpose(1, 2)}[way]
+    x = fastdl.tensor(points(60, np.float32).reshape(3, 4, 5)).to(dtype)
+    weight = fastdl.linspace(-1, 1, 60).reshape(3, 4, 5).to(dtype)
+    grads = []
+    for inplace in (True, False):
+        leaf = x.clone().requires_grad_()
+        whole = leaf * 1.5
+        result = function(view(whole), inplace=inplace, **options)
+        if not inplace:
+            copied = whole.clone()
+            view(copied)[...] = result
+            whole = copied
+        if name not in (
+            "relu",
+            "relu6",
+            "hardtanh",
+            "leaky_relu",
+            "sigmoid",
+            "tanh",
+        ):  # these keep their result
+            whole.mul_(2.0)
+        (first,) = fastdl.autograd.grad((whole * weight).sum(), leaf, create_graph=True)
+        (second,) = fastdl.autograd.grad(first.sum(), leaf, allow_unused=True, materialize_grads=True)
+        grads.append([g.detach().to(fastdl.float32).numpy() for g in (whole, first, second)])
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("call", [F.relu_, lambda t: F.hardtanh_(t, -0.5, 0.7), nn.ReLU6(True)])

@@ -327,8 +327,8 @@ def attach() -> None:
         fills = _FILLS.get(name)
         setattr(Tensor, name + "_", in_place(getattr(Tensor, name), name + "_", writes_out=True, fills=fills))
     for name in _IN_PLACE.split():
-        made = activation.relu_ if name == "relu" else in_place(getattr(Tensor, name), name + "_")
-        setattr(Tensor, name + "_", made)
+        made = getattr(activation, name + "_", None)
+        setattr(Tensor, name + "_", made or in_place(getattr(Tensor, name), name + "_"))
     for name in _SHAPE_IN_PLACE.split():
         setattr(Tensor, name + "_", shape_in_place(getattr(views, name), name + "_"))
     for name, function in _OPERATORS.items():

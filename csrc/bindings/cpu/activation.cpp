@@ -11,6 +11,7 @@
 namespace fastdl::binding {
 namespace {
 
+using Object = py::object;
 using Parameters = std::array<double, kMaxActivationParameters>;
 
 struct Entry {
@@ -66,23 +67,52 @@ struct Lying {
   std::optional<In<T>> in;
 };
 
-py::array forward(const Entry& entry, const py::array& x, const Parameters& parameters) {
-  if (const Half half = half_of(x); half != Half::none) {
-    const In<uint16_t> in(x, entry.name, "x", half);
-    py::array y = empty_array(half_dtype(half), in.shape());
-    KernelScope scope(in.size());
+template <class T>
+void compute(const Entry& entry, T* y, const T* x, int64_t n, const Parameters& parameters, Half half) {
+  KernelScope scope(n);
+  if constexpr (std::is_same_v<T, uint16_t>) {
     const auto function = [&](float* y, const float* x, int64_t n) {
       activation_forward<float>(entry.function, y, x, n, parameters.data());
     };
-    in_floats(half, data<uint16_t>(y), in.size(), function, in.get());
-    return y;
+    in_floats(half, y, n, function, x);
+  } else {
+    activation_forward<T>(entry.function, y, x, n, parameters.data());
   }
-  return by_dtype(entry.name, x, [&]<class T>(T) {
-    const Lying<T> in(x, entry.name, "x");
-    py::array y = in.copied() ? in.in->array() : in.like();  // a copy is ours to write over
-    KernelScope scope(in.size());
-    activation_forward<T>(entry.function, data<T>(y), in.get(), in.size(), parameters.data());
-    return y;
+}
+
+// Into the memory of `out`, which is x itself or apart from it.
+py::array forward_into(const Entry& entry, const Object& given, const py::array& x,
+                       const Parameters& parameters) {
+  if (!is_array(given)) throw py::type_error(std::string(entry.name) + "_forward: out must be an array");
+  auto out = py::reinterpret_borrow<py::array>(given);
+  const Shape shape = shape_of(x);
+  if (!is_plain(out) || !out.writeable() || shape_of(out) != shape || !out.dtype().equal(x.dtype()))
+    throw py::value_error(std::string(entry.name) + "_forward: out must be writable, in C order, of shape " +
+                          shape_text(shape) + " and of x's dtype");
+  Operand source = operand_of(x);
+  separate(operand_of(out), x.itemsize(), source, x.itemsize());
+  const auto& apart = reinterpret_cast<const py::array&>(source.owner);
+  const py::array in = is_plain(apart) ? apart : contiguous_copy(apart);
+  by_stored(entry.name, in, [&]<class T>(T, Half half) {
+    compute<T>(entry, data<T>(out), static_cast<const T*>(in.data()), in.size(), parameters, half);
+  });
+  return out;
+}
+
+py::array forward(const Entry& entry, const py::array& x, const Parameters& parameters, const Object& out) {
+  if (!out.is_none()) return forward_into(entry, out, x, parameters);
+  return by_stored(entry.name, x, [&]<class T>(T, Half half) {
+    if constexpr (std::is_same_v<T, uint16_t>) {
+      const In<T> in(x, entry.name, "x", half);
+      py::array y = empty_array(half_dtype(half), in.shape());
+      compute<T>(entry, data<T>(y), in, in.size(), parameters, half);
+      return y;
+    } else {
+      const Lying<T> in(x, entry.name, "x");
+      py::array y = in.copied() ? in.in->array() : in.like();  // a copy is ours to write over
+      compute<T>(entry, data<T>(y), in.get(), in.size(), parameters, half);
+      return y;
+    }
   });
 }
 
@@ -120,18 +150,22 @@ py::array backward(const Entry& entry, const py::array& grad_y, const py::array&
 void define(py::module_& m, const Entry& entry) {
   const std::string f = std::string(entry.name) + "_forward", b = std::string(entry.name) + "_backward";
   const auto x = py::arg("x"), g = py::arg("grad_y"), s = py::arg(entry.saved);
+  const py::arg_v out = py::arg("out") = py::none();
   const auto& p = entry.parameters;
   switch (p.size()) {
     case 0:
-      m.def(f.c_str(), [entry](const py::array& a) { return forward(entry, a, {}); }, x);
+      m.def(
+          f.c_str(), [entry](const py::array& a, const Object& out) { return forward(entry, a, {}, out); }, x,
+          out);
       m.def(
           b.c_str(), [entry](const py::array& a, const py::array& c) { return backward(entry, a, c, {}); }, g,
           s);
       break;
     case 1:
       m.def(
-          f.c_str(), [entry](const py::array& a, double p0) { return forward(entry, a, {p0}); }, x,
-          py::arg(p[0]));
+          f.c_str(),
+          [entry](const py::array& a, double p0, const Object& out) { return forward(entry, a, {p0}, out); },
+          x, py::arg(p[0]), out);
       m.def(
           b.c_str(),
           [entry](const py::array& a, const py::array& c, double p0) { return backward(entry, a, c, {p0}); },
@@ -140,8 +174,10 @@ void define(py::module_& m, const Entry& entry) {
     case 2:
       m.def(
           f.c_str(),
-          [entry](const py::array& a, double p0, double p1) { return forward(entry, a, {p0, p1}); }, x,
-          py::arg(p[0]), py::arg(p[1]));
+          [entry](const py::array& a, double p0, double p1, const Object& out) {
+            return forward(entry, a, {p0, p1}, out);
+          },
+          x, py::arg(p[0]), py::arg(p[1]), out);
       m.def(
           b.c_str(),
           [entry](const py::array& a, const py::array& c, double p0, double p1) {
@@ -152,10 +188,10 @@ void define(py::module_& m, const Entry& entry) {
     case 3:
       m.def(
           f.c_str(),
-          [entry](const py::array& a, double p0, double p1, double p2) {
-            return forward(entry, a, {p0, p1, p2});
+          [entry](const py::array& a, double p0, double p1, double p2, const Object& out) {
+            return forward(entry, a, {p0, p1, p2}, out);
           },
-          x, py::arg(p[0]), py::arg(p[1]), py::arg(p[2]));
+          x, py::arg(p[0]), py::arg(p[1]), py::arg(p[2]), out);
       m.def(
           b.c_str(),
           [entry](const py::array& a, const py::array& c, double p0, double p1, double p2) {

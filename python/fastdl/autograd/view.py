@@ -336,8 +336,9 @@ def in_place(
     Where nothing is recorded, a function that takes ``out=`` writes straight into the tensor, called from C where the
     memory plainly may be written to (csrc/bindings/graph/view.cpp). Otherwise it runs on an alias of the tensor. If
     that needs the old values for backward (it then asks for the alias's version counter) it runs again on a copy of
-    them, since their memory is about to be overwritten. ``overwrite``: the same function for floating numbers, whose
-    node keeps only its result, computed in the memory of its argument. ``fills``: the same for expanded tensors.
+    them, since their memory is about to be overwritten. ``overwrite``: the same function for floating numbers, computed
+    in the memory of its argument, whose node keeps only its result or a copy of its own. ``fills``: the same for
+    expanded tensors.
     """
     logical = name.startswith("logical_")  # PyTorch records these nowhere, and lets them change leaves
 
@@ -360,7 +361,9 @@ def in_place(
             result = overwrite(before, *args, **options)
             node = result._node
             write(name, self, result)
-            if node.versions is not None:  # what the node keeps is this tensor from now on
+            if (
+                node is not None and node.versions is not None
+            ):  # what the node keeps is this tensor from now on
                 cell = self._version_cell()
                 node.versions = [(cell, cell[0])]
             return self

@@ -8,14 +8,16 @@ do.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import OF_ITSELF, Op
-from fastdl.autograd.view import Cast, in_place
+from fastdl.autograd.view import Cast, in_place, write
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, get_default_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
@@ -42,10 +44,10 @@ class _OfInput(_Elementwise):
 
     saves: tuple[int, ...] = (0,)
 
-    def forward(self, x: Any, parameters: tuple[float, ...] = ()) -> Any:
+    def forward(self, x: Any, parameters: tuple[float, ...] = (), into: Any = None) -> Any:
         self.x = x
         self.parameters = parameters
-        return getattr(select(x), self._forward)(x, *parameters)
+        return getattr(select(x), self._forward)(x, *parameters, into)
 
     def backward(self, grad_y: Any) -> Any:
         return getattr(select(grad_y), self._backward)(grad_y, self.x, *self.parameters)
@@ -75,8 +77,8 @@ class _OfOutput(_Elementwise):
 
     saves_output = True
 
-    def forward(self, x: Any) -> Any:
-        self.y = y = getattr(select(x), self._forward)(x)
+    def forward(self, x: Any, parameters: tuple[()] = (), into: Any = None) -> Any:
+        self.y = y = getattr(select(x), self._forward)(x, into)
         return y
 
     def backward(self, grad_y: Any) -> Any:
@@ -100,19 +102,43 @@ class Relu(_OfOutput, kernel="relu"):
 class ReluInPlace(Relu):
     """... in the memory of its input."""
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, parameters: tuple[()] = (), into: Any = None) -> Any:
         self.y = x
-        select(x).clamp_forward(x, 0.0, math.inf, x)
+        select(x).clamp_forward(x, 0.0, math.inf, x)  # with any strides
         return x
 
 
 class Sigmoid(_OfOutput, kernel="sigmoid"): ...
 
 
+class SigmoidInPlace(Sigmoid):
+    """... in the memory of its input."""
+
+    def forward(self, x: Any, parameters: tuple[()] = (), into: Any = None) -> Any:
+        return super().forward(x, parameters, x)
+
+
 class Tanh(_OfOutput, kernel="tanh"): ...
 
 
+class TanhInPlace(Tanh):
+    """... in the memory of its input."""
+
+    def forward(self, x: Any, parameters: tuple[()] = (), into: Any = None) -> Any:
+        return super().forward(x, parameters, x)
+
+
 class LeakyRelu(_Pieces, kernel="leaky_relu"): ...
+
+
+class LeakyReluInPlace(LeakyRelu):
+    """... in the memory of its input, whose signs the result has where the slope is positive."""
+
+    saves: tuple[int, ...] = ()
+    saves_output = True
+
+    def forward(self, x: Any, parameters: tuple[float, ...] = (), into: Any = None) -> Any:
+        return super().forward(x, parameters, x)
 
 
 class Gelu(_OfInput, kernel="gelu"):
@@ -163,15 +189,14 @@ class Hardtanh(_Pieces, kernel="hardtanh"):
 
 
 class HardtanhInPlace(Hardtanh):
-    """... in the memory of its input: what lies between the limits does so before and after."""
+    """... in the memory of its input: what lies between the limits does so before and after, where these are numbers
+    of its dtype."""
 
     saves: tuple[int, ...] = ()
     saves_output = True
 
-    def forward(self, x: Any, parameters: tuple[float, ...] = ()) -> Any:
-        self.x, self.parameters = x, parameters
-        select(x).clamp_forward(x, *parameters, x)
-        return x
+    def forward(self, x: Any, parameters: tuple[float, ...] = (), into: Any = None) -> Any:
+        return super().forward(x, parameters, x)
 
 
 class Hardsigmoid(_Pieces, kernel="hardsigmoid"): ...
@@ -366,9 +391,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where x > 0, else alpha * (exp(x / alpha) - 1). See ``torch.nn.functional.celu``."""
     if inplace:
         return celu_(input, alpha)
-    if alpha == 0:
-        raise ArgumentError("celu: alpha must not be 0 (x is divided by it)")
-    return Elu.apply(input, parameters=(alpha, 1.0, 1.0 / alpha))  # type: ignore[no-any-return]
+    return Elu.apply(input, parameters=_celu_parameters(alpha))  # type: ignore[no-any-return]
 
 
 _SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
@@ -396,20 +419,24 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """x limited to [min_val, max_val]. See ``torch.nn.functional.hardtanh``."""
     if inplace:
         return hardtanh_(input, min_val, max_val)
+    limits = _limits(min_val, max_val)
+    x = input._data
+    if x.dtype.kind in "iu" and has_integer_kernels(x) and -WORD <= min_val <= max_val < WORD:
+        return clamp(input, int(min_val), int(max_val))
+    return Hardtanh.apply(input, parameters=limits)  # type: ignore[no-any-return]
+
+
+def _limits(min_val: float = -1.0, max_val: float = 1.0) -> tuple[float, ...]:
     if min_val > max_val:
         raise ArgumentError(
             f"hardtanh: min_val must not exceed max_val, got min_val={min_val}, max_val={max_val}"
         )
-    x = input._data
-    if x.dtype.kind in "iu" and has_integer_kernels(x) and -WORD <= min_val <= max_val < WORD:
-        return clamp(input, int(min_val), int(max_val))
-    return Hardtanh.apply(input, parameters=(min_val, max_val))  # type: ignore[no-any-return]
+    return min_val, max_val
 
 
-def _hardtanh_over(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
-    if min_val > max_val:
-        return hardtanh(input, min_val, max_val)  # says what is wrong
-    return HardtanhInPlace.apply(input, parameters=(min_val, max_val))  # type: ignore[no-any-return]
+def _clamped(x: Any, *limits: float) -> type[HardtanhInPlace] | None:
+    exact = x.dtype.itemsize > 2 or all([limit in range(-256, 257) for limit in limits])
+    return HardtanhInPlace if exact else None
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -523,17 +550,69 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return Glu.apply(input, dim=d)  # type: ignore[no-any-return]
 
 
+def _changing(
+    function: Callable[..., Tensor],
+    op: type[_Elementwise],
+    parameters: Callable[..., tuple[float, ...]] = lambda: (),
+    from_result: Callable[..., type[_Elementwise] | None] = lambda x, *parameters: None,
+) -> Callable[..., Tensor]:
+    """The activation with a trailing underscore, whose kernel writes over what it reads.
+
+    ``parameters``: of the kernel, from the function's arguments after the first. ``from_result`` gives for
+    an array and these the operation whose slope follows from its result; without one backward keeps a copy of what was
+    there.
+    """
+    name = f"{function.__name__}_"
+
+    def into(input: Tensor, *args: Any, out: Tensor | None = None, **options: Any) -> Tensor:
+        if out is None:
+            return function(input, *args, **options)
+        x = out._data
+        if x.dtype.kind not in FLOATING or not x.flags.c_contiguous:
+            return write(name, out, function(input, *args, **options))
+        getattr(select(x), op._forward)(x, *parameters(*args, **options), x)
+        out._bump_version()
+        return out
+
+    def over(before: Tensor, *args: Any, **options: Any) -> Tensor:
+        numbers, x = parameters(*args, **options), before._data
+        into = x if x.flags.c_contiguous else None
+        if into is not None and (shorter := from_result(x, *numbers)) is not None:
+            return shorter.apply(before, parameters=numbers)  # type: ignore[no-any-return]
+        before._data = pooled_copy(x)
+        result: Tensor = op.apply(before, parameters=numbers, into=into)
+        if result._node is not None:
+            result._node.versions = None  # the copy is its own
+        return result
+
+    into.__name__ = function.__name__
+    return in_place(into, name, writes_out=True, overwrite=over)
+
+
+def _celu_parameters(alpha: float = 1.0) -> tuple[float, ...]:
+    if alpha == 0:
+        raise ArgumentError("celu: alpha must not be 0 (x is divided by it)")
+    return alpha, 1.0, 1.0 / alpha
+
+
 relu_ = in_place(_relu_into, "relu_", writes_out=True, overwrite=ReluInPlace.apply)
-leaky_relu_ = in_place(leaky_relu, "leaky_relu_")
-silu_ = in_place(silu, "silu_")
-mish_ = in_place(mish, "mish_")
-elu_ = in_place(elu, "elu_")
-celu_ = in_place(celu, "celu_")
-selu_ = in_place(selu, "selu_")
-hardtanh_ = in_place(hardtanh, "hardtanh_", overwrite=_hardtanh_over)
-hardsigmoid_ = in_place(hardsigmoid, "hardsigmoid_")
-hardswish_ = in_place(hardswish, "hardswish_")
-threshold_ = in_place(threshold, "threshold_")
+sigmoid_ = _changing(sigmoid, Sigmoid, from_result=lambda x: SigmoidInPlace)
+tanh_ = _changing(tanh, Tanh, from_result=lambda x: TanhInPlace)
+leaky_relu_ = _changing(
+    leaky_relu,
+    LeakyRelu,
+    lambda negative_slope=0.01: (negative_slope,),
+    from_result=lambda x, slope: LeakyReluInPlace if slope > 0 else None,
+)
+silu_ = _changing(silu, Silu)
+mish_ = _changing(mish, Mish)
+elu_ = _changing(elu, Elu, lambda alpha=1.0: (alpha, 1.0, 1.0))
+celu_ = _changing(celu, Elu, _celu_parameters)
+selu_ = _changing(selu, Elu, lambda: _SELU)
+hardtanh_ = _changing(hardtanh, Hardtanh, _limits, from_result=_clamped)
+hardsigmoid_ = _changing(hardsigmoid, Hardsigmoid)
+hardswish_ = _changing(hardswish, Hardswish)
+threshold_ = _changing(threshold, Threshold, lambda threshold, value: (threshold, value))
 
 
 def _rrelu_once(input: Tensor, lower: float, upper: float, training: bool, drawn: Generator) -> Tensor:

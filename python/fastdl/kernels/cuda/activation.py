@@ -21,10 +21,17 @@ __all__ = [
 ]
 
 
-def _forward(op: str, x: Array, a: float = 0.0, b: float = 0.0, c: float = 0.0) -> Array:
-    number = device.code(op, x)
+def _forward(
+    op: str, x: Array, out: Array | None = None, a: float = 0.0, b: float = 0.0, c: float = 0.0
+) -> Array:
     runtime = device.of(x)
-    y = runtime.empty(x.shape, x.dtype)
+    if out is None:
+        number = device.code(op, x)
+        y = runtime.empty(x.shape, x.dtype)
+    else:
+        number = device.code(op, x, out)
+        device.same_shape(f"{op}_forward", x, out, "x and out")
+        y = out
     runtime.extension.activation_forward(
         op,
         number,
@@ -62,8 +69,8 @@ def _backward(op: str, grad_y: Array, saved: Array, a: float = 0.0, b: float = 0
 def _plain(op: str, reads_output: bool = False) -> tuple[Callable[..., Array], Callable[..., Array]]:
     """Forward and backward of a function without parameters."""
 
-    def forward(x: Array) -> Array:
-        return _forward(op, x)
+    def forward(x: Array, out: Array | None = None) -> Array:
+        return _forward(op, x, out)
 
     def backward(grad_y: Array, x: Array) -> Array:
         return _backward(op, grad_y, x)
@@ -88,56 +95,56 @@ softsign_forward, softsign_backward = _plain("softsign")
 logsigmoid_forward, logsigmoid_backward = _plain("logsigmoid")
 
 
-def leaky_relu_forward(x: Array, negative_slope: float) -> Array:
-    return _forward("leaky_relu", x, negative_slope)
+def leaky_relu_forward(x: Array, negative_slope: float, out: Array | None = None) -> Array:
+    return _forward("leaky_relu", x, out, negative_slope)
 
 
 def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float) -> Array:
     return _backward("leaky_relu", grad_y, x, negative_slope)
 
 
-def elu_forward(x: Array, alpha: float, scale: float, input_scale: float) -> Array:
-    return _forward("elu", x, alpha, scale, input_scale)
+def elu_forward(x: Array, alpha: float, scale: float, input_scale: float, out: Array | None = None) -> Array:
+    return _forward("elu", x, out, alpha, scale, input_scale)
 
 
 def elu_backward(grad_y: Array, x: Array, alpha: float, scale: float, input_scale: float) -> Array:
     return _backward("elu", grad_y, x, alpha, scale, input_scale)
 
 
-def softplus_forward(x: Array, beta: float, threshold: float) -> Array:
-    return _forward("softplus", x, beta, threshold)
+def softplus_forward(x: Array, beta: float, threshold: float, out: Array | None = None) -> Array:
+    return _forward("softplus", x, out, beta, threshold)
 
 
 def softplus_backward(grad_y: Array, x: Array, beta: float, threshold: float) -> Array:
     return _backward("softplus", grad_y, x, beta, threshold)
 
 
-def hardtanh_forward(x: Array, min_val: float, max_val: float) -> Array:
-    return _forward("hardtanh", x, min_val, max_val)
+def hardtanh_forward(x: Array, min_val: float, max_val: float, out: Array | None = None) -> Array:
+    return _forward("hardtanh", x, out, min_val, max_val)
 
 
 def hardtanh_backward(grad_y: Array, x: Array, min_val: float, max_val: float) -> Array:
     return _backward("hardtanh", grad_y, x, min_val, max_val)
 
 
-def hardshrink_forward(x: Array, lambd: float) -> Array:
-    return _forward("hardshrink", x, lambd)
+def hardshrink_forward(x: Array, lambd: float, out: Array | None = None) -> Array:
+    return _forward("hardshrink", x, out, lambd)
 
 
 def hardshrink_backward(grad_y: Array, x: Array, lambd: float) -> Array:
     return _backward("hardshrink", grad_y, x, lambd)
 
 
-def softshrink_forward(x: Array, lambd: float) -> Array:
-    return _forward("softshrink", x, lambd)
+def softshrink_forward(x: Array, lambd: float, out: Array | None = None) -> Array:
+    return _forward("softshrink", x, out, lambd)
 
 
 def softshrink_backward(grad_y: Array, x: Array, lambd: float) -> Array:
     return _backward("softshrink", grad_y, x, lambd)
 
 
-def threshold_forward(x: Array, threshold: float, value: float) -> Array:
-    return _forward("threshold", x, threshold, value)
+def threshold_forward(x: Array, threshold: float, value: float, out: Array | None = None) -> Array:
+    return _forward("threshold", x, out, threshold, value)
 
 
 def threshold_backward(grad_y: Array, x: Array, threshold: float, value: float) -> Array:

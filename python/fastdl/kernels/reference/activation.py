@@ -1,4 +1,7 @@
-"""Activation functions: y = f(x) elementwise, and grad_x = grad_y * f'(x)."""
+"""Activation functions: y = f(x) elementwise, and grad_x = grad_y * f'(x).
+
+``out``, in C order, of x's shape and dtype: y's memory, which may be that of x.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,17 @@ __all__ = [
 _quiet = np.errstate(all="ignore")  # overflow to infinity and inf * 0 = NaN are results, not accidents
 
 
+def _into(out: Array | None, y: Array) -> Array:
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
 @_quiet
-def relu_forward(x: Array) -> Array:
+def relu_forward(x: Array, out: Array | None = None) -> Array:
     """y = max(x, 0); NaN stays NaN."""
-    return np.maximum(x, 0)
+    return _into(out, np.maximum(x, 0))
 
 
 @_quiet
@@ -37,8 +47,8 @@ def relu_backward(grad_y: Array, y: Array) -> Array:
 
 
 @_quiet
-def leaky_relu_forward(x: Array, negative_slope: float) -> Array:
-    return np.where(x > 0, x, x * negative_slope)
+def leaky_relu_forward(x: Array, negative_slope: float, out: Array | None = None) -> Array:
+    return _into(out, np.where(x > 0, x, x * negative_slope))
 
 
 @_quiet
@@ -47,8 +57,8 @@ def leaky_relu_backward(grad_y: Array, x: Array, negative_slope: float) -> Array
 
 
 @_quiet
-def sigmoid_forward(x: Array) -> Array:
-    return sigmoid(x)
+def sigmoid_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, sigmoid(x))
 
 
 @_quiet
@@ -57,8 +67,8 @@ def sigmoid_backward(grad_y: Array, y: Array) -> Array:
 
 
 @_quiet
-def tanh_forward(x: Array) -> Array:
-    return np.tanh(x)
+def tanh_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, np.tanh(x))
 
 
 @_quiet
@@ -67,9 +77,9 @@ def tanh_backward(grad_y: Array, y: Array) -> Array:
 
 
 @_quiet
-def gelu_forward(x: Array) -> Array:
+def gelu_forward(x: Array, out: Array | None = None) -> Array:
     """y = x * Phi(x), Phi the normal distribution function."""
-    return x * 0.5 * (1 + erf(x * math.sqrt(0.5)))
+    return _into(out, x * 0.5 * (1 + erf(x * math.sqrt(0.5))))
 
 
 @_quiet
@@ -84,9 +94,9 @@ _GELU_FACTOR = math.sqrt(2 / math.pi)
 
 
 @_quiet
-def gelu_tanh_forward(x: Array) -> Array:
+def gelu_tanh_forward(x: Array, out: Array | None = None) -> Array:
     """y = x/2 * (1 + tanh(u)) = x * sigmoid(2u), u = sqrt(2/pi) * (x + 0.044715 x^3)."""
-    return x * sigmoid(2 * _GELU_FACTOR * (x + _GELU_CUBIC * x**3))
+    return _into(out, x * sigmoid(2 * _GELU_FACTOR * (x + _GELU_CUBIC * x**3)))
 
 
 @_quiet
@@ -97,8 +107,8 @@ def gelu_tanh_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def silu_forward(x: Array) -> Array:
-    return x * sigmoid(x)
+def silu_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, x * sigmoid(x))
 
 
 @_quiet
@@ -108,8 +118,8 @@ def silu_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def mish_forward(x: Array) -> Array:
-    return x * np.tanh(np.logaddexp(x, 0))
+def mish_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, x * np.tanh(np.logaddexp(x, 0)))
 
 
 @_quiet
@@ -120,9 +130,9 @@ def mish_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def elu_forward(x: Array, alpha: float, scale: float, input_scale: float) -> Array:
+def elu_forward(x: Array, alpha: float, scale: float, input_scale: float, out: Array | None = None) -> Array:
     """y = scale * (x if x > 0 else alpha * (exp(input_scale * x) - 1)): ELU, CELU and SELU."""
-    return np.where(x > 0, x * scale, np.expm1(x * input_scale) * (alpha * scale))
+    return _into(out, np.where(x > 0, x * scale, np.expm1(x * input_scale) * (alpha * scale)))
 
 
 @_quiet
@@ -133,9 +143,9 @@ def elu_backward(grad_y: Array, x: Array, alpha: float, scale: float, input_scal
 
 
 @_quiet
-def softplus_forward(x: Array, beta: float, threshold: float) -> Array:
+def softplus_forward(x: Array, beta: float, threshold: float, out: Array | None = None) -> Array:
     """y = log(1 + exp(beta * x)) / beta, and x itself where beta * x > threshold."""
-    return np.where(x * beta > threshold, x, np.logaddexp(x * beta, 0) / beta)
+    return _into(out, np.where(x * beta > threshold, x, np.logaddexp(x * beta, 0) / beta))
 
 
 @_quiet
@@ -144,8 +154,8 @@ def softplus_backward(grad_y: Array, x: Array, beta: float, threshold: float) ->
 
 
 @_quiet
-def hardtanh_forward(x: Array, min_val: float, max_val: float) -> Array:
-    return np.clip(x, min_val, max_val)
+def hardtanh_forward(x: Array, min_val: float, max_val: float, out: Array | None = None) -> Array:
+    return _into(out, np.clip(x, min_val, max_val))
 
 
 @_quiet
@@ -154,8 +164,8 @@ def hardtanh_backward(grad_y: Array, x: Array, min_val: float, max_val: float) -
 
 
 @_quiet
-def hardsigmoid_forward(x: Array) -> Array:
-    return np.clip(x + 3, 0, 6) / 6
+def hardsigmoid_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, np.clip(x + 3, 0, 6) / 6)
 
 
 @_quiet
@@ -164,8 +174,8 @@ def hardsigmoid_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def hardswish_forward(x: Array) -> Array:
-    return x * np.clip(x + 3, 0, 6) / 6
+def hardswish_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, x * np.clip(x + 3, 0, 6) / 6)
 
 
 @_quiet
@@ -174,8 +184,8 @@ def hardswish_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def hardshrink_forward(x: Array, lambd: float) -> Array:
-    return np.where((x >= -lambd) & (x <= lambd), 0, x)
+def hardshrink_forward(x: Array, lambd: float, out: Array | None = None) -> Array:
+    return _into(out, np.where((x >= -lambd) & (x <= lambd), 0, x))
 
 
 @_quiet
@@ -184,8 +194,8 @@ def hardshrink_backward(grad_y: Array, x: Array, lambd: float) -> Array:
 
 
 @_quiet
-def softshrink_forward(x: Array, lambd: float) -> Array:
-    return np.where(x > lambd, x - lambd, np.where(x < -lambd, x + lambd, x * 0))
+def softshrink_forward(x: Array, lambd: float, out: Array | None = None) -> Array:
+    return _into(out, np.where(x > lambd, x - lambd, np.where(x < -lambd, x + lambd, x * 0)))
 
 
 @_quiet
@@ -194,8 +204,8 @@ def softshrink_backward(grad_y: Array, x: Array, lambd: float) -> Array:
 
 
 @_quiet
-def tanhshrink_forward(x: Array) -> Array:
-    return x - np.tanh(x)
+def tanhshrink_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, x - np.tanh(x))
 
 
 @_quiet
@@ -204,8 +214,8 @@ def tanhshrink_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def softsign_forward(x: Array) -> Array:
-    return x / (1 + np.abs(x))
+def softsign_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, x / (1 + np.abs(x)))
 
 
 @_quiet
@@ -214,8 +224,8 @@ def softsign_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def logsigmoid_forward(x: Array) -> Array:
-    return -np.logaddexp(-x, 0)
+def logsigmoid_forward(x: Array, out: Array | None = None) -> Array:
+    return _into(out, -np.logaddexp(-x, 0))
 
 
 @_quiet
@@ -224,8 +234,8 @@ def logsigmoid_backward(grad_y: Array, x: Array) -> Array:
 
 
 @_quiet
-def threshold_forward(x: Array, threshold: float, value: float) -> Array:
-    return np.where(x <= threshold, value, x).astype(x.dtype)
+def threshold_forward(x: Array, threshold: float, value: float, out: Array | None = None) -> Array:
+    return _into(out, np.where(x <= threshold, value, x).astype(x.dtype))
 
 
 @_quiet
