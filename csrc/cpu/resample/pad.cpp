@@ -10,7 +10,6 @@
 // one write.
 #include <algorithm>
 #include <cstring>
-#include <iterator>
 
 #include "cpu/copy_rows.h"
 #include "cpu/resample/resample.h"
@@ -44,15 +43,19 @@ void advance(std::vector<int64_t>& at, const std::vector<PadAxis>& axes, bool ou
 
 constexpr int64_t kPiece = 1 << 18;  // bytes, of a long row
 
-// Vectors: memcpy takes several times as long where both are not aligned alike. Of reflections and edges every
-// element is a stretch of its own.
+// Vectors: memcpy takes several times as long where both are not aligned alike.
 void copy(char* to, const char* from, int64_t bytes) {
-  if (bytes == 4) return void(std::memcpy(to, from, 4));
-  if (bytes == 8) return void(std::memcpy(to, from, 8));
-  if (bytes < kBytes) return copy_rows(to, 0, from, 0, bytes, 1);
+  constexpr int64_t kHalf = 16;
   int64_t i = 0;
-  for (; i + kBytes <= bytes; i += kBytes) simd::store(to + i, simd::load(from + i));
-  simd::store(to + bytes - kBytes, simd::load(from + bytes - kBytes));  // overlaps
+  if (bytes >= kBytes) {
+    for (; i + kBytes <= bytes; i += kBytes) simd::store(to + i, simd::load(from + i));
+    simd::store(to + bytes - kBytes, simd::load(from + bytes - kBytes));  // overlaps
+  } else if (bytes >= kHalf) {
+    for (; i + kHalf <= bytes; i += kHalf) std::memcpy(to + i, from + i, kHalf);
+    std::memcpy(to + bytes - kHalf, from + bytes - kHalf, kHalf);
+  } else {
+    copy_rows(to, 0, from, 0, bytes, 1);
+  }
 }
 void fill(char* to, int64_t bytes, uint64_t pattern) {
   const auto all = (Vec<char>)broadcast(pattern);
@@ -70,43 +73,70 @@ class Row {
     append_border(axis, 0, axis.copy_begin);
     if (axis.copy_begin < axis.copy_end) append(axis.copy_begin, axis.copy_end, axis.source(axis.copy_begin));
     append_border(axis, axis.copy_end, axis.out);
-    std::copy_if(stretches_.begin(), stretches_.end(), std::back_inserter(copies_),
-                 [](const Stretch& s) { return s.from >= 0; });
+    for (const Stretch& s : stretches_) {
+      has_constants_ |= s.from < 0;
+      const bool by_element = s.last - s.first <= kMostElements * item;
+      if (!by_element) long_.push_back(s);
+      for (int64_t at = 0; by_element && at < s.last - s.first; at += item)
+        (s.from < 0 ? constants_ : elements_).push_back({s.first + at, s.last, s.from + at});
+    }
   }
 
   // `count` rows from consecutive rows of x, `step` bytes apart. Short rows have more beginnings than elements:
   // the constant is written all over them, and one stretch after the other copied over it.
   void write(char* to, const char* x, int64_t count, int64_t step) const {
-    if (bytes_ > 4 * kBytes || count == 1) {
-      for (int64_t row = 0; row < count; ++row) write_part(to + row * bytes_, x + row * step, 0, bytes_);
-      return;
-    }
-    const int64_t block = kBlock / bytes_;
-    for (int64_t row = 0; row < count; row += block) {
-      const int64_t rows = std::min(block, count - row);
-      char* here = to + row * bytes_;
-      if (copies_.size() < stretches_.size()) fill(here, rows * bytes_, pattern_);
-      for (const Stretch& s : copies_)
-        copy_rows(here + s.first, bytes_, x + row * step + s.from, step, s.last - s.first, rows);
-    }
+    if (bytes_ <= 4 * kBytes && count > 1) return write_block(to, x, count, step);
+    if (item_ == 8) return write_rows<uint64_t>(to, x, count, step);
+    if (item_ == 4) return write_rows<uint32_t>(to, x, count, step);
+    write_rows<uint16_t>(to, x, count, step);
   }
   // Its bytes [first, last).
   void write_part(char* to, const char* x, int64_t first, int64_t last) const {
     for (const Stretch& s : stretches_) {
       const int64_t begin = std::max(first, s.first), end = std::min(last, s.last);
-      if (begin >= end) continue;
-      if (s.from < 0)
-        fill(to + begin, end - begin, pattern_);
-      else
-        copy(to + begin, x + s.from + begin - s.first, end - begin);
+      if (begin < end) write_stretch(to, x, {begin, end, s.from < 0 ? s.from : s.from + begin - s.first});
     }
   }
 
  private:
-  static constexpr int64_t kBlock = 4096;
+  static constexpr int64_t kBlock = 4096, kMostElements = 8;
   struct Stretch {
     int64_t first, last, from;
   };
+  void write_stretch(char* to, const char* x, const Stretch& s) const {
+    if (s.from < 0)
+      fill(to + s.first, s.last - s.first, pattern_);
+    else
+      copy(to + s.first, x + s.from, s.last - s.first);
+  }
+  void write_block(char* to, const char* x, int64_t count, int64_t step) const {
+    const int64_t block = kBlock / bytes_;
+    for (int64_t row = 0; row < count; row += block) {
+      const int64_t rows = std::min(block, count - row);
+      char* here = to + row * bytes_;
+      if (has_constants_) fill(here, rows * bytes_, pattern_);
+      for (const Stretch& s : stretches_)
+        if (s.from >= 0)
+          copy_rows(here + s.first, bytes_, x + row * step + s.from, step, s.last - s.first, rows);
+    }
+  }
+  // Long stretches, then the elements of short ones, such as borders, one by one. The constant takes whole vectors where
+  // rows follow: what these cover too much is written afterwards.
+  template <class Item>
+  void write_rows(char* to, const char* x, int64_t count, int64_t step) const {
+    const auto constant = Item(pattern_);
+    const auto all = (Vec<char>)broadcast(pattern_);
+    for (; has_constants_ && count > 1; --count, to += bytes_, x += step)
+      for (const Stretch& s : stretches_) {
+        if (s.from >= 0) copy(to + s.first, x + s.from, s.last - s.first);
+        for (int64_t at = s.first; s.from < 0 && at < s.last; at += kBytes) simd::store(to + at, all);
+      }
+    for (int64_t row = 0; row < count; ++row, to += bytes_, x += step) {
+      for (const Stretch& s : long_) write_stretch(to, x, s);
+      for (const Stretch& s : elements_) std::memcpy(to + s.first, x + s.from, sizeof(Item));
+      for (const Stretch& s : constants_) std::memcpy(to + s.first, &constant, sizeof(Item));
+    }
+  }
   // Sources go up by one at most, so the ends tell whether all outputs in between are from one stretch. (Rolling may
   // take nearly the whole row for a border.)
   void append_border(const PadAxis& axis, int64_t first, int64_t last) {
@@ -129,7 +159,9 @@ class Row {
   }
   int64_t bytes_, item_;
   uint64_t pattern_;
-  std::vector<Stretch> stretches_, copies_;  // all; those from x
+  bool has_constants_ = false;
+  std::vector<Stretch> stretches_;                    // all
+  std::vector<Stretch> long_, elements_, constants_;  // once more, short ones by element
 };
 
 // to[i] += from[i]

@@ -29,7 +29,7 @@ struct PadAxis {
     return o < copy_end ? o - before : tail[size_t(o - copy_end)];
   }
 };
-// Of elements of `item` bytes; the constant is their bytes, repeated to eight.
+// Of elements of `item` bytes (2, 4 or 8); the constant is their bytes, repeated to eight.
 void pad_forward(char* y, const char* x, const std::vector<PadAxis>& axes, int64_t item, uint64_t pattern);
 // The transposed operation; every source must be an input (no constants).
 template <class T>
