@@ -21,6 +21,7 @@
 #include "cpu/pool/side_by_side.h"
 #include "cpu/pool/wide_max.h"
 #include "cpu/rows.h"
+#include "cpu/simd/mixed.h"
 
 namespace fastdl {
 namespace {
@@ -167,7 +168,7 @@ void forward_rows(T* y, Offset* offsets, const T* x, const PoolProblem& p, int64
 }
 
 // All rows of a window of Pairs at once, nothing kept in between.
-template <class T, class Offset>
+template <class T, class Offset, bool kTaps>
 void forward_pairs(T* y, Offset* offsets, const T* x, const PoolProblem& p, const Pairs& pairs, int64_t begin,
                    int64_t end) {
   constexpr int64_t w = kWidth<T>;
@@ -185,17 +186,17 @@ void forward_pairs(T* y, Offset* offsets, const T* x, const PoolProblem& p, cons
           const Vec<T> low = left >= w ? load<T>(from) : load_n(from, int(left));
           const Vec<T> high =
               left >= 2 * w ? load<T>(from + w) : (left > w ? load_n(from + w, int(left - w)) : Vec<T>{});
-          const Vec<T> v0 = even<T>(low, high), v1 = odd<T>(low, high);
+          const Vec<T> v0 = even_mixed<T>(low, high), v1 = odd_mixed<T>(low, high);
           const auto take0 = better(v0, b);
           b = take0 ? v0 : b;
-          t = take0 ? broadcast<Int<T>>(tap) : t;
+          if (kTaps) t = take0 ? broadcast<Int<T>>(tap) : t;
           const auto take1 = better(v1, b);
           b = take1 ? v1 : b;
-          t = take1 ? broadcast<Int<T>>(Int<T>(tap + 1)) : t;
+          if (kTaps) t = take1 ? broadcast<Int<T>>(Int<T>(tap + 1)) : t;
         }
       const int64_t room = (end - row) * p.w.out - o;
-      store_within<T>(y + row * p.w.out + o, b, room);
-      if (offsets) simd::store_small<T>(offsets + row * p.w.out + o, t, room);
+      store_within<T>(y + row * p.w.out + o, in_order<T>(b), room);
+      if (kTaps) simd::store_small<T>(offsets + row * p.w.out + o, in_order<Int<T>>(t), room);
     }
   }
 }
@@ -426,8 +427,10 @@ void max_pool_forward(T* y, Offset* offsets, const T* x, const PoolProblem& p) {
     if (side_by_side::worthwhile<T>(p)) return side_by_side::max_pool_forward<T>(y, offsets, x, p);
   const Pairs pairs(p);
   parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
-    if (pairs.apply)
-      forward_pairs(y, offsets, x, p, pairs, begin, end);
+    if (pairs.apply && offsets)
+      forward_pairs<T, Offset, true>(y, offsets, x, p, pairs, begin, end);
+    else if (pairs.apply)
+      forward_pairs<T, uint8_t, false>(y, nullptr, x, p, pairs, begin, end);
     else if (offsets)
       forward_rows<T, Offset, true>(y, offsets, x, p, begin, end);
     else
