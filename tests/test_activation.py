@@ -401,14 +401,7 @@ def test_gradients_of_changes_in_place(name, way, dtype):
             copied = whole.clone()
             view(copied)[...] = result
             whole = copied
-        if name not in (
-            "relu",
-            "relu6",
-            "hardtanh",
-            "leaky_relu",
-            "sigmoid",
-            "tanh",
-        ):  # these keep their result
+        if name not in ("relu", "leaky_relu", "sigmoid", "tanh"):  # these keep their result
             whole.mul_(2.0)
         (first,) = fastdl.autograd.grad((whole * weight).sum(), leaf, create_graph=True)
         (second,) = fastdl.autograd.grad(first.sum(), leaf, allow_unused=True, materialize_grads=True)
@@ -417,8 +410,8 @@ def test_gradients_of_changes_in_place(name, way, dtype):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("call", [F.relu_, lambda t: F.hardtanh_(t, -0.5, 0.7), nn.ReLU6(True)])
-def test_clamps_in_place_keep_only_their_result(call):
+@pytest.mark.parametrize("call", [F.relu_, F.leaky_relu_, fastdl.Tensor.sigmoid_, fastdl.Tensor.tanh_])
+def test_these_keep_only_their_result(call):
     x = fastdl.tensor(points(999, np.float32), requires_grad=True)
     middle = x + 0.0
     memory = middle._data
@@ -429,22 +422,48 @@ def test_clamps_in_place_keep_only_their_result(call):
     ]
     assert kept is memory  # no copy of either
     middle.sum().backward()
-    limits = {F.relu_: (0, np.inf)}.get(call, (0, 6) if isinstance(call, nn.ReLU6) else (-0.5, 0.7))
-    low, high = np.float32(limits)
-    np.testing.assert_array_equal(x.grad.numpy(), (x.detach().numpy() > low) & (x.detach().numpy() < high))
+    other = x.detach().requires_grad_()
+    getattr(F, call.__name__.rstrip("_"))(other).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), other.grad.numpy())
 
     torch = pytest.importorskip("torch")
     for lib in (fastdl, torch):  # the kept result is the tensor itself: changes are noticed
         leaf = lib.ones(3, requires_grad=True)
-        middle = lib.nn.functional.relu_(leaf * 2)
+        middle = leaf * 2
+        getattr(lib.nn.functional if call is F.leaky_relu_ else lib, call.__name__)(middle)
         middle += 1
         with pytest.raises(RuntimeError, match=r"modified by an inplace|changed in place"):
             middle.sum().backward()
-        leaf = lib.ones(3, 2, requires_grad=True)
+
+
+def test_clamps_in_place_may_be_changed_again():
+    torch = pytest.importorskip("torch")
+    results = []
+    for lib in (fastdl, torch):
+        leaf = lib.linspace(-1, 2, 12).reshape(4, 3).requires_grad_()
         whole = leaf * 2
-        lib.nn.functional.hardtanh_(whole[1:])
+        lib.nn.functional.hardtanh_(whole[1:], -0.3, 2.5)
+        lib.nn.functional.relu6(whole, inplace=True)
+        whole.mul_(leaf.detach()).add_(1)
         whole.sum().backward()
-        assert leaf.grad.tolist() == [[2, 2], [0, 0], [0, 0]]
+        results.append((whole.tolist(), leaf.grad.tolist()))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: F.leaky_relu_(x, slope=1), r"leaky_relu_\(\) got an unexpected keyword argument 'slope'"),
+        (lambda x: F.hardtanh_(x, 0, 1, 2), r"hardtanh_\(\) takes from 1 to 3 positional arguments but 4"),
+        (lambda x: F.selu_(x, 1), r"selu_\(\) takes 1 positional argument but 2"),
+        (lambda x: F.threshold_(x, 1), r"threshold_\(\) missing 1 required positional argument: 'value'"),
+        (lambda x: x.sigmoid_(3), r"sigmoid_\(\) takes 1 positional argument but 2"),
+    ],
+)
+def test_errors_of_arguments_in_place_name_the_function(call, message):
+    for needs_grad in (False, True):
+        with pytest.raises(TypeError, match=message):
+            call(fastdl.ones(3, requires_grad=needs_grad) * 2)
 
 
 @pytest.mark.parametrize("level", backends())

@@ -42,6 +42,7 @@ export PYTHONPATH=$build/package PYTHONMALLOC=malloc FASTDL_TESTS_WITHOUT_TORCH=
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_abort=1:$log UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 python -m pytest -q -p no:cacheprovider -p no:faulthandler --capture=sys "$@" 2>"$build/reports/stderr" || {
   result=$?
-  find "$build/reports" -type f -exec head -n 30 {} + | cut -c -400
+  find "$build/reports" -name 'report*' -exec head -n 30 {} + | cut -c -400
+  grep -A 25 "runtime error" "$build/reports/stderr" | cut -c -400 || tail -n 40 "$build/reports/stderr"
   exit $result
 }

@@ -120,8 +120,8 @@ class Row {
           copy_rows(here + s.first, bytes_, x + row * step + s.from, step, s.last - s.first, rows);
     }
   }
-  // Long stretches, then the elements of short ones, such as borders, one by one. The constant takes whole vectors where
-  // rows follow: what these cover too much is written afterwards.
+  // Long stretches, then the elements of short ones, such as borders, one by one. The constant takes whole vectors
+  // where rows follow: what these cover too much is written afterwards.
   template <class Item>
   void write_rows(char* to, const char* x, int64_t count, int64_t step) const {
     const auto constant = Item(pattern_);

@@ -257,9 +257,10 @@ void* allocate(size_t bytes) {
     std::memset(data + bytes, kGuardByte, kBackGuard);
   }
   ASAN_POISON_MEMORY_REGION(data + bytes, header->capacity - bytes);
-  // For the sanitizers: what was never written is a NaN, and the greatest integer, which overflows with every addition.
-  // Else it depends on earlier calls whether somebody notices that it was read.
-  if (kMarked) std::fill_n(reinterpret_cast<int32_t*>(data), std::min(bytes, kMostMarked) / 4, INT32_MAX);
+  // For the sanitizers: what was never written is NaN, and as integers of 4 and of 8 bytes often the greatest one, to
+  // which nothing can be added. Else it depends on earlier calls whether somebody notices that it was read.
+  for (size_t i = 0; kMarked && i < std::min(bytes, kMostMarked) / 8; ++i)
+    reinterpret_cast<uint64_t*>(data)[i] = i % 2 ? 0x7fffffffffffffff : 0x7fffffff7fffffff;
   return data;
 }
 

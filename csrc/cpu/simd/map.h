@@ -1,5 +1,5 @@
 // y[i] = f(a[i], b[i], ...) for arrays of n numbers: vector body and masked tail, ranges of elements over
-// threads. y is aligned to 64 bytes, as everything from the pool is. Results larger than a last-level cache's
+// threads. y may be one of the inputs. Results larger than a last-level cache's
 // share are written past the caches: that saves reading the lines first, a third of the traffic of y = f(x).
 #pragma once
 
@@ -9,7 +9,7 @@
 namespace fastdl::simd {
 
 inline constexpr int64_t kMapGrain = 16384;  // elements worth about 10 us at memory speed
-inline constexpr int64_t kMapBlock = 64;     // ranges start at multiples of it, hence aligned
+inline constexpr int64_t kMapBlock = 64;     // ranges start at multiples of it: aligned, if y is
 inline constexpr int64_t kStreamBytes = 20 << 20;
 
 // kLong: f is long (map_vectors.h).

@@ -1,7 +1,7 @@
 // Even and odd elements of two vectors, out of order: in_order(even_mixed(a, b)) is even(a, b).
 //
-// AVX2's shuffles stay within 16 bytes, and crossing them is an instruction of its own. Where lanes are worked on one by
-// one (the maximum of neighbours), one crossing at the end does for all that would stand at the beginning. At other
+// AVX2's shuffles stay within 16 bytes, and crossing them is an instruction of its own. Where lanes are worked on one
+// by one (the maximum of neighbours), one crossing at the end does for all that would stand at the beginning. At other
 // levels these are even and odd.
 #pragma once
 

@@ -361,9 +361,8 @@ def in_place(
             result = overwrite(before, *args, **options)
             node = result._node
             write(name, self, result)
-            if (
-                node is not None and node.versions is not None
-            ):  # what the node keeps is this tensor from now on
+            if node is not None and node.versions is not None:
+                # What the node keeps is this tensor from now on.
                 cell = self._version_cell()
                 node.versions = [(cell, cell[0])]
             return self

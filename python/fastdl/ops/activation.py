@@ -188,17 +188,6 @@ class Hardtanh(_Pieces, kernel="hardtanh"):
     wide_integers = True
 
 
-class HardtanhInPlace(Hardtanh):
-    """... in the memory of its input: what lies between the limits does so before and after, where these are numbers
-    of its dtype."""
-
-    saves: tuple[int, ...] = ()
-    saves_output = True
-
-    def forward(self, x: Any, parameters: tuple[float, ...] = (), into: Any = None) -> Any:
-        return super().forward(x, parameters, x)
-
-
 class Hardsigmoid(_Pieces, kernel="hardsigmoid"): ...
 
 
@@ -391,7 +380,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where x > 0, else alpha * (exp(x / alpha) - 1). See ``torch.nn.functional.celu``."""
     if inplace:
         return celu_(input, alpha)
-    return Elu.apply(input, parameters=_celu_parameters(alpha))  # type: ignore[no-any-return]
+    return Elu.apply(input, parameters=_celu_parameters(input, alpha))  # type: ignore[no-any-return]
 
 
 _SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
@@ -419,24 +408,19 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """x limited to [min_val, max_val]. See ``torch.nn.functional.hardtanh``."""
     if inplace:
         return hardtanh_(input, min_val, max_val)
-    limits = _limits(min_val, max_val)
+    limits = _limits(input, min_val, max_val)
     x = input._data
     if x.dtype.kind in "iu" and has_integer_kernels(x) and -WORD <= min_val <= max_val < WORD:
         return clamp(input, int(min_val), int(max_val))
     return Hardtanh.apply(input, parameters=limits)  # type: ignore[no-any-return]
 
 
-def _limits(min_val: float = -1.0, max_val: float = 1.0) -> tuple[float, ...]:
+def _limits(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> tuple[float, ...]:
     if min_val > max_val:
         raise ArgumentError(
             f"hardtanh: min_val must not exceed max_val, got min_val={min_val}, max_val={max_val}"
         )
     return min_val, max_val
-
-
-def _clamped(x: Any, *limits: float) -> type[HardtanhInPlace] | None:
-    exact = x.dtype.itemsize > 2 or all([limit in range(-256, 257) for limit in limits])
-    return HardtanhInPlace if exact else None
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -553,16 +537,17 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 def _changing(
     function: Callable[..., Tensor],
     op: type[_Elementwise],
-    parameters: Callable[..., tuple[float, ...]] = lambda: (),
-    from_result: Callable[..., type[_Elementwise] | None] = lambda x, *parameters: None,
+    parameters: Callable[..., tuple[float, ...]] | None = None,
+    from_result: Callable[..., type[_Elementwise] | None] = lambda *parameters: None,
 ) -> Callable[..., Tensor]:
     """The activation with a trailing underscore, whose kernel writes over what it reads.
 
-    ``parameters``: of the kernel, from the function's arguments after the first. ``from_result`` gives for
-    an array and these the operation whose slope follows from its result; without one backward keeps a copy of what was
-    there.
+    ``parameters``: of the kernel, from the function's arguments; none if absent. ``from_result`` gives for these the
+    operation whose slope follows from its result; without one backward keeps a copy of what was there.
     """
     name = f"{function.__name__}_"
+    numbers: Callable[..., tuple[float, ...]] = parameters or (lambda input: ())
+    numbers.__qualname__ = name  # which Python's errors about arguments name
 
     def into(input: Tensor, *args: Any, out: Tensor | None = None, **options: Any) -> Tensor:
         if out is None:
@@ -570,49 +555,49 @@ def _changing(
         x = out._data
         if x.dtype.kind not in FLOATING or not x.flags.c_contiguous:
             return write(name, out, function(input, *args, **options))
-        getattr(select(x), op._forward)(x, *parameters(*args, **options), x)
+        getattr(select(x), op._forward)(x, *numbers(input, *args, **options), x)
         out._bump_version()
         return out
 
     def over(before: Tensor, *args: Any, **options: Any) -> Tensor:
-        numbers, x = parameters(*args, **options), before._data
+        given, x = numbers(before, *args, **options), before._data
         into = x if x.flags.c_contiguous else None
-        if into is not None and (shorter := from_result(x, *numbers)) is not None:
-            return shorter.apply(before, parameters=numbers)  # type: ignore[no-any-return]
+        if into is not None and (shorter := from_result(*given)) is not None:
+            return shorter.apply(before, parameters=given)  # type: ignore[no-any-return]
         before._data = pooled_copy(x)
-        result: Tensor = op.apply(before, parameters=numbers, into=into)
+        result: Tensor = op.apply(before, parameters=given, into=into)
         if result._node is not None:
             result._node.versions = None  # the copy is its own
         return result
 
-    into.__name__ = function.__name__
+    into.__name__, into.__qualname__ = function.__name__, name
     return in_place(into, name, writes_out=True, overwrite=over)
 
 
-def _celu_parameters(alpha: float = 1.0) -> tuple[float, ...]:
+def _celu_parameters(input: Tensor, alpha: float = 1.0) -> tuple[float, ...]:
     if alpha == 0:
         raise ArgumentError("celu: alpha must not be 0 (x is divided by it)")
     return alpha, 1.0, 1.0 / alpha
 
 
 relu_ = in_place(_relu_into, "relu_", writes_out=True, overwrite=ReluInPlace.apply)
-sigmoid_ = _changing(sigmoid, Sigmoid, from_result=lambda x: SigmoidInPlace)
-tanh_ = _changing(tanh, Tanh, from_result=lambda x: TanhInPlace)
+sigmoid_ = _changing(sigmoid, Sigmoid, from_result=lambda: SigmoidInPlace)
+tanh_ = _changing(tanh, Tanh, from_result=lambda: TanhInPlace)
 leaky_relu_ = _changing(
     leaky_relu,
     LeakyRelu,
-    lambda negative_slope=0.01: (negative_slope,),
-    from_result=lambda x, slope: LeakyReluInPlace if slope > 0 else None,
+    lambda input, negative_slope=0.01: (negative_slope,),
+    from_result=lambda slope: LeakyReluInPlace if slope > 0 else None,
 )
 silu_ = _changing(silu, Silu)
 mish_ = _changing(mish, Mish)
-elu_ = _changing(elu, Elu, lambda alpha=1.0: (alpha, 1.0, 1.0))
+elu_ = _changing(elu, Elu, lambda input, alpha=1.0: (alpha, 1.0, 1.0))
 celu_ = _changing(celu, Elu, _celu_parameters)
-selu_ = _changing(selu, Elu, lambda: _SELU)
-hardtanh_ = _changing(hardtanh, Hardtanh, _limits, from_result=_clamped)
+selu_ = _changing(selu, Elu, lambda input: _SELU)
+hardtanh_ = _changing(hardtanh, Hardtanh, _limits)
 hardsigmoid_ = _changing(hardsigmoid, Hardsigmoid)
 hardswish_ = _changing(hardswish, Hardswish)
-threshold_ = _changing(threshold, Threshold, lambda threshold, value: (threshold, value))
+threshold_ = _changing(threshold, Threshold, lambda input, threshold, value: (threshold, value))
 
 
 def _rrelu_once(input: Tensor, lower: float, upper: float, training: bool, drawn: Generator) -> Tensor:
