@@ -7,7 +7,7 @@
 
 #include <utility>
 
-#include "cpu/simd/interleave.h"
+#include "cpu/simd/simd.h"
 
 namespace fastdl::simd {
 
@@ -15,19 +15,18 @@ template <class T>
 struct Mixed {
   static constexpr bool kApply = kBytes == 32;
   // Of 16 bytes, `half` the vector, a `part` is each vector's.
-  static constexpr int w = kWidth<T>, half = w / 2, part = w / 4;
+  static constexpr int w = kWidth<T>, half = w / 2, part = w < 4 ? 1 : w / 4;
   static constexpr int source(int lane, int first) {
     const int j = lane % half;
-    return lane / half * half + j % part * 2 + first + j / part * w;
+    return first + (kApply ? lane / half * half + j % part * 2 + j / part * w : 2 * lane);
   }
   static constexpr int lane_of(int place) {
     const int k = place % half;
-    return k / part * half + place / half * part + k % part;
+    return kApply ? k / part * half + place / half * part + k % part : place;
   }
-  template <std::size_t... I>
-  [[gnu::always_inline]] static Vec<T> pick(Vec<T> a, Vec<T> b, int first, std::index_sequence<I...>) {
-    return first ? __builtin_shufflevector(a, b, source(I, 1)...)
-                 : __builtin_shufflevector(a, b, source(I, 0)...);
+  template <int first, std::size_t... I>
+  [[gnu::always_inline]] static Vec<T> pick(Vec<T> a, Vec<T> b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, source(I, first)...);
   }
   template <std::size_t... I>
   [[gnu::always_inline]] static Vec<T> order(Vec<T> v, std::index_sequence<I...>) {
@@ -36,24 +35,15 @@ struct Mixed {
 };
 template <class T>
 [[gnu::always_inline]] inline Vec<T> even_mixed(Vec<T> a, Vec<T> b) {
-  if constexpr (Mixed<T>::kApply)
-    return Mixed<T>::pick(a, b, 0, std::make_index_sequence<kWidth<T>>());
-  else
-    return even<T>(a, b);
+  return Mixed<T>::template pick<0>(a, b, std::make_index_sequence<kWidth<T>>());
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> odd_mixed(Vec<T> a, Vec<T> b) {
-  if constexpr (Mixed<T>::kApply)
-    return Mixed<T>::pick(a, b, 1, std::make_index_sequence<kWidth<T>>());
-  else
-    return odd<T>(a, b);
+  return Mixed<T>::template pick<1>(a, b, std::make_index_sequence<kWidth<T>>());
 }
 template <class T>
 [[gnu::always_inline]] inline Vec<T> in_order(Vec<T> v) {
-  if constexpr (Mixed<T>::kApply)
-    return Mixed<T>::order(v, std::make_index_sequence<kWidth<T>>());
-  else
-    return v;
+  return Mixed<T>::order(v, std::make_index_sequence<kWidth<T>>());
 }
 
 }  // namespace fastdl::simd

@@ -111,21 +111,7 @@ class ReluInPlace(Relu):
 class Sigmoid(_OfOutput, kernel="sigmoid"): ...
 
 
-class SigmoidInPlace(Sigmoid):
-    """... in the memory of its input."""
-
-    def forward(self, x: Any, parameters: tuple[()] = (), into: Any = None) -> Any:
-        return super().forward(x, parameters, x)
-
-
 class Tanh(_OfOutput, kernel="tanh"): ...
-
-
-class TanhInPlace(Tanh):
-    """... in the memory of its input."""
-
-    def forward(self, x: Any, parameters: tuple[()] = (), into: Any = None) -> Any:
-        return super().forward(x, parameters, x)
 
 
 class LeakyRelu(_Pieces, kernel="leaky_relu"): ...
@@ -136,9 +122,6 @@ class LeakyReluInPlace(LeakyRelu):
 
     saves: tuple[int, ...] = ()
     saves_output = True
-
-    def forward(self, x: Any, parameters: tuple[float, ...] = (), into: Any = None) -> Any:
-        return super().forward(x, parameters, x)
 
 
 class Gelu(_OfInput, kernel="gelu"):
@@ -563,7 +546,7 @@ def _changing(
         given, x = numbers(before, *args, **options), before._data
         into = x if x.flags.c_contiguous else None
         if into is not None and (shorter := from_result(*given)) is not None:
-            return shorter.apply(before, parameters=given)  # type: ignore[no-any-return]
+            return shorter.apply(before, parameters=given, into=into)  # type: ignore[no-any-return]
         before._data = pooled_copy(x)
         result: Tensor = op.apply(before, parameters=given, into=into)
         if result._node is not None:
@@ -581,8 +564,8 @@ def _celu_parameters(input: Tensor, alpha: float = 1.0) -> tuple[float, ...]:
 
 
 relu_ = in_place(_relu_into, "relu_", writes_out=True, overwrite=ReluInPlace.apply)
-sigmoid_ = _changing(sigmoid, Sigmoid, from_result=lambda: SigmoidInPlace)
-tanh_ = _changing(tanh, Tanh, from_result=lambda: TanhInPlace)
+sigmoid_ = _changing(sigmoid, Sigmoid, from_result=lambda: Sigmoid)
+tanh_ = _changing(tanh, Tanh, from_result=lambda: Tanh)
 leaky_relu_ = _changing(
     leaky_relu,
     LeakyRelu,
