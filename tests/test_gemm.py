@@ -96,6 +96,7 @@ def test_layouts(backend, dtype, shape):
         (3000, 30, 20),
         (30, 2600, 270),  # some rows with a large matrix
         (2600, 30, 270),
+        (27, 7333, 300),  # ... larger than 8 MB
         (130, 200, 1024),  # rows 4 kB apart
         (1000, 9, 10),  # sums too short for dot products
         (14, 1993, 2),

@@ -5,7 +5,7 @@
 //   thin       k <= 8 and many rows                                        writing C
 //   small      what packs into panels on the stack, on one thread          arithmetic
 //   skinny     at most 16 rows (or columns): a layer for one sample        reading the long operand
-//   streamed   17 to 64 rows by a matrix larger than L2                    reading that matrix
+//   streamed   17 to 64 rows (28 of narrow vectors) by a matrix out of L2  reading that matrix
 //   long       a small C and a long k: threads share k, partial sums       arithmetic
 //   resident   one operand fits L2, in blocks of k: it stays there         arithmetic
 //   panels     the rest: both operands packed for the caches               arithmetic
@@ -205,9 +205,9 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, MatrixView<T> a, MatrixView<
   if (n <= tile::kSkinny && unit(a) && (a.col != 1 || (n <= 12 && better_as_dots<T>(n, k))))
     return tile::multiply_skinny<T>(int(n), m, k, b.transposed(), a, true, alpha, beta, c, ldc, epilogue);
   if (small) return multiply_small<T>(m, n, k, alpha, a, b, beta, c, ldc, epilogue);
-  if (tile::is_streamed(m, n, k, b))
+  if (tile::is_streamed(m, n, k, b, false))
     return tile::multiply_streamed<T>(m, n, k, a, b, false, alpha, beta, c, ldc, epilogue);
-  if (tile::is_streamed(n, m, k, a.transposed()))
+  if (tile::is_streamed(n, m, k, a.transposed(), true))
     return tile::multiply_streamed<T>(n, m, k, b.transposed(), a.transposed(), true, alpha, beta, c, ldc,
                                       epilogue);
   const int64_t tiles = ceil_div(m, tile::kMR<T>) * ceil_div(n, tile::kNR<T>);
