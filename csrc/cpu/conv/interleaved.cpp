@@ -11,6 +11,7 @@
 //
 // Work: over blocks of images if they can be shared out evenly, else over rows of the result. grad_w: over
 // blocks, with a partial result each, of vectors.
+#include <algorithm>
 #include <limits>
 
 #include "cpu/conv/direct.h"
@@ -36,14 +37,15 @@ int vectors_at_once(bool padded, int64_t rows) {
   return padded && busy ? kTileVectors : most;
 }
 
-// Rows [r0, r1) of the result (depth and height as one) of one block, interleaved: result[channel][position].
+// Rows [r0, r1) of the result (depth and height as one) of one block, interleaved: result[channel][position];
+// the block's channels lie image_step apart.
 template <class T>
-void convolve_rows(const Pass<T>& pass, T* result, const T* block, const T* weights, int64_t r0, int64_t r1) {
+void convolve_rows(const Pass<T>& pass, T* result, const T* block, int64_t image_step, const T* weights,
+                   int64_t r0, int64_t r1) {
   constexpr int w = kWidth<T>;
   const Pieces panels(pass.out, kTileRows);
   const int64_t width = panels.largest(), step = pass.weights.taps * width,
                 channel = pass.extent[2] * (r1 - r0);
-  const int64_t image_step = pass.planes.channel_size() * w;
   alignas(64) T sums[kTileRows * kTileVectors * w];
   for (const Lattice& lattice : pass.lattices) {
     TapList list(lattice, [&](int64_t offset, int64_t tap) { return Tap{tap * width, offset * w}; });
@@ -115,7 +117,8 @@ void run(const ConvProblem& p, const Pass<T>& pass, T* y, const T* x, int64_t in
               const int64_t r0 = chunks.begin(chunk), r1 = chunks.begin(chunk + 1);
               const int64_t positions = (r1 - r0) * pass.extent[2];
               if (!covered) std::fill_n(result.get(), (r1 - r0) * row_size, T(0));
-              convolve_rows<T>(pass, result, block, weights + g * group_weights, r0, r1);
+              convolve_rows<T>(pass, result, block, planes.channel_size() * w, weights + g * group_weights,
+                               r0, r1);
               for (int64_t k = 0; k < pass.out; ++k)
                 deinterleave(to + k * size + r0 * pass.extent[2], out_image, result + k * positions * w,
                              count, positions, bias ? bias[g * pass.out + k] : T(0));
@@ -204,9 +207,11 @@ int64_t sums_size(const ConvProblem& p) {
   return ceil_div(p.patch(), kPairs) * kPairs * p.group_out() * kWidth<T>;
 }
 
-// Adds one block. sums: by channels k, k + 1, ... of a kernel, pairs, channel of the kernel.
+// Adds one block, whose channels lie `channel` vectors apart. sums: by channels k, k + 1, ... of a kernel, pairs,
+// channel of the kernel.
 template <class T>
-void add_block(const ConvProblem& p, const Planes<T>& planes, T* sums, const T* block, const T* grad) {
+void add_block(const ConvProblem& p, const Planes<T>& planes, int64_t channel, T* sums, const T* block,
+               const T* grad) {
   constexpr int w = kWidth<T>;
   const int64_t pairs = ceil_div(p.patch(), kPairs);
   // Rows at once: the vectors of a kernel's channels stay in L1 while the pairs go by.
@@ -219,8 +224,8 @@ void add_block(const ConvProblem& p, const Planes<T>& planes, T* sums, const T* 
           const T* pixels[kPairs];
           for (int j = 0; j < kPairs; ++j) {  // those beyond the last compute it again
             const int64_t pair = std::min(i * kPairs + j, p.patch() - 1);
-            pixels[j] = block + (pair / p.taps() * planes.channel_size() +
-                                 planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h, 0)) *
+            pixels[j] = block + (pair / p.taps() * channel + planes.tap_offsets()[size_t(pair % p.taps())] +
+                                 planes.at(d, h, 0)) *
                                     w;
           }
           kPairKernels<T>[size_t(channels - 1)](sums + (k* pairs + i* channels)* kPairs* w, pixels,
@@ -271,7 +276,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
         interleaved.copy(block, x + b * w * in_image + g * p.group_in() * p.in_size(), in_image, count, 0,
                          p.group_in());
         interleave(grad.get(), gy + b * w * out_image + g * grad_size, out_image, count, grad_size);
-        add_block<T>(p, planes, mine, block, grad);
+        add_block<T>(p, planes, interleaved.channel_size(), mine, block, grad);
       }
     };
     tile::share(parts, tile::product_microseconds<T>(p.group_out(), p.batch * p.out_size(), p.patch()),
@@ -291,11 +296,20 @@ constexpr int64_t kBlockBytes = 16 << 20;  // a thread has one: bounds memory
 constexpr double kPairCost = 0.85, kInterleaveCost = 9.5, kGradWInterleaveCost = 5.5, kWeightCost = 90;
 constexpr double kSumCost = 15, kFarSumCost = 60;  // where sums fit into L2, where not
 constexpr int64_t kNearBytes = 1 << 20;
-constexpr double kStridedGradW = 1.2;  // of a pixel's neighbours that are not the next in memory
+constexpr int64_t kTileBytes = 96 << 10;  // of pixels and weights that a tile meets, read at full speed
+constexpr double kStridedGradW = 1.2;     // of a pixel's neighbours that are not the next in memory
 
 double copy_cost(const PassSize& pass, double each) {
   const int64_t image = pass.plane + pass.source * (pass.stride > 1 ? 2 : 1);
   return each * double(pass.in * image + pass.out * pass.result);
+}
+
+// What a product costs in a tile that meets this many channels and taps, once for each of many panels: a pixel
+// is a vector, and those of deep layers, with their weights, come from L2 every time. (Not counted at AVX-512.)
+double far_cost(int64_t channels_and_taps, const Pieces& panels, int vectors) {
+  const int64_t bytes = channels_and_taps * (vectors * kBytes + panels.largest() * int64_t(sizeof(float)));
+  if (kBytes == 64 || panels.pieces < 8) return 1;
+  return 1 + 0.5 * std::clamp(double(bytes - kTileBytes) / (4 * kTileBytes), 0.0, 1.0);
 }
 
 double block_cost(const PassSize& pass) {
@@ -303,7 +317,8 @@ double block_cost(const PassSize& pass) {
   double products = 0;
   pass.for_lattices([&](const LatticeSize& lattice) {
     const int vectors = vectors_at_once(lattice.padded, panels.largest());
-    products += lattice.times * lattice.met * double(tile_cost(panels.largest(), vectors)) / vectors;
+    products += lattice.times * lattice.met * double(tile_cost(panels.largest(), vectors)) / vectors *
+                far_cost(pass.in * lattice.taps, panels, vectors);
   });
   return double(pass.in * panels.pieces) * products + copy_cost(pass, kInterleaveCost);
 }

@@ -47,12 +47,13 @@ class Planes : public PlaneLayout {
   Planes(PlaneLayout layout) : PlaneLayout(std::move(layout)) {}
   static Planes of_input(const ConvProblem& p) { return PlaneLayout::of_input(p, p.in_size()); }
 
-  // An odd number of cache lines, so that the same place in many channels does not fall into one cache set.
-  int64_t channel_size() const {
-    constexpr int64_t line = 64 / int64_t(sizeof(T));
+  // Elements: an odd number of cache lines, so that the same place in many channels does not fall into one
+  // cache set, where each element stands for those of `images` side by side (at most a line).
+  int64_t channel_size(int images = 1) const {
+    const int64_t line = 64 / (images * int64_t(sizeof(T)));
     return (ceil_div(plane_size() * planes(), line) | 1) * line;
   }
-  int64_t size() const { return channels() * channel_size(); }
+  int64_t size(int images = 1) const { return channels() * channel_size(images); }
 
   // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all
   // images.
