@@ -527,3 +527,95 @@ def test_a_read_only_array_stays_read_only():
         with pytest.raises(RuntimeError, match="read-only"):
             y.fill_(1)
     assert array.tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32", "int64"])
+def test_what_writes_over_its_tensor_takes_no_memory(dtype):
+    """Masks, triangles and conversions in place have one pass and no result of their own."""
+    x = fastdl.ones(800, 90, dtype=fastdl.float32).to(getattr(fastdl, dtype))
+    other, wide = x.clone(), fastdl.ones(800, 90, dtype=fastdl.float64)
+    calls = [x.tril_, x.triu_, lambda: x.copy_(wide), lambda: x.copy_(other)]
+    if dtype == "bool":
+        calls += [
+            x.logical_not_,
+            *[lambda f=f: f(other) for f in (x.logical_and_, x.logical_or_, x.logical_xor_)],
+        ]
+    if dtype == "float32":
+        calls += [x.nan_to_num_, lambda: x.addcmul_(x, x), lambda: x.lerp_(other, 0.5), lambda: x.pow_(2)]
+    for call in calls:
+        version, place = x._version, x.data_ptr()
+        fastdl.reset_peak_memory_stats()
+        assert call() is x
+        stats = fastdl.memory_stats()
+        assert stats["in_use_peak"] - stats["in_use"] < x.nbytes // 2
+        assert (x._version, x.data_ptr()) == (version + 1, place)
+
+
+LOGICAL = ["logical_and_", "logical_or_", "logical_xor_"]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32", "int64", "uint8"])
+@pytest.mark.parametrize("name", [*LOGICAL, "logical_not_", "eq_", "lt_", "tril_", "triu_"])
+def test_masks_in_place_on_memory_in_any_order(name, dtype):
+    """Transposed, sparse, reversed beside itself, of another shape that broadcasts: PyTorch decides."""
+    values = np.random.default_rng(3).integers(0, 3, (70, 70)).astype(dtype)
+    for prepare in (
+        lambda x: (x, x.t()),
+        lambda x: (x.t(), x),
+        lambda x: (x[::2, 1::2], x[1::2, ::2]),
+        lambda x: (x, x[:1]),
+        lambda x: (x[1:], x[:-1]),
+    ):
+        found = []
+        for lib in (torch, fastdl):
+            whole = lib.from_numpy(values.copy())
+            x, y = prepare(whole)
+            y = y if lib is fastdl else y.clone()  # which PyTorch refuses, or reads while it changes
+            with fastdl.no_grad():
+                getattr(x, name)(*([y] if name in (*LOGICAL, "eq_", "lt_") else []))
+            found.append(whole.numpy())
+        np.testing.assert_array_equal(*found)
+
+
+def test_nan_to_num_in_place_and_into_a_result():
+    values = [float("nan"), float("inf"), -float("inf"), -0.0, 2.5]
+    for dtype in ("float32", "float64", "bfloat16", "float16"):
+        for numbers in (values, values[3:]):
+            found = []
+            for lib in (torch, fastdl):
+                x, out = (
+                    lib.tensor(numbers, dtype=getattr(lib, dtype)),
+                    lib.empty(0, dtype=getattr(lib, dtype)),
+                )
+                lib.nan_to_num(x, 7.0, out=out)
+                view = x[1:]
+                assert view.nan_to_num_(posinf=3.0) is view
+                assert x._version == 1
+                found.append([out.tolist(), str(x.tolist()), x._version])
+            assert found[0] == found[1]
+    x = fastdl.tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(RuntimeError):
+        fastdl.nan_to_num(x, out=x)
+    y = x * 1
+    (y.nan_to_num_() * y).sum().backward()
+    assert x.grad.tolist() == [2.0, 4.0]
+
+
+def test_numbers_beside_integers_and_half_precision():
+    """The short ways of arithmetic with a number: what wraps, rounds and promotes does so as in PyTorch."""
+    for dtype in ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16"):
+        for number in (0, 1, 3, 100, 127, 128, 200, -1, 2.5, 1e-3):
+            for name in ("add", "sub", "mul", "div", "eq", "lt", "maximum", "minimum", "pow"):
+                if name in ("maximum", "minimum", "pow") and (number.__class__ is float or number < 0):
+                    continue
+                if (
+                    name in ("eq", "lt", "pow") and not 0 <= number < 128
+                ):  # PyTorch wraps or refuses what does not fit
+                    continue
+                found = []
+                for lib in (torch, fastdl):
+                    x = lib.tensor([1, 2, 3, 100, 127], dtype=getattr(lib, dtype))
+                    other = lib.full((5,), number % 128, dtype=x.dtype) if name.endswith("imum") else number
+                    y = getattr(x, name)(other)
+                    found.append((y.tolist(), str(y.dtype).removeprefix("torch.")))
+                assert str(found[0]) == str(found[1]), (dtype, number, name)

@@ -233,11 +233,16 @@ def test_half_checkpoints(half: Any, tmp_path: Any) -> None:
 def test_without_ml_dtypes_bfloat16_says_what_to_install(monkeypatch: Any) -> None:
     monkeypatch.setattr("fastdl.dtypes._bfloat16", lambda: None)
     monkeypatch.delitem(fastdl.dtypes._by_key, "bfloat16", raising=False)
+    for module in (fastdl, fastdl.dtypes):  # which have it as an attribute once it was found
+        monkeypatch.delitem(vars(module), "bfloat16", raising=False)
     with pytest.raises(AttributeError, match="pip install ml_dtypes"):
         fastdl.bfloat16  # noqa: B018
     with pytest.raises(TypeError, match="pip install ml_dtypes"):
         fastdl.ones(2).to("bfloat16")
     assert not hasattr(fastdl, "bfloat16")
+    monkeypatch.undo()
+    found = fastdl.bfloat16
+    assert vars(fastdl)["bfloat16"] is vars(fastdl.dtypes)["bfloat16"] is found  # without another import
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -71,18 +71,18 @@ def test_contiguous_of_large_arrays(backend):
 
 
 @pytest.mark.parametrize("source", ["?", "u1", "i4", "i8", "f4", "f8"])
-@pytest.mark.parametrize("target", ["?", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("target", ["?", "u1", "i4", "i8", "f4", "f8"])
 def test_convert(backend, source, target):
     draw = np.random.default_rng(4)
     for shape in ((), (0,), (1,), (3, 21), (64,), (100_003,)):
         x = np.asarray(draw.standard_normal(shape) * 50).astype("f8")
-        x = np.asarray(np.abs(x) if source == "u1" else x * (np.abs(x) > 10)).astype(source)
+        x = np.asarray(np.abs(x) if "u1" in (source, target) else x * (np.abs(x) > 10)).astype(source)
         got = backend.convert(x, np.dtype(target))
         np.testing.assert_array_equal(got, reference.convert(x, np.dtype(target)))
         assert got.dtype == target
         assert got.shape == shape
     wide = np.asarray(draw.standard_normal((6, 5, 600)) * 50 * draw.integers(0, 2, (6, 5, 600)))
-    wide = (np.abs(wide) if source == "u1" else wide).astype(source)
+    wide = (np.abs(wide) if "u1" in (source, target) else wide).astype(source)
     for x in (wide[:, ::2], wide[..., ::2], wide[::-1], wide.T, wide[:1, :1, :7].repeat(3, 0), wide[:, :0]):
         got = backend.convert(x, np.dtype(target))
         np.testing.assert_array_equal(got, x.astype(target))
@@ -91,6 +91,38 @@ def test_convert(backend, source, target):
     x = np.broadcast_to(wide[0, 0], (3, 4, 600))
     np.testing.assert_array_equal(backend.convert(x, np.dtype(target)), x.astype(target))
     assert backend.convert(np.ones(4, source), np.dtype("i2")) is None
+
+
+def test_convert_to_bytes_keeps_the_lowest_bits(backend):
+    x = np.array([0, 255, 256, 300, -1, -300, 70_000] * 500)
+    for source in ("i4", "i8", "f4", "f8"):
+        got = backend.convert(x.astype(source), np.dtype("u1"))
+        np.testing.assert_array_equal(got, (x & 255).astype("u1"))
+
+
+def test_convert_into(backend):
+    """Memory of the caller, which may be that of the source; what it does not know it leaves as it is."""
+    for source, target, n in (("?", "f4", 5000), ("f8", "f4", 70), ("f4", "f8", 100_000), ("i8", "f2", 3000)):
+        x = (np.arange(n) % 5).astype(source)
+        out = np.empty(n, target)
+        assert backend.convert(x, np.dtype(target), out) is out
+        np.testing.assert_array_equal(out, x.astype(target))
+        wide = np.empty((2, n), target)
+        assert backend.convert(x, np.dtype(target), wide[1]).base is wide
+        np.testing.assert_array_equal(wide[1], out)
+    bits = np.arange(4000, dtype="i4")
+    assert backend.convert(bits, np.dtype("f4"), bits.view("f4")) is not None
+    np.testing.assert_array_equal(bits.view("f4"), np.arange(4000))
+    x, frozen = np.ones((4, 6), "f4"), np.zeros((4, 6), "f8")
+    frozen.flags.writeable = False
+    for out in (np.zeros((6, 4), "f8").T, np.zeros((4, 1), "f8"), np.zeros((4, 6), "f4"), frozen):
+        assert backend.convert(x, np.dtype("f8"), out) is None
+        assert not out.any()
+
+
+def test_doubles_become_half_precision_by_way_of_floats(backend):
+    x = np.full(50, 1 + 2.0**-11 + 2.0**-30)  # rounded once it is 1 + 2^-10
+    np.testing.assert_array_equal(backend.convert(x, np.dtype("f2")), np.ones(50))
 
 
 @pytest.mark.parametrize("n", [1, 21, 100_003])

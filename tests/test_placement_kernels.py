@@ -23,6 +23,11 @@ def test_fill(backend, dtype):
         out = backend.empty(shape, np.dtype(dtype))
         backend.fill(out, 7)
         assert (out == np.array(7).astype(dtype)).all()
+    for value in (-2, 1.0, True, np.int64(3)):
+        out = backend.empty((5000,), np.dtype(dtype))
+        if value != -2 or np.dtype(dtype).kind in "if":
+            backend.fill(out, value)
+            np.testing.assert_array_equal(out, np.full(5000, value, dtype))
     every_other = np.zeros((4000, 4), dtype)
     backend.fill(every_other[:, ::2], 1)
     assert every_other.astype("f8").sum() == 8000
@@ -63,10 +68,20 @@ def test_triangle(backend, dtype):
             for lower in (True, False):
                 got = backend.triangle(x, diagonal, lower)
                 np.testing.assert_array_equal(got, reference.triangle(x, diagonal, lower))
+                same, apart = x.copy(), np.empty_like(x)
+                assert backend.triangle(same, diagonal, lower, same) is same
+                assert backend.triangle(x, diagonal, lower, apart) is apart
+                np.testing.assert_array_equal(same, got)
+                np.testing.assert_array_equal(apart, got)
     x = drawn((8, 6), dtype)
     np.testing.assert_array_equal(backend.triangle(x.T, 1, True), np.tril(x.T, 1))
+    square = x[:6].copy()
+    backend.triangle(square.T, 0, True, square)  # memory in common, but not the same
+    np.testing.assert_array_equal(square, np.tril(x[:6].T))
     with pytest.raises(ValueError, match="two axes"):
         backend.triangle(x[0], 0, True)
+    with pytest.raises(ValueError, match="shape and dtype"):
+        backend.triangle(x, 0, True, x[:2].copy())
 
 
 def both(backend, name, out, *arguments):

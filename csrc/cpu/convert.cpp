@@ -131,75 +131,60 @@ void convert_rows(Half half, uint16_t* y, int64_t rows, int64_t length, int64_t 
 
 namespace {
 
-// Half precision to and from other numbers, by blocks of floats.
-constexpr int64_t kFloats = 1024;
-template <class To>
-bool from_half(void* y, const uint16_t* x, int64_t n, Half half) {
-  for_ranges(n, [=](int64_t begin, int64_t end) {
-    float floats[kFloats];
-    for (int64_t i = begin; i < end; i += kFloats) {
-      const int64_t count = std::min(kFloats, end - i);
-      widen(floats, x + i, count, half);
-      run<To, float>(static_cast<To*>(y) + i, floats, count);
-    }
-  });
-  return true;
-}
-template <class From>
-bool to_half(uint16_t* y, const void* x, int64_t n, Half half) {
-  for_ranges(n, [=](int64_t begin, int64_t end) {
-    float floats[kFloats];
-    for (int64_t i = begin; i < end; i += kFloats) {
-      const int64_t count = std::min(kFloats, end - i);
-      run<float, From>(floats, static_cast<const From*>(x) + i, count);
-      narrow(y + i, floats, count, half);
-    }
-  });
-  return true;
-}
-bool to_half(uint16_t* y, const void* x, Number from, int64_t n, Half half) {
-  switch (from) {
+int64_t size_of(Number number) {
+  switch (number) {
     case Number::boolean:
     case Number::uint8:
-      return to_half<uint8_t>(y, x, n, half);
+      return 1;
+    case Number::float16:
+    case Number::bfloat16:
+      return 2;
     case Number::int32:
-      return to_half<int32_t>(y, x, n, half);
-    case Number::int64:
-      return to_half<int64_t>(y, x, n, half);
     case Number::float32:
-      narrow_all(y, static_cast<const float*>(x), n, half);
-      return true;
+      return 4;
     default:
-      return false;
+      return 8;
   }
 }
-bool from_half(void* y, Number to, const uint16_t* x, int64_t n, Half half) {
-  switch (to) {
-    case Number::boolean:
-      return from_half<Truth>(y, x, n, half);
-    case Number::int32:
-      return from_half<int32_t>(y, x, n, half);
-    case Number::int64:
-      return from_half<int64_t>(y, x, n, half);
-    case Number::float32:
-      widen_all(static_cast<float*>(y), x, n, half);
-      return true;
-    case Number::float64:
-      return from_half<double>(y, x, n, half);
-    default:
-      return false;
-  }
+
+// In two steps, by blocks.
+bool convert_by(Number between, void* y, Number to, const void* x, Number from, int64_t n) {
+  constexpr int64_t kBlock = 1024;
+  for_ranges(n, [=](int64_t begin, int64_t end) {
+    int32_t block[kBlock];  // or floats
+    for (int64_t i = begin; i < end; i += kBlock) {
+      const int64_t count = std::min(kBlock, end - i);
+      convert(block, between, static_cast<const char*>(x) + i * size_of(from), from, count);
+      convert(static_cast<char*>(y) + i * size_of(to), to, block, between, count);
+    }
+  });
+  return true;
+}
+
+bool is_half(Number number) {
+  return number == Number::float16 || number == Number::bfloat16;
 }
 
 }  // namespace
 
 bool convert(void* y, Number to, const void* x, Number from, int64_t n) {
-  if (to == Number::float16 || to == Number::bfloat16)
-    return to_half(static_cast<uint16_t*>(y), x, from, n, half_of(to));
+  if (is_half(to) && is_half(from)) return false;
+  if (is_half(to)) {
+    if (from != Number::float32) return convert_by(Number::float32, y, to, x, from, n);
+    narrow_all(static_cast<uint16_t*>(y), static_cast<const float*>(x), n, half_of(to));
+    return true;
+  }
+  if (is_half(from)) {
+    if (to != Number::float32) return convert_by(Number::float32, y, to, x, from, n);
+    widen_all(static_cast<float*>(y), static_cast<const uint16_t*>(x), n, half_of(from));
+    return true;
+  }
+  if (to == Number::uint8) {  // the lowest bits of an int32; a loop from each dtype would be 3 kB
+    if (size_of(from) == 1) return run<uint8_t, uint8_t>(y, x, n);
+    if (from == Number::int32) return run<uint8_t, int32_t>(y, x, n);
+    return convert_by(Number::int32, y, to, x, from, n);
+  }
   switch (from) {
-    case Number::boolean:
-    case Number::uint8:
-      return from_number<uint8_t>(y, to, x, n);
     case Number::int32:
       return from_number<int32_t>(y, to, x, n);
     case Number::int64:
@@ -208,11 +193,9 @@ bool convert(void* y, Number to, const void* x, Number from, int64_t n) {
       return from_number<float>(y, to, x, n);
     case Number::float64:
       return from_number<double>(y, to, x, n);
-    case Number::float16:
-    case Number::bfloat16:
-      return from_half(y, to, static_cast<const uint16_t*>(x), n, half_of(from));
+    default:
+      return from_number<uint8_t>(y, to, x, n);
   }
-  return false;
 }
 
 }  // namespace fastdl

@@ -31,7 +31,9 @@ template <int step, bool last, class T>
   using namespace simd;
   constexpr int w = kWidth<T>;
   Vec<T> v[step];
-  std::memcpy(v, from, sizeof v);
+#pragma GCC unroll 4
+  for (int i = 0; i < step; ++i)
+    std::memcpy(&v[i], from + i * w, sizeof v[i]);  // (all at once: by way of the stack)
   if constexpr (step == 3)
     return every_third<last ? 2 : 0, T>(v[0], v[1], v[2], std::make_index_sequence<w>());
   const auto half = [](Vec<T> a, Vec<T> b) { return last ? odd<T>(a, b) : even<T>(a, b); };

@@ -472,6 +472,7 @@ def __getattr__(name: str) -> Any:
     if name == "bfloat16":  # imports ml_dtypes, see fastdl.dtypes
         from fastdl import dtypes
 
+        globals()[name] = dtypes.bfloat16
         return dtypes.bfloat16
     if name.startswith("_foreach_"):
         found = import_module("fastdl.foreach").named(name)

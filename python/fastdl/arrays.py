@@ -38,8 +38,6 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
         if array.dtype.kind == "V":  # bfloat16: its bits
             return select(array).contiguous(array.view(_uint16)).view(dtype)
         return select(array).contiguous(array if array.dtype is own else array.view(own))
-    if dtype.itemsize == 2 and dtype.kind in FLOATING and (own is float64 or is_half(own)):
-        return pooled_copy(pooled_copy(array, float32), dtype)  # rounded twice, as PyTorch's are
     if array.dtype.kind == "c" and dtype.kind not in "cb":
         return pooled_copy(array.real, dtype)
     if array.__class__ is np.ndarray:
@@ -50,6 +48,8 @@ def pooled_copy(array: Any, dtype: Any = None) -> Any:
         elif dtype is complex64 and own is float32:
             kernels = select(array)
             return kernels.complex_join(array, _ZERO, kernels.empty(array.shape, dtype))
+    if dtype.itemsize == 2 and dtype.kind in FLOATING and (own is float64 or is_half(own)):
+        return pooled_copy(pooled_copy(array, float32), dtype)  # rounded twice, as PyTorch's are
     copy = select(array).empty(array.shape, dtype)
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(copy, array, casting="unsafe")
@@ -77,9 +77,11 @@ def assign(to: Any, array: Any) -> None:
     if array.dtype.kind == "c" and dtype.kind not in "cb":
         array = array.real
     elif array.__class__ is np.ndarray is to.__class__ and dtype.kind != "c":
-        converted = select(array).convert(array, dtype)
+        out = to if to.shape == array.shape and to.flags.c_contiguous else None
+        converted = select(array).convert(array, dtype, out)
         if converted is not None:
-            assign(to, converted)
+            if out is None:
+                assign(to, converted)
             return
     with np.errstate(all="ignore"):  # float to int out of range: what C gives
         np.copyto(to, array, casting="unsafe")

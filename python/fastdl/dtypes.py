@@ -146,6 +146,7 @@ def __getattr__(name: str) -> Any:
         d = _bfloat16()
         if d is None:
             raise AttributeError(f"fastdl.bfloat16: {_NO_BFLOAT16}")
+        globals()[name] = d  # found at once from now on
         return d
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -296,10 +296,10 @@ cumprod cumsum deg2rad detach_copy diag diagonal_copy diff digamma dot dstack er
 float_power fmax fmin frac frexp gather gcd ger hardshrink heaviside histc histogram hstack i0 igamma igammac
 index_reduce index_select inner isin isneginf isposinf kron kthvalue lcm ldexp lgamma log_softmax logaddexp
 logaddexp2 logcumsumexp logit logsumexp masked_select matmul max mean median min mm mode msort multinomial mv
-mvlgamma nan_to_num nanmean nanmedian nanquantile nansum narrow_copy nextafter nonzero nonzero_static normal outer
+mvlgamma nanmean nanmedian nanquantile nansum narrow_copy nextafter nonzero nonzero_static normal outer
 permute_copy polar polygamma prod quantile rad2deg range renorm row_stack scatter_reduce searchsorted select_copy
 sigmoid signbit sinc slice_copy slice_scatter softmax sort split_copy split_with_sizes_copy squeeze_copy stack std
-std_mean sum t_copy take take_along_dim tanh tensordot threshold topk transpose_copy tril triu unbind_copy
+std_mean sum t_copy take take_along_dim tanh tensordot threshold topk transpose_copy unbind_copy
 unfold_copy unsqueeze_copy var var_mean vdot view_as_complex_copy view_as_real_copy view_copy vstack where xlogy
 """
 _publish(globals(), __all__, _OUT)

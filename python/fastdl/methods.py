@@ -18,7 +18,7 @@ from fastdl.absent import mark_absent
 from fastdl.autograd import gradients
 from fastdl.autograd.mode import mode
 from fastdl.autograd.view import in_place, shape_in_place
-from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
 from fastdl.kernels import is_array, select
 from fastdl.ops import (
     activation,
@@ -143,12 +143,11 @@ _PROPERTIES = {
 # Others that take out=: in place they need no second pass.
 _IN_PLACE_OUT = """bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
     clamp clamp_min clamp_max clip addcmul addcdiv lerp sgn index_add index_copy index_fill scatter
-    scatter_add masked_fill"""
-_IN_PLACE = """sigmoid tanh logical_and logical_or logical_xor logical_not
-    bitwise_not eq ne lt le gt ge not_equal less less_equal greater
-    greater_equal relu frac tril triu index_reduce scatter_reduce masked_scatter addmm addmv addr
+    scatter_add masked_fill logical_and logical_or logical_xor logical_not tril triu nan_to_num"""
+_IN_PLACE = """sigmoid tanh bitwise_not eq ne lt le gt ge not_equal less less_equal greater
+    greater_equal relu frac index_reduce scatter_reduce masked_scatter addmm addmv addr
     addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma polygamma sinc logit deg2rad rad2deg xlogy
-    copysign conj_physical float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm nan_to_num i0 renorm"""
+    copysign conj_physical float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"
 
 # Python's operators: dunder name without underscores -> function of two operands.
@@ -284,10 +283,10 @@ def _plain_operand(self: Tensor, x: Any, other: Any, integers: bool) -> Any:
             return None if self._requires_grad and mode.enabled else other
     elif dtype.kind in FLOATING:
         pass  # half precision; numbers beside it are rounded first where they are compared
-    elif not (integers and dtype is int64):
+    elif not (integers and is_common_integer(dtype)):
         return None
     elif other.__class__ is int:
-        return other if -WORD <= other < WORD else None
+        return other if 0 <= other < 128 or (dtype is int64 and -WORD <= other < WORD) else None
     if isinstance(other, Tensor):
         y = other._data
         if y.dtype is dtype and y.__class__ is np.ndarray:

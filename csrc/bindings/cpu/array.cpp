@@ -32,6 +32,16 @@ py::array empty_array(const py::dtype& dtype, std::span<const int64_t> shape, co
   return py::reinterpret_steal<py::array>(array.release());
 }
 
+bool overlaps(const py::array& plain, const py::array& other) {
+  const auto *begin = static_cast<const char*>(plain.data()), *end = begin + plain.nbytes();
+  const auto *low = static_cast<const char*>(other.data()), *high = low + other.itemsize();
+  for (int i = 0; i < int(other.ndim()); ++i) {
+    if (other.shape(i) == 0) return false;
+    (other.strides(i) < 0 ? low : high) += (other.shape(i) - 1) * other.strides(i);
+  }
+  return low < end && begin < high;
+}
+
 py::array contiguous_copy(const py::array& array) {
   const char kind = array.dtype().kind();
   // Records may hold references, which a copy of bytes would not count.

@@ -236,12 +236,7 @@ char* writable_data(const char* op, py::array& out) {
 
 // An input that is read while `out` is written: a copy where they have memory in common.
 py::array apart(const py::array& input, const py::array& out) {
-  const char *low = bytes(input), *high = low + input.itemsize();
-  for (int i = 0; i < int(input.ndim()); ++i) {
-    if (input.shape(i) == 0) return input;
-    (input.strides(i) < 0 ? low : high) += (input.shape(i) - 1) * input.strides(i);
-  }
-  return low < bytes(out) + out.nbytes() && bytes(out) < high ? contiguous_copy(input) : input;
+  return overlaps(out, input) ? contiguous_copy(input) : input;
 }
 
 void check_source(const char* op, const py::array& out, const py::array& source) {
@@ -408,13 +403,15 @@ py::array bind_nonzero(const py::array& mask) {
   return y;
 }
 
-py::array bind_triangle(const py::array& x, int64_t diagonal, bool lower) {
+py::array bind_triangle(const py::array& x, int64_t diagonal, bool lower,
+                        const std::optional<py::array>& out_array) {
   const char* op = "triangle";
-  const py::array in = in_c_order(x, op);
   const Shape shape = shape_of(x);
-  if (shape.size() < 2) throw py::value_error("triangle: x must have at least two axes");
-  py::array y = empty_array(x.dtype(), shape);
-  char* out = static_cast<char*>(y.mutable_data());
+  require(shape.size() >= 2, op, "x must have at least two axes");
+  py::array y = out_array ? *out_array : empty_array(x.dtype(), shape);
+  require(shape_of(y) == shape && y.dtype().equal(x.dtype()), op, "out must have the shape and dtype of x");
+  char* out = writable_data(op, y);
+  const py::array in = in_c_order(y.is(x) ? x : apart(x, y), op);
   const int64_t rows = shape[shape.size() - 2], columns = shape.back(), size = size_of(shape);
   const int64_t item = x.itemsize();
   const char* from = bytes(in);
@@ -487,7 +484,8 @@ void register_layout(py::module_& m) {
   m.def("progression", &bind_progression, py::arg("out"), py::arg("start"), py::arg("step"));
   m.def("triangle_places", &bind_triangle_places, py::arg("rows"), py::arg("columns"), py::arg("diagonal"),
         py::arg("lower"));
-  m.def("triangle", &bind_triangle, py::arg("x"), py::arg("diagonal"), py::arg("lower"));
+  m.def("triangle", &bind_triangle, py::arg("x"), py::arg("diagonal"), py::arg("lower"),
+        py::arg("out") = py::none());
 }
 
 }  // namespace fastdl::binding

@@ -26,20 +26,6 @@ bool has_rows(const py::array& array) {
          array.shape(last) >= 64;
 }
 
-// NumPy writes the first element; it knows all dtypes and how a number becomes one.
-void bind_fill(const py::array& out, const py::object& value) {
-  const int64_t bytes = out.nbytes(), item = out.itemsize();
-  if (bytes < 4096 || !is_plain(out) || !(item == 1 || item == 2 || item == 4 || item == 8)) {
-    out.attr("fill")(value);
-    return;
-  }
-  if (!out.writeable()) throw py::value_error("fill: out is read-only");
-  char* to = static_cast<char*>(const_cast<void*>(out.data()));
-  py::array(out.dtype(), Shape{1}, to, out).attr("fill")(value);  // a view
-  KernelScope scope(bytes / 4);
-  fill(to, bytes, eight_bytes_of(to, item));
-}
-
 std::optional<Number> number_of(const py::dtype& dtype) {
   if (dtype.byteorder() != '=' && dtype.byteorder() != '|') return std::nullopt;
   const auto item = dtype.itemsize();
@@ -62,12 +48,44 @@ std::optional<Number> number_of(const py::dtype& dtype) {
   }
 }
 
-py::object bind_convert(const py::array& array, const py::dtype& dtype) {
+// One number by the kernel that converts arrays: NumPy takes a microsecond for it, and is asked for what the
+// kernel does not know.
+bool convert_number(char* to, const py::dtype& dtype, const py::object& value) {
+  const auto number = number_of(dtype);
+  if (!number) return false;
+  if (PyFloat_Check(value.ptr())) {
+    const double from = PyFloat_AS_DOUBLE(value.ptr());
+    return convert(to, *number, &from, Number::float64, 1);
+  }
+  if (!PyLong_Check(value.ptr())) return false;
+  int overflow = 0;
+  const int64_t from = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+  return overflow == 0 && convert(to, *number, &from, Number::int64, 1);
+}
+
+void bind_fill(const py::array& out, const py::object& value) {
+  const int64_t bytes = out.nbytes(), item = out.itemsize();
+  if (bytes < 4096 || !is_plain(out) || !(item == 1 || item == 2 || item == 4 || item == 8)) {
+    out.attr("fill")(value);
+    return;
+  }
+  if (!out.writeable()) throw py::value_error("fill: out is read-only");
+  char* to = static_cast<char*>(const_cast<void*>(out.data()));
+  if (!convert_number(to, out.dtype(), value))
+    py::array(out.dtype(), Shape{1}, to, out).attr("fill")(value);  // a view
+  KernelScope scope(bytes / 4);
+  fill(to, bytes, eight_bytes_of(to, item));
+}
+
+py::object bind_convert(const py::array& array, const py::dtype& dtype, const py::object& out) {
   const auto from = number_of(array.dtype()), to = number_of(dtype);
   if (!from || !to) return py::none();
-  py::array result = empty_array(dtype, shape_of(array));
+  py::array result = out.is_none() ? empty_array(dtype, shape_of(array)) : py::array(out);
+  const bool fits = is_plain(result) && result.writeable() && result.dtype().equal(dtype);
+  if (!fits || shape_of(result) != shape_of(array)) return py::none();
   char* y = static_cast<char*>(result.mutable_data());
-  const py::array plain = is_plain(array) || has_rows(array) ? array : contiguous_copy(array);
+  const bool as_it_lies = (is_plain(array) || has_rows(array)) && (out.is_none() || !overlaps(result, array));
+  const py::array plain = as_it_lies ? array : contiguous_copy(array);
   const char* x = static_cast<const char*>(plain.data());
   const int64_t n = plain.size();
   std::atomic<bool> known = true;
@@ -101,11 +119,9 @@ bool bind_copy_into(py::array& out, const py::array& array) {
   if (shape != shape_of(array)) return false;
   const int64_t n = out.size(), item = out.itemsize();
   if (n == 0) return true;
+  if (overlaps(out, array)) return false;
   char* to = static_cast<char*>(out.mutable_data());
   const char* from = static_cast<const char*>(array.data());
-  const char *low = from, *high = from + item;
-  for (size_t i = 0; i < shape.size(); ++i) (strides[i] < 0 ? low : high) += (shape[i] - 1) * strides[i];
-  if (low < to + n * item && to < high) return false;
   KernelScope scope(n);
   copy_strided(to, from, shape.data(), strides.data(), int(shape.size()), item);
   return true;
@@ -128,8 +144,10 @@ void register_runtime(py::module_& m) {
       "copy_into", &bind_copy_into, py::arg("out"), py::arg("array"),
       "out[...] = array for a C-order out of the same shape and dtype; False, and nothing done, for others.");
   m.def("contiguous", &contiguous_copy, py::arg("array"), "A C-order copy in pooled memory.");
-  m.def("convert", &bind_convert, py::arg("array"), py::arg("dtype"),
-        "A C-order copy in another dtype in pooled memory; None for a pair of dtypes that it does not know.");
+  m.def("convert", &bind_convert, py::arg("array"), py::arg("dtype"), py::arg("out") = py::none(),
+        "A C-order copy in another dtype, in pooled memory or in out; None for what it does not know: a pair "
+        "of "
+        "dtypes, an out not in C order.");
 
   m.def("memory_stats", [] {
     const memory::Stats stats = memory::stats();

@@ -1,6 +1,7 @@
 // The walk over strided operands that all elementwise kernels share; see loop.h.
 #include "cpu/elementwise/loop.h"
 
+#include <bit>
 #include <cstring>
 
 #include "cpu/copy_rows.h"
@@ -10,7 +11,6 @@ namespace fastdl {
 namespace {
 
 constexpr int64_t kBlock = 1024, kHalfBlock = 512;  // elements; of floats that are stored in half precision
-constexpr int64_t kConstants = 256;                 // a row's worth of a constant that serves all of it
 constexpr int64_t kShortRow = 64, kTinyRow = 16;
 constexpr int64_t kUnit = 64;  // elements: ranges begin where a vector would, else its loads touch two lines
 constexpr int64_t kStreamBytes = 20 << 20;  // outputs from here on are stored past the caches
@@ -111,6 +111,9 @@ template <int N>
   int64_t step[N];  // strides along the innermost axis
   bool direct = true, constants = true;
   int64_t block = kBlock;
+  // A row's worth of a constant that serves all of it: a kilobyte, but of longer elements 256.
+  const int shift = std::max(8, 11 - int(std::bit_width(unsigned(elements.bytes[N - 1]))));
+  const int64_t constant_row = int64_t(1) << shift;
   for (int i = 0; i < N; ++i) {
     const bool converted = loop.half[i] != Half::none;
     const int stored = converted ? kHalfBytes : elements.bytes[i];
@@ -164,18 +167,18 @@ template <int N>
           repeat(blocks[i], here[i], kVectorBytes / bytes, int(bytes), next == 0 ? 1 : rows, next);
       }
       beside(f, n, operands, rows, pitch);
-    } else if (constants && n > kConstants) {
-      // One block of each constant serves all of a row, as rows of kConstants elements and what is left.
+    } else if (constants && n > constant_row) {
+      // One block of each constant serves all of a row, as rows of constant_row elements and what is left.
       rows = 1;
       int64_t pitch[N];
       for (int i = 0; i < N; ++i) {
-        pitch[i] = kConstants * step[i];
+        pitch[i] = constant_row * step[i];
         operands[i] = step[i] == 0 ? blocks[i] : here[i];
-        if (step[i] == 0) repeat(blocks[i], here[i], kConstants, elements.bytes[i]);
+        if (step[i] == 0) repeat(blocks[i], here[i], constant_row, elements.bytes[i]);
       }
-      run(f, kConstants, operands, n / kConstants, pitch);
-      for (int i = 0; i < N; ++i) operands[i] += n / kConstants * pitch[i];
-      if (n % kConstants > 0) run(f, n % kConstants, operands, 1, pitch);
+      run(f, constant_row, operands, n >> shift, pitch);
+      for (int i = 0; i < N; ++i) operands[i] += (n >> shift) * pitch[i];
+      if (const int64_t rest = n & (constant_row - 1)) run(f, rest, operands, 1, pitch);
     } else {
       // Pieces of a row, or as many short rows as fit into a block.
       rows = std::clamp<int64_t>(rows, 1, std::max<int64_t>(1, block / n));

@@ -10,7 +10,7 @@ import numpy as np
 from fastdl._graph import plain
 from fastdl.autograd.mode import mode
 from fastdl.autograd.refused import apply_otherwise
-from fastdl.dtypes import DIFFERENTIABLE, FLOATING, float32, float64, int32, int64, is_half
+from fastdl.dtypes import DIFFERENTIABLE, FLOATING, float32, float64, is_common_integer, is_half
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arrays import wrapped
@@ -42,6 +42,7 @@ def number(op: str, value: Any, name: str = "other") -> Any:
 
 
 _UNCHECKED = frozenset((Add, Sub, Mul, Maximum, Minimum))  # any integers of one dtype will do
+_IN_HALF = _UNCHECKED | {Div, Pow}  # whose kernels do all there is to do in half precision
 
 
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
@@ -66,7 +67,8 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
                 and (
                     dtype is float32
                     or dtype is float64
-                    or ((dtype is int64 or dtype is int32) and op in _UNCHECKED)
+                    or (op in _UNCHECKED and is_common_integer(dtype))
+                    or (op in _IN_HALF and is_half(dtype))
                 )
                 and x.__class__ is y.__class__
                 and (out is None or out.dtype is dtype)
@@ -85,6 +87,14 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
     value = number(op.label, other)
     if value.__class__ is complex:  # no kernel takes it
         return apply_otherwise(op, (input, None), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
+    x = input._data
+    dtype = x.dtype
+    if (
+        (dtype is float32 or dtype is float64 or (op in _IN_HALF and is_half(dtype)))
+        and (out is None or out.dtype is dtype)
+        and plain(input)
+    ):
+        return Tensor._wrap(getattr(select(x), op.by_number or op.kernel)(x, value, out))
     if out is None:
         return op.apply(input, None, value=value)  # type: ignore[no-any-return]
     return op.apply(input, None, value=value, out=out)  # type: ignore[no-any-return]

@@ -54,6 +54,8 @@ def empty_as_it_lies(x: Any) -> Any:
 
 def filler(op: str, value: Any, dtype: Any) -> Any:
     """A number as an array of ``dtype`` can hold it: integers drop fractions, unsigned ones wrap negative integers."""
+    if value.__class__ is int and 0 <= value < 128:  # every dtype holds it
+        return value
     if value.__class__ is complex and dtype.kind == "b":
         return value != 0
     if value.__class__ is complex and dtype.kind != "c":

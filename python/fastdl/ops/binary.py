@@ -46,6 +46,7 @@ class Binary(Op):
     """Two operands; subclasses name kernel and NumPy function and add the gradient."""
 
     kernel: ClassVar[str]
+    by_number: ClassVar[str] = ""  # the kernel for a number on the right, if that is another one
     label: ClassVar[str]
     ufunc: ClassVar[Any]
     floating: ClassVar[bool] = False  # integers are converted to the default dtype
@@ -326,7 +327,7 @@ def _power(x: Any, exponent: int) -> Any:
 
 
 class Pow(Binary):
-    kernel, ufunc = "pow_forward", np.power
+    kernel, by_number, ufunc = "pow_forward", "pow_scalar_forward", np.power
 
     def check(self, x: Any, y: Any, dtype: Any) -> None:
         if dtype.kind in "iu" and not is_array(y) and y < 0:

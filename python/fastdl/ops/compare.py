@@ -42,10 +42,19 @@ def _holds(dtype: Any, value: Any) -> bool:
     return info.min <= value <= info.max  # type: ignore[no-any-return]
 
 
+def _is_exact(dtype: Any, value: int) -> bool:
+    """Is this integer a number of the dtype, which need not be rounded?"""
+    if is_common_integer(dtype):
+        return 0 <= value < 128 or _holds(dtype, value)
+    return dtype.kind in FLOATING and 0 <= value < 128
+
+
 def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> Any:
     """x op y as a bool array, after promotion."""
     dtype: Any = getattr(x, "dtype", None)
-    if y.__class__ is int and is_common_integer(dtype) and (0 <= y < 128 or _holds(dtype, y)):
+    if dtype is not None and (
+        _is_exact(dtype, y) if y.__class__ is int else is_half(dtype) and dtype is getattr(y, "dtype", None)
+    ):
         pass
     elif dtype is None or not (
         dtype is getattr(y, "dtype", dtype if dtype.kind in FLOATING and y.__class__ is not complex else None)
@@ -125,9 +134,14 @@ def _truth(x: Any) -> Any:
 def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
-        if out is None and (found := _bits(name[8:], _truth(x), _truth(y))) is not None:
-            return Tensor._wrap(found)
-        return _result(name, by_numpy(name, ufunc, bool_, None, x, y), out)
+        same = out is input and x.dtype is bool_ and getattr(y, "shape", None) == x.shape
+        found = _bits(name[8:], _truth(x), _truth(y), x if same else None)
+        if found is None:
+            found = by_numpy(name, ufunc, bool_, None, x, y)
+        elif same:
+            out._bump_version()  # type: ignore[union-attr]
+            return out  # type: ignore[return-value]
+        return _result(name, found, out)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{text}, elementwise; numbers count as True where not 0. See ``torch.{name}``."
@@ -142,10 +156,15 @@ logical_xor = _logical("logical_xor", np.logical_xor, "Exactly one")
 def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """True where ``input`` is zero or False. See ``torch.logical_not``."""
     x = input._data
-    if out is None and x.dtype is bool_ and not on_device(x):
-        return Tensor._wrap(select(x).bitwise_xor_forward(x, True))
-    if out is None and (x.dtype.kind in FLOATING or has_integer_kernels(x)):
-        return eq(input, 0)
+    if x.dtype is bool_ and not on_device(x):
+        same = out is input and x.size
+        found = select(x).bitwise_xor_forward(x, True, x if same else None)
+        if not same:
+            return _result("logical_not", found, out)
+        out._bump_version()  # type: ignore[union-attr]
+        return out  # type: ignore[return-value]
+    if x.dtype.kind in FLOATING or has_integer_kernels(x):
+        return eq(input, 0, out=out)
     return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, x), out)
 
 

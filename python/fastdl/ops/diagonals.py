@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.arrays import pooled_copy
+from fastdl._graph import plain
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import contiguous, zeros
 from fastdl.ops.common import axis
+from fastdl.ops.out import apply_into
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import reshape
 from fastdl.tensor import Tensor
@@ -22,9 +24,9 @@ class Triangle(Op):
     release = Op.stay
     takes_complex = True
 
-    def forward(self, x: Any, diagonal: int, lower: bool) -> Any:
+    def forward(self, x: Any, diagonal: int, lower: bool, out: Any = None) -> Any:
         self.diagonal, self.lower = diagonal, lower
-        return triangle(x, diagonal, lower)
+        return triangle(x, diagonal, lower, out)
 
     def backward(self, grad: Any) -> Any:
         return triangle(grad, self.diagonal, self.lower)
@@ -33,10 +35,21 @@ class Triangle(Op):
         return Triangle.apply(grad, diagonal=self.diagonal, lower=self.lower)
 
 
-def triangle(x: Any, diagonal: int, lower: bool) -> Any:
-    """One side of an array's diagonal, the other side zero."""
+def triangle(x: Any, diagonal: int, lower: bool, out: Any = None) -> Any:
+    """One side of an array's diagonal, the other side zero; ``out`` may be ``x`` itself."""
     if not on_device(x) and x.itemsize <= 8:
-        return select(x).triangle(x, diagonal, lower)
+        kernel = select(x).triangle
+        if out is not None and out.flags.c_contiguous:
+            return kernel(x, diagonal, lower, out)
+        result = kernel(x, diagonal, lower)
+    else:
+        result = _masked(x, diagonal, lower)
+    if out is not None:
+        assign(out, result)
+    return result
+
+
+def _masked(x: Any, diagonal: int, lower: bool) -> Any:
     rows, columns = x.shape[-2:]
     last = diagonal if lower else diagonal - 1  # row i keeps (or loses) columns up to i + last
     kept = np.tri(rows, columns, last, dtype=np.bool_, like=x)
@@ -47,18 +60,26 @@ def triangle(x: Any, diagonal: int, lower: bool) -> Any:
     return out
 
 
-def tril(input: Tensor, diagonal: int = 0) -> Tensor:
+def tril(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tensor:
     """The lower triangle of the last two axes, the rest zero; see ``torch.tril``."""
     if input._data.ndim < 2:
         raise RuntimeError(f"tril: expects at least 2 dimensions, got shape {input.shape}")
-    return Triangle.apply(input, diagonal=int(diagonal), lower=True)  # type: ignore[no-any-return]
+    return _side(input, int(diagonal), True, out)
 
 
-def triu(input: Tensor, diagonal: int = 0) -> Tensor:
+def triu(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tensor:
     """The upper triangle of the last two axes, the rest zero; see ``torch.triu``."""
     if input._data.ndim < 2:
         raise RuntimeError(f"triu: expects at least 2 dimensions, got shape {input.shape}")
-    return Triangle.apply(input, diagonal=int(diagonal), lower=False)  # type: ignore[no-any-return]
+    return _side(input, int(diagonal), False, out)
+
+
+def _side(input: Tensor, diagonal: int, lower: bool, out: Tensor | None) -> Tensor:
+    if out is input and plain(input) and out._data.size:  # no node where nothing is recorded
+        triangle(input._data, diagonal, lower, input._data)
+        out._bump_version()
+        return out
+    return apply_into(out, Triangle, input, diagonal=diagonal, lower=lower)
 
 
 class DiagonalEmbed(Op):

@@ -245,7 +245,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -
             known = min.__class__ in _REAL and max.__class__ in _REAL
         else:
             known = (
-                dtype.kind == "i"
+                dtype.kind in "iu"
                 and min.__class__ in _WHOLE
                 and max.__class__ in _WHOLE
                 and has_integer_kernels(x)
@@ -432,6 +432,26 @@ class Lerp(Ternary):
         )
 
 
+def _at_once(kernel: str, out: Any, number: Any, *tensors: Tensor) -> Tensor | None:
+    """The kernel on floating-point tensors of one dtype and a number, where nothing is recorded; else None."""
+    if not plain(*tensors) or number.__class__ not in (int, float):
+        return None
+    arrays = [t._data for t in tensors]
+    x = arrays[0]
+    for array in arrays:
+        if array.dtype is not x.dtype:
+            return None
+    if x.dtype.kind not in FLOATING:
+        return None
+    if out is None:
+        return Tensor._wrap(getattr(select(x), kernel)(*arrays, number))
+    if out is not tensors[0] or not x.size:
+        return None
+    getattr(select(x), kernel)(*arrays, number, x)
+    out._bump_version()
+    return out
+
+
 def addcmul(
     input: Tensor, tensor1: Tensor, tensor2: Tensor, *older: Tensor, value: float = 1, out: Any = None
 ) -> Tensor:
@@ -447,7 +467,8 @@ def addcmul(
                 tensor1, tensor2 = to(tensor1, dtype), to(tensor2, dtype)
         if dtype.kind in "iu":
             return add(input, mul(mul(tensor1, tensor2), filler("addcmul", value, dtype)), out=out)
-    return apply_into(out, Addcmul, input, tensor1, tensor2, value=value)
+    result = _at_once("addcmul_forward", out, value, input, tensor1, tensor2)
+    return apply_into(out, Addcmul, input, tensor1, tensor2, value=value) if result is None else result
 
 
 def addcdiv(
@@ -457,11 +478,15 @@ def addcdiv(
     if older:  # (input, value, tensor1, tensor2)
         older_order("addcdiv", tensor1, (tensor2, *older), 2, "input, tensor1, tensor2, *, value=1")
         value, tensor1, (tensor2,) = tensor1, tensor2, older  # type: ignore[assignment]
-    return apply_into(out, Addcdiv, input, tensor1, tensor2, value=value)
+    result = _at_once("addcdiv_forward", out, value, input, tensor1, tensor2)
+    return apply_into(out, Addcdiv, input, tensor1, tensor2, value=value) if result is None else result
 
 
 def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Any = None) -> Tensor:
     """input + weight * (end - input); ``weight`` is a number or a tensor. See ``torch.lerp``."""
     if isinstance(weight, Tensor):
         return apply_into(out, Lerp, input, end, weight)
+    result = _at_once("lerp_forward", out, weight, input, end)
+    if result is not None:
+        return result
     return apply_into(out, Lerp, input, end, None, value=number("lerp", weight, "weight"))

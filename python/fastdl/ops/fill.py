@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl._graph import plainly_writable
+from fastdl._graph import plain, plainly_writable
 from fastdl.arrays import assign
 from fastdl.autograd.graph import fitted
 from fastdl.autograd.mode import mode
@@ -51,6 +51,10 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite this tensor with ``src``, broadcast and converted to its dtype; see ``torch.Tensor.copy_``."""
     if not plainly_writable(self):
         check_writable("copy_", self)
+    elif plain(src) and src._data.shape == self._data.shape:  # nothing to record, move or broadcast
+        assign(self._data, src._data)
+        self._bump_version()
+        return self
     array = as_array("copy_", src)
     if device_of(array) is not device_of(self._data):  # as inputs of a recorded graph are filled
         src = (src if isinstance(src, Tensor) else Tensor._wrap(array)).to(self.device)

@@ -41,6 +41,7 @@ from fastdl.ops.error_functions import erfc, erfinv
 from fastdl.ops.evaluated import special
 from fastdl.ops.extreme import orderable, sortable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
+from fastdl.ops.out import constant, store
 from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _exp2, cos, log
 from fastdl.printing import named_lines
@@ -420,7 +421,12 @@ def _integers(op: str, ufunc: Any, input: Tensor, other: Tensor) -> Tensor:
 
 
 def nan_to_num(
-    input: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+    input: Tensor,
+    nan: float | None = None,
+    posinf: float | None = None,
+    neginf: float | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """NaN replaced by ``nan`` (0), infinities by ``posinf`` and ``neginf`` (the largest and smallest number).
 
@@ -431,16 +437,22 @@ def nan_to_num(
         from fastdl.ops.complex import complex, imag, real
 
         if not on_device(x) and math.isfinite(_largest(x[..., None].view(real_dtype(x.dtype)))):
-            return input.clone()
-        return complex(*[nan_to_num(part(input), nan, posinf, neginf) for part in (real, imag)])
-    if x.dtype.kind not in FLOATING:
-        return input.clone()
-    if not on_device(x) and math.isfinite(_largest(x)):  # the usual case
-        return input.clone()
-    limits = floating_info(x.dtype)
-    result = where(isnan(input), 0.0 if nan is None else float(nan), input)
-    result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
-    return where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)  # type: ignore[no-any-return]
+            result = input
+        else:
+            result = complex(*[nan_to_num(part(input), nan, posinf, neginf) for part in (real, imag)])
+    elif x.dtype.kind not in FLOATING or (not on_device(x) and math.isfinite(_largest(x))):  # the usual case
+        result = input
+    else:
+        limits = floating_info(x.dtype)
+        result = where(isnan(input), 0.0 if nan is None else float(nan), input)
+        result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
+        result = where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)
+    if out is not None and result is not out:
+        return store("nan_to_num", out, result)
+    if out is None:
+        return result.clone() if result is input else result
+    constant(out)._bump_version()
+    return out
 
 
 def _largest(x: Any) -> Any:

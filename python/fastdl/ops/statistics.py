@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, int64
@@ -405,7 +406,7 @@ def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal. See ``torch.trace``."""
     if input._data.ndim != 2:
         raise RuntimeError(f"trace: expects a matrix, got shape {input.shape}")
-    return sum(diagonal(input))
+    return sum(Tensor._wrap(input._data.diagonal()) if plain(input) else diagonal(input))
 
 
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:

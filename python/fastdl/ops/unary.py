@@ -177,7 +177,7 @@ def _function(
         x = input._data
         dtype = x.dtype
         if (
-            (dtype is float32 or dtype is float64)
+            dtype.kind in FLOATING
             and x.__class__ is np.ndarray
             and not (input._requires_grad and mode.enabled)
         ):  # no node where nothing is recorded

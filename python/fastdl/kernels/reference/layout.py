@@ -24,10 +24,16 @@ def contiguous(array: Array) -> Array:
     return np.array(array, order="C")
 
 
-def convert(array: Array, dtype: Any) -> Array:
-    """A C-order copy in another dtype: values as C converts them, to bool whether they are not zero."""
+def convert(array: Array, dtype: Any, out: Array | None = None) -> Array | None:
+    """A C-order copy in another dtype, or written to ``out``: values as C converts them, to bool whether they are not
+    zero. A backend may refuse with None, having done nothing."""
     with np.errstate(all="ignore"):  # float to int out of range
-        return array.astype(dtype, order="C")
+        if array.dtype == np.float64 and dtype.itemsize == 2 and dtype.kind in "fV":
+            array = array.astype(np.float32)  # rounded twice, as PyTorch's are
+        if out is None:
+            return array.astype(dtype, order="C")
+        np.copyto(out, array, casting="unsafe")
+    return out
 
 
 def copy_into(out: Array, array: Array) -> bool:
@@ -53,9 +59,15 @@ def triangle_places(rows: int, columns: int, diagonal: int, lower: bool) -> Arra
     return np.stack(places)
 
 
-def triangle(x: Array, diagonal: int, lower: bool) -> Array:
-    """The lower triangle of the last two axes, columns up to row + diagonal, or the upper one, from there on."""
-    return np.tril(x, diagonal) if lower else np.triu(x, diagonal)
+def triangle(x: Array, diagonal: int, lower: bool, out: Array | None = None) -> Array:
+    """The lower triangle of the last two axes, columns up to row + diagonal, or the upper one, from there on.
+
+    ``out`` may be ``x`` itself."""
+    y = np.tril(x, diagonal) if lower else np.triu(x, diagonal)
+    if out is None:
+        return y
+    out[...] = y
+    return out
 
 
 def concat(arrays: Sequence[Array], dim: int) -> Array:
