@@ -551,6 +551,20 @@ def test_what_writes_over_its_tensor_takes_no_memory(dtype):
         assert (x._version, x.data_ptr()) == (version + 1, place)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("n", [5, 3000])
+def test_masked_fill_in_place_of_half_precision(dtype, n):
+    mask = np.random.default_rng(0).integers(0, 2, (n, 3)).astype(bool)
+    found = []
+    for lib in (torch, fastdl):
+        x = lib.arange(3.0 * n).reshape(n, 3).to(getattr(lib, dtype))
+        for value in (-0.0, 0.1, -float("inf"), lib.tensor(2.5)):
+            x.t().masked_fill_(lib.from_numpy(mask.T.copy()), value)
+            x[::2].masked_fill_(lib.from_numpy(~mask[::2]), value)
+            found.append(x.double().numpy().copy())
+    np.testing.assert_array_equal(found[:4], found[4:])
+
+
 LOGICAL = ["logical_and_", "logical_or_", "logical_xor_"]
 
 

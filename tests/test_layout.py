@@ -170,13 +170,15 @@ def test_concat(any_backend, dtype):
         ((2, 1), 1, (4,)),
         ((1, 1101), 0, (2000, 2300)),  # larger than the caches
         ((3000, 1, 301), 1, (2, 3)),
+        ((1,), 0, (50_001, 0, 7, 120_000, 1, 64, 0)),  # ranges of threads that begin and end within parts
+        ((1, 3), 0, tuple(range(200))),
     ):
         parts = [rng.integers(0, 100, (*shape[:dim], n, *shape[dim + 1 :])).astype(dtype) for n in extents]
         want = reference.concat(parts, dim)
         np.testing.assert_array_equal(any_backend.concat(parts, dim), want)
         np.testing.assert_array_equal(any_backend.concat([np.asfortranarray(p) for p in parts], dim), want)
     x = np.ones((2, 3), dtype)
-    for mistake in ([], [x, x[:1]], [x, x[0]], [np.ones(())]):
+    for mistake in ([], [x, x[:1]], [x, x[0]], [x[0], x], [x, x[None]], [np.ones(())]):
         with pytest.raises(ValueError, match="concat"):
             any_backend.concat(mistake, 1)
     with pytest.raises(TypeError, match="same dtype"):

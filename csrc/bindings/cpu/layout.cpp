@@ -81,18 +81,16 @@ py::array bind_concat(const std::vector<py::array>& arrays, int64_t dim) {
   std::vector<py::array> parts;  // keeps copies alive
   std::vector<const char*> data;
   std::vector<int64_t> row_bytes, steps;
+  const int64_t inner = size_of(std::span<const int64_t>(shape).subspan(size_t(axis) + 1));
   shape[size_t(axis)] = 0;
   for (const py::array& array : arrays) {
     if (!array.dtype().is(dtype) && !array.dtype().equal(dtype))
       throw py::type_error("concat: arrays must have the same dtype");
-    Shape own = shape_of(array);
-    if (int64_t(own.size()) <= axis)
-      throw py::value_error("concat: arrays must have the same number of axes");
-    const int64_t extent = own[size_t(axis)];
-    own[size_t(axis)] = shape[size_t(axis)];
-    if (own != shape) throw py::value_error("concat: extents must be equal but for dim");
+    require(size_t(array.ndim()) == shape.size(), op, "arrays must have the same number of axes");
+    for (int i = 0; i < int(array.ndim()); ++i)
+      require(i == axis || array.shape(i) == shape[size_t(i)], op, "extents must be equal but for dim");
+    const int64_t extent = array.shape(axis);
     shape[size_t(axis)] += extent;
-    const int64_t inner = size_of(std::span<const int64_t>(own).subspan(size_t(axis) + 1));
     row_bytes.push_back(extent * inner * array.itemsize());
     EntrySteps step{row_bytes.back(), 0};
     const bool rows =

@@ -466,14 +466,14 @@ void concat(char* y, const char* const* parts, const int64_t* row_bytes, const i
   int64_t total = 0;
   for (int64_t i = 0; i < count; ++i) total += row_bytes[i];
   const bool past = past_caches(outer * total);
-  if (outer == 1) {
-    for (int64_t i = 0; i < count; ++i) {
-      parallel_for(row_bytes[i], kGrainBytes, [&](int64_t begin, int64_t end) {
-        copy_bytes(y + begin, parts[i] + begin, end - begin, past);
-        if (past) simd::fence();
-      });
-      y += row_bytes[i];
-    }
+  if (outer == 1) {  // all parts at once: threads would meet behind each of them
+    parallel_for(total, kGrainBytes, [&](int64_t begin, int64_t end) {
+      int64_t start = 0;
+      for (int64_t i = 0; i < count && start < end; start += row_bytes[i++])
+        if (const int64_t from = std::max(begin, start), to = std::min(end, start + row_bytes[i]); from < to)
+          copy_bytes(y + from, parts[i] + (from - start), to - from, past);
+      if (past) simd::fence();
+    });
     return;
   }
   if (total == row_bytes[0] * count &&

@@ -68,7 +68,7 @@ class MaskedFill(Op):
             shape = np.broadcast_shapes(x.shape, mask.shape)
             x, mask = np.broadcast_to(x, shape), np.broadcast_to(mask, shape)
         result = pooled_copy(x) if out is None else out
-        if on_device(x) or x.dtype.kind == "V" or result.shape != x.shape or result.size < _FEW:
+        if on_device(x) or result.shape != x.shape or result.size < _FEW:
             np.copyto(result, number if value is None else value, where=mask, casting="unsafe")
             return result
         return put(result, mask, np.asarray(number if value is None else value).astype(x.dtype))

@@ -71,6 +71,10 @@ def promote_types(type1: Any, type2: Any) -> Any:
 
 def number_dtype(value: Any) -> Any:
     """The dtype that a Python number stands for."""
+    if value.__class__ is float:
+        return dtypes.get_default_dtype()
+    if value.__class__ is int:
+        return int64
     if isinstance(value, bool | np.bool_):
         return bool_
     if isinstance(value, int | np.integer):
