@@ -115,6 +115,8 @@ def test_nothing_is_computed_in_place_or_drawn():
     x.copy_(x)
     assert copy.deepcopy(x).shape == x.shape
     x[3] = 1
+    small = fastdl.ones(3, 3, device="meta")
+    assert small.nan_to_num_().tril_().logical_not_() is small
 
 
 @pytest.mark.parametrize(

@@ -436,12 +436,12 @@ def nan_to_num(
     if x.dtype.kind == "c":
         from fastdl.ops.complex import complex, imag, real
 
-        if not on_device(x) and math.isfinite(_largest(x[..., None].view(real_dtype(x.dtype)))):
+        if x.__class__ is np.ndarray and math.isfinite(_largest(x[..., None].view(real_dtype(x.dtype)))):
             result = input
         else:
             result = complex(*[nan_to_num(part(input), nan, posinf, neginf) for part in (real, imag)])
-    elif x.dtype.kind not in FLOATING or (not on_device(x) and math.isfinite(_largest(x))):  # the usual case
-        result = input
+    elif x.dtype.kind not in FLOATING or (x.__class__ is np.ndarray and math.isfinite(_largest(x))):
+        result = input  # the usual case
     else:
         limits = floating_info(x.dtype)
         result = where(isnan(input), 0.0 if nan is None else float(nan), input)
