@@ -1,8 +1,8 @@
 // 1x1 convolution with stride 1 and no padding: matrix products on the arrays as they lie in memory.
 //
 //   forward   y[n] (K x P) = w (K x C) x[n] (C x P)          grad_x[n] = w^T grad_y[n]
-//   grad_w    sum over n of grad_y[n] x[n]^T, as one product over all images' positions; of few channels, as
-//             dot products of their rows
+//   grad_w    sum over n of grad_y[n] x[n]^T: of few channels dot products of their rows, of some and long
+//             planes products of parts of images, else one product over all images' positions
 //
 // Work and blocking are the matrix engine's; one batched call for all images of a group. It shares a product out
 // by its result: grad_w of some channels is cut into several along its sums, and those are shared.
@@ -58,27 +58,64 @@ struct PackPositions {
   }
 };
 
-// In how many the sums of `weights` results are cut: thousands of positions, and the partial results stay in L2.
-int64_t parts(int64_t weights, int64_t positions) {
-  return weights > (16 << 10) ? 1
-                              : std::clamp<int64_t>(std::min(positions / 1024, (256 << 10) / weights), 1, 64);
+// Planes this long are multiplied one by one, grad_y's rows as they lie: packing them, transposed, takes longer
+// than meeting this few channels.
+constexpr int64_t kLongPlane = 192, kFewChannels = 128;
+
+// In how many the sums of `weights` results are cut: thousands of positions (fewer where little is packed), and
+// the partial results stay in L2.
+int64_t parts(int64_t weights, int64_t positions, int64_t least) {
+  return weights > (16 << 10)
+             ? 1
+             : std::clamp<int64_t>(std::min(positions / least, (256 << 10) / weights), 1, 64);
+}
+
+// The product over positions first .. last, by parts of images: x's channels are packed, and stay in L2.
+template <class T>
+void multiply_images(const ConvProblem& p, T* gw, const T* gy, const T* x, int64_t first, int64_t last) {
+  constexpr int nr = tile::kNR<T>;
+  const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size(), columns = ceil_div(c, nr);
+  const int64_t depth = tile::block_depth<T>(size);
+  const int64_t height = ceil_div(k, ceil_div(k, tile::rows_of_a_tile(matrix(gy, size))));
+  memory::Buffer<T> packed(size_t(columns * nr * depth));
+  for (int64_t at = first; at < last;) {
+    const int64_t n = at / size, position = at % size;
+    const int64_t length = std::min({last - at, size - position, depth});
+    const T* grad = gy + n * p.out_channels * size + position;
+    for (int64_t q = 0; q < columns; ++q)
+      tile::pack_panel<T, nr>(packed.get() + q * nr * length,
+                              x + (n * p.in_channels + q * nr) * size + position, size, 1,
+                              int(std::min<int64_t>(nr, c - q * nr)), length);
+    for (int64_t i = 0; i < k; i += height)
+      for (int64_t q = 0; q < columns; ++q) {
+        const int rows = int(std::min(height, k - i)), cols = int(std::min<int64_t>(nr, c - q * nr));
+        tile::kernel_for<T>(rows, cols, tile::Form::rows)(
+            length, grad + i * size, size, packed.get() + q * nr * length, nr, cols,
+            {gw + i * c + q * nr, c, T(1), T(at > first), nullptr, nullptr, GemmActivation::none});
+      }
+    at += length;
+  }
 }
 
 // One group's product over all positions.
 template <class T>
 [[gnu::noinline]] void sum_positions(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const int64_t k = p.group_out(), c = p.group_in(), size = p.in_size(), positions = p.batch * size;
-  const int64_t count = parts(k * c, positions);
+  const bool long_planes = size >= kLongPlane && c <= kFewChannels;
+  const int64_t count = parts(k * c, positions, long_planes ? 512 : 1024);
   memory::Buffer<T> sums(size_t(count > 1 ? count * k * c : 0));
   T* to = count > 1 ? sums.get() : gw;
   const int64_t grain = 400000 * count / (k * c * positions);
   parallel_for(count, std::max<int64_t>(1, grain), [=, &p](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = positions * i / count, last = positions * (i + 1) / count;
-      tile::gemm_panels<T>(k, c, last - first,
-                           PackPositions<T, tile::kMR<T>>{gy, size, p.out_channels * size, first},
-                           PackPositions<T, tile::kNR<T>>{x, size, p.in_channels * size, first}, T(1), T(0),
-                           to + i * k * c, c);
+      if (long_planes && count > 1)
+        multiply_images<T>(p, to + i * k * c, gy, x, first, last);
+      else
+        tile::gemm_panels<T>(k, c, last - first,
+                             PackPositions<T, tile::kMR<T>>{gy, size, p.out_channels * size, first},
+                             PackPositions<T, tile::kNR<T>>{x, size, p.in_channels * size, first}, T(1), T(0),
+                             to + i * k * c, c);
     }
   });
   if (count > 1) add_parts<T>(gw, to, k * c, count);
