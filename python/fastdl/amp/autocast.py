@@ -18,7 +18,7 @@ from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, as_dtype, float16, float32, float64
 from fastdl.ops import (
-    activation,
+    activation_rules,
     adaptive_pool,
     attention,
     bilinear,
@@ -57,7 +57,7 @@ LOW: tuple[type[Op], ...] = (
     conv.ConvTranspose,
     attention.Attention,
     rnn.Recurrent,
-    activation.Prelu,
+    activation_rules.Prelu,
 )
 """Operations computed in the low precision."""
 

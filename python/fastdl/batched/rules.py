@@ -12,7 +12,7 @@ from typing import Any
 from fastdl.autograd import op, view
 from fastdl.batched.tensor import aligned, everywhere, made, size_at, sliced_in, values_at
 from fastdl.ops import (
-    activation,
+    activation_rules,
     binary,
     calculus,
     cast,
@@ -254,7 +254,13 @@ def _for(rule: Rule, *operations: Any) -> dict[Any, Rule]:
 
 
 RULES: dict[Any, Rule] = {
-    **_for(elementwise, unary.Unary, unary.RoundDecimals, activation._Elementwise, activation.MaximumZero),
+    **_for(
+        elementwise,
+        unary.Unary,
+        unary.RoundDecimals,
+        activation_rules.Elementwise,
+        activation_rules.MaximumZero,
+    ),
     **_for(elementwise, binary.Binary, selection.Where, selection.Clamp, selection.Ternary, masks.MaskedFill),
     **_for(
         elementwise,
@@ -270,7 +276,7 @@ RULES: dict[Any, Rule] = {
     **_for(
         along,
         calculus.Diff,
-        activation.Glu,
+        activation_rules.Glu,
         distance.CosineSimilarity,
         products.Cross,
         parts.Unbind,

@@ -17,7 +17,7 @@ from fastdl.dtypes import FLOATING
 from fastdl.errors import not_for_complex
 from fastdl.kernels import is_array
 from fastdl.ops import (
-    activation,
+    activation_rules,
     adaptive_pool,
     bilinear,
     binary,
@@ -274,11 +274,11 @@ complex_rules.update(
         elementwise.Lerp: _lerp,
         evaluated.Special: _special,
         special.LogAddExp: _formula(_logaddexp),
-        activation.Softsign: _formula(lambda x, parameters=(): x / (x.abs() + 1)),
-        activation.Tanhshrink: _formula(lambda x, parameters=(): x - x.tanh()),
-        activation.Sigmoid: _activation("sigmoid"),
-        activation.Tanh: _activation("tanh"),
-        activation.Silu: _formula(_silu),
+        activation_rules.Softsign: _formula(lambda x, parameters=(): x / (x.abs() + 1)),
+        activation_rules.Tanhshrink: _formula(lambda x, parameters=(): x - x.tanh()),
+        activation_rules.Sigmoid: _activation("sigmoid"),
+        activation_rules.Tanh: _activation("tanh"),
+        activation_rules.Silu: _formula(_silu),
         conv.Conv: _convolution,
         conv.ConvTranspose: _convolution,
     }

@@ -14,8 +14,8 @@ from fastdl.autograd.mode import no_grad
 from fastdl.autograd.op import Op
 from fastdl.dtypes import float64
 from fastdl.kernels import on_device, select
-from fastdl.ops.activation import floating
 from fastdl.ops.arrays import cast
+from fastdl.ops.promotion import floating
 from fastdl.tensor import Tensor
 
 

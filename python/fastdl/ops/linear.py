@@ -22,6 +22,7 @@ from fastdl.dtypes import DIFFERENTIABLE, FLOATING, is_half
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, select
 from fastdl.ops import activation as activations
+from fastdl.ops.activation_rules import from_output
 from fastdl.ops.arithmetic import add, mul
 from fastdl.ops.arrays import empty, integer_product, sum_to
 from fastdl.ops.binary import SAVED, SAVED_BEHIND
@@ -98,7 +99,7 @@ class LinearActivation(Linear):
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         y = self.saved_output(self.y)
-        return _linear_gradients(self, activations.from_output(f"{self.activation}_forward", grad_y, y))
+        return _linear_gradients(self, from_output(f"{self.activation}_forward", grad_y, y))
 
 
 def _matmul_grads(

@@ -15,11 +15,11 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, real_dtype
 from fastdl.errors import ArgumentError
 from fastdl.kernels import array, select
-from fastdl.ops.activation import floating, logsigmoid
+from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arithmetic import sub
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.cast import to
-from fastdl.ops.promotion import promote_types
+from fastdl.ops.promotion import floating, promote_types
 from fastdl.ops.reduction import (
     check_reduction,
     kept,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastdl import dtypes
+from fastdl.autograd.view import Cast
 from fastdl.dtypes import (
     DIFFERENTIABLE,
     FLOATING,
@@ -30,6 +31,7 @@ from fastdl.dtypes import (
 from fastdl.errors import DtypeError
 from fastdl.kernels import is_array
 from fastdl.kernels.sparse import SparseArray
+from fastdl.tensor import Tensor
 
 _KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
@@ -129,3 +131,12 @@ def result_type(tensor1: Any, tensor2: Any) -> Any:
 def floating_dtype(dtype: Any) -> Any:
     """``dtype`` itself if floating-point or complex, else the default: what division or ``exp`` of integers gives."""
     return dtype if dtype.kind in DIFFERENTIABLE else dtypes.get_default_dtype()
+
+
+def floating(input: Tensor) -> Tensor:
+    """Integers and booleans as the default floating dtype, for functions that torch promotes."""
+    return (
+        input
+        if input._data.dtype.kind in DIFFERENTIABLE
+        else Cast.apply(input, dtype=dtypes.get_default_dtype())
+    )

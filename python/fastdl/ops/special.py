@@ -27,7 +27,6 @@ from fastdl.dtypes import (
     real_dtype,
 )
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.activation import floating
 from fastdl.ops.arithmetic import div, maximum, minimum, mul, pow, sub
 from fastdl.ops.arrays import cast, full, has_integer_kernels, sum_to, zeros
 from fastdl.ops.bessel import i0
@@ -42,7 +41,7 @@ from fastdl.ops.evaluated import special
 from fastdl.ops.extreme import orderable, sortable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.out import constant, store
-from fastdl.ops.promotion import common_dtype
+from fastdl.ops.promotion import common_dtype, floating
 from fastdl.ops.unary import _exp2, cos, log
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
