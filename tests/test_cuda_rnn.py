@@ -80,6 +80,29 @@ def test_clusters_in_any_order(monkeypatch, way, cell, name):
             np.testing.assert_array_equal(a, b)
 
 
+@about_emulation
+@pytest.mark.parametrize("way", ["resident", "auto"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_no_clusters_where_the_module_has_no_code_for_them(monkeypatch, cell, way):
+    """On a device of 9.0, of a module built for 8.0 alone. (What a device says is remembered, hence other memory.)"""
+    monkeypatch.setitem(PROBLEMS, "cluster", ([5, 5, 3], 3, 150))
+    module, (arguments, grads) = load(f"cuda-{way}"), problem("cluster", cell, np.float32, directions=2)
+    count = emulation.extension().launches
+    before = count()
+    want = compute(module, arguments, grads)
+    in_clusters = count() - before
+    emulation.extension().set_device(90, 226 << 10, compiled_for=80)
+    try:
+        before = count()
+        got = compute(module, arguments, grads)
+        assert count() - before > in_clusters
+    finally:
+        emulation.extension().set_device(90, 227 << 10)
+    for g, w in zip(got, want, strict=True):
+        if w is not None:
+            np.testing.assert_allclose(g, w, rtol=0, atol=1e-5 * np.abs(w).max())
+
+
 @needs_kernels
 @pytest.mark.parametrize(
     ("sizes", "hidden"),

@@ -127,9 +127,15 @@ int resident_blocks(void (*kernel)(P...), int threads, size_t shared_bytes) {
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   return blocks * multiprocessors();
 }
-// Clusters need code for 9.0a: other devices get that of 8.0. Not all devices have the largest ones.
-inline int largest_cluster() {
-  return capability() == 90 ? 16 : 1;
+// Clusters need code compiled for 9.0a: other devices run that of 8.0, and so does a device of 9.0 where the module
+// holds no other. (`binaryVersion` is 90 there, too, when the code is assembled for it.) Not all devices have the
+// largest ones.
+template <class... P>
+int largest_cluster(void (*kernel)(P...)) {
+  if (capability() != 90) return 1;
+  cudaFuncAttributes code;
+  check(cudaFuncGetAttributes(&code, kernel), "cudaFuncGetAttributes");
+  return code.ptxVersion >= 90 ? 16 : 1;
 }
 template <class... P>
 cudaLaunchConfig_t cluster_launch(const char* name, void (*kernel)(P...), int blocks, dim3 grid, dim3 block,

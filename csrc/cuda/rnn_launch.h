@@ -103,7 +103,7 @@ template <class T, bool kTensor, class Body>
 std::optional<ResidentPlan> resident_way(const Body& body, const RnnProblem& p, RnnLaunches launches) {
   if (launches > RnnLaunches::resident || !step_table(p)) return std::nullopt;
   const bool forced = launches == RnnLaunches::resident;
-  const auto plan = resident_plan_of<T>(body, p.directions, largest_cluster());
+  const auto plan = resident_plan_of<T>(body, p.directions);
   if (!plan || forced || plan->cycles <= body.products() * kMeeting) return plan;
   if (plan->cycles > p.directions * step_cycles<T, kTensor>(body)) return std::nullopt;
   if (p.steps() == 1) return plan;

@@ -63,9 +63,11 @@ std::optional<ResidentPlan> resident_plan(const Body& body, int directions, int 
   return plan;
 }
 
-// The best plan by cycles of a step with clusters of at most that many blocks, if the weights fit.
+// The best plan by cycles of a step, if the weights fit.
 template <class T, class Body>
-std::optional<ResidentPlan> resident_plan_of(const Body& body, int directions, int largest) {
+std::optional<ResidentPlan> resident_plan_of(const Body& body, int directions) {
+  const auto kernel = rnn_resident<T, Body, true>;
+  const int largest = remembered(kernel, 0, [&] { return largest_cluster(kernel); });
   std::optional<ResidentPlan> best;
   for (int cluster = 1; cluster <= largest; cluster *= 2) {
     const auto plan = resident_plan<T>(body, directions, cluster);

@@ -52,8 +52,9 @@ void launch_clusters(const char* name, void (*kernel)(P...), int blocks, dim3 gr
       name, reinterpret_cast<const void*>(kernel), blocks, grid, block, shared_bytes,
       [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body);
 }
-inline int largest_cluster() {
-  return capability() == 90 ? emulation::kLargestCluster : 1;
+template <class... P>
+int largest_cluster(void (*)(P...)) {
+  return capability() == 90 && emulation::device.compiled_for >= 90 ? emulation::kLargestCluster : 1;
 }
 template <class... P>
 int resident_clusters(void (*)(P...), int blocks, int, size_t) {

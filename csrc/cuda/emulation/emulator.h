@@ -82,6 +82,7 @@ struct Device {
   int capability = 90;
   int shared = 227 << 10;   // bytes of shared memory that a block may have
   int multiprocessors = 2;  // few, so that small tests reach the loops over a grid
+  int compiled_for = 90;    // of what the module holds, the capability whose code runs
 };
 extern Device device;
 int64_t launches();         // so far, of any kind

@@ -345,13 +345,14 @@ void register_emulation(py::module_& m) {
                                                  : Order::random,
                          seed);
   });
-  // The next launches are those of a device of this capability, whose blocks may have so much shared memory.
+  // The next launches are those of a device of this capability, whose blocks may have so much shared memory, and of a
+  // module with code for no more than `compiled_for`.
   m.def(
       "set_device",
-      [](int capability, int shared, int multiprocessors) {
-        emulation::device = {capability, shared, multiprocessors};
+      [](int capability, int shared, int multiprocessors, int compiled_for) {
+        emulation::device = {capability, shared, multiprocessors, compiled_for};
       },
-      py::arg("capability"), py::arg("shared"), py::arg("multiprocessors") = 2);
+      py::arg("capability"), py::arg("shared"), py::arg("multiprocessors") = 2, py::arg("compiled_for") = 90);
   m.def("cooperative_launches", emulation::cooperative_launches);
   m.def("launches", emulation::launches);
   m.def("last_launch", emulation::last_launch);
