@@ -23,7 +23,7 @@ SHAPES = [
     (40, 17),
     (3, 70, 70),
     (150, 150),
-    (900, 34),  # whose panels of float64 do not fit into a multiprocessor's shared memory
+    (910, 34),  # whose panels of 8 bytes and more do not fit into a block's shared memory
 ]
 cpu = parity.load(parity.backends()[-1])
 
@@ -158,5 +158,67 @@ def test_panels_around_the_shared_memory_that_cuda_gives_unasked(dtype, n):
     packed, pivots, info = cuda.lu_factor(a, True)
     want = reference.lu_factor(a, True)
     close(packed, want[0], dtype)
+    np.testing.assert_array_equal(pivots, want[1])
+    np.testing.assert_array_equal(info, want[2])
+
+
+def drawn_for_pivots(kind, shape, dtype):
+    """Matrices whose pivots have equals, are NaN or infinite, or 0."""
+    a = drawn(shape, dtype)
+    rows, columns = shape[-2:]
+    if kind == "equal":
+        a[..., 0] = 1 - 2 * rng.integers(2, size=rows)
+        a[..., 1::3] = rng.integers(-1, 2, size=a[..., 1::3].shape)
+    elif kind == "nan":
+        a[..., rows // 2, columns // 3] = np.nan
+        a[..., rows // 4, columns // 2] = np.inf
+        a[..., 1 :: rows // 3, columns - 1] = np.nan
+    elif kind == "singular":
+        a[..., 1] = 2 * a[..., 0]
+        a[..., 0] = a[..., columns // 2] = 0
+        a[..., rows // 2 :, -1] = 0
+    return a
+
+
+@pytest.fixture
+def without_panels():
+    """Once it is called the device has as little shared memory as any, and blocks and threads come in any order."""
+
+    def switch():
+        emulation.extension().set_device(80, 48 << 10)
+        emulation.extension().set_order("random", 3)
+
+    yield switch
+    emulation.extension().set_device(90, 227 << 10)
+    emulation.extension().set_order("ascending", 0)
+
+
+@needs_cuda
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("kind", ["any", "equal", "nan", "singular"])
+@pytest.mark.parametrize(("dtype", "n"), list(zip(FIELDS, (400, 200, 200, 100), strict=True)))
+def test_panels_by_many_blocks_are_those_in_shared_memory(dtype, n, kind, exchange, without_panels):
+    cuda = parity.load(emulation.NAME)
+    shapes = [(n, 40), (2, n, 33)] if kind == "any" else [(n, 40)]
+    if kind == "any" and dtype in FIELDS[1:]:
+        shapes += [(n, n + 20), (3, n, n)]
+    matrices = [drawn_for_pivots(kind, shape, dtype) for shape in shapes]
+    wants = [cuda.lu_factor(a, exchange) for a in matrices]
+    without_panels()
+    for a, want in zip(matrices, wants, strict=True):
+        for g, w in zip(cuda.lu_factor(a, exchange), want, strict=True):
+            np.testing.assert_array_equal(g, w)
+        if exchange and kind != "singular":
+            np.testing.assert_array_equal(want[1][..., 0], reference.lu_factor(a[..., :1], True)[1][..., 0])
+
+
+@needs_cuda
+def test_blocks_of_a_tall_panel_have_as_many_rows_as_it_takes(without_panels):
+    cuda, a = parity.load(emulation.NAME), drawn((16500, 2), np.float32)
+    a[16499, 0], a[70:3000, 1] = 100, -50
+    want = reference.lu_factor(a, True)
+    without_panels()
+    packed, pivots, info = cuda.lu_factor(a, True)
+    close(packed, want[0], np.float32)
     np.testing.assert_array_equal(pivots, want[1])
     np.testing.assert_array_equal(info, want[2])

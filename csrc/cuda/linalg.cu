@@ -1,17 +1,20 @@
 // LU decomposition and triangular systems, by panels of 32 columns or rows.
 //
-//   factor       a panel's columns one at a time by a block for each matrix: the largest of the column, rows
-//                exchanged, the column divided, its multiples off the others. Then for the rest of the matrix: the
-//                panel's exchanges, U of its rows by L's triangle, and L U off what lies below. A matrix that fits into
-//                47 KB is one panel.
+//   factor       a panel's columns one at a time: the largest of the column, rows exchanged, the column divided, its
+//                multiples off the others. By a block for each matrix, in shared memory; where that holds no panel (an
+//                H200: from 1808 rows of float32), by a launch for each column and a block for every 64 rows. Then for
+//                the rest of the matrix: the panel's exchanges, U of its rows by L's triangle, and L U off what lies
+//                below. A matrix that fits into 47 KB is one panel.
 //   substitute   32 unknowns one at a time, a thread for each right side; then their product with the coefficients
 //                below (upper: above) them off the right sides.
 //
 // So of 2/3 n^3 operations all but some n^2 32 are products of tiles in shared memory, which read and write the rest of
 // the matrix n / 32 times: for n = 4096 in float32 some 6 GB, 1.4 ms at an H200's bandwidth, and 46 GFLOP. What keeps a
-// single small matrix waiting is the panel: n steps of a search, an exchange and an update with barriers between them,
-// 1 to 2 us each. Pivots are the largest |x| of their column, of complex numbers |re| + |im|, the first of equals; a NaN
-// is a pivot. Every element is computed by one thread in one order: the same bits every time.
+// single matrix waiting is the panel, n steps that wait for each other. Counted, not measured: in shared memory 1000
+// cycles for search, exchange and four barriers and 1.5 for a row, 1 to 2 us; by many blocks 3 us, of which a launch
+// after another takes one, and memory's latency four times another. Pivots are the largest |x| of their column, of
+// complex numbers |re| + |im|, the first of equals; a NaN is a pivot. Every element is computed by one thread in one
+// order: the same bits every time.
 #include "cuda/linalg.h"
 
 #include <algorithm>
@@ -53,6 +56,15 @@ __device__ __forceinline__ Complex<R> operator/(Complex<R> a, Complex<R> b) {
   const R ratio = b.re / b.im, scale = b.re * ratio + b.im;
   return {(a.re * ratio + a.im) / scale, (a.im * ratio - a.re) / scale};
 }
+// A lane's number. (The words of 16 bytes, shuffled one by one, would go through memory.)
+template <class R>
+__device__ __forceinline__ R from_lane(R x, int lane) {
+  return shuffle(x, lane);
+}
+template <class R>
+__device__ __forceinline__ Complex<R> from_lane(Complex<R> x, int lane) {
+  return {shuffle(x.re, lane), shuffle(x.im, lane)};
+}
 // What pivots are compared by; 0 of zero alone.
 template <class R>
 __device__ __forceinline__ R size_of(R x) {
@@ -81,56 +93,159 @@ struct Better {
   }
 };
 
-// Columns `first`, ... of the matrices from row `first` on, in shared memory or where they are.
 template <class T>
-__global__ void __launch_bounds__(1024)
-    factor_panel(T* matrices, int rows, int columns, int first, int width, bool in_shared, bool exchange,
-                 int32_t* pivots, int steps) {
-  FASTDL_DYNAMIC_SHARED(T, space);
+constexpr int kPanelThreads = sizeof(T) == 16 ? 512 : 1024;  // as registers allow
+
+// Columns `first`, ... of the matrices from row `first` on, in shared memory by columns, an odd number of elements
+// apart, so that neither rows nor columns lie in one bank. A thread has every so manieth row to itself, and what it does
+// there waits for nobody.
+template <class T>
+__global__ void __launch_bounds__(kPanelThreads<T>)
+    factor_panel(T* matrices, int rows, int columns, int first, int width, bool exchange, int32_t* pivots,
+                 int steps) {
+  constexpr int kAtOnce = 4, kLoads = 8;  // columns; rows
+  FASTDL_DYNAMIC_SHARED(T, panel);
   T* const corner = matrices + int64_t(blockIdx.x) * rows * columns + int64_t(first) * columns + first;
   int32_t* const own = pivots + int64_t(blockIdx.x) * steps + first;
-  const int height = rows - first, threads = int(blockDim.x), thread = int(threadIdx.x);
+  const int height = rows - first, pitch = height | 1, threads = int(blockDim.x), thread = int(threadIdx.x);
   const int warp = thread / 32, warps = threads / 32, lane = lane_id();
-  // An odd step, so that neither rows nor columns lie in one bank.
-  T* const panel = in_shared ? space : corner;
-  const int64_t step = in_shared ? width | 1 : columns;
-  if (in_shared) {
-    for (int i = warp; i < height; i += warps)
-      for (int j = lane; j < width; j += 32) panel[i * step + j] = corner[int64_t(i) * columns + j];
-    sync_threads();
+  FASTDL_ROLLED
+  for (int j = lane; j < width; j += 32) FASTDL_ROLLED
+  for (int i = warp; i < height; i += kLoads * warps) {
+    T values[kLoads];
+    FASTDL_UNROLL
+    for (int r = 0; r < kLoads; ++r)
+      if (i + r * warps < height) values[r] = corner[int64_t(i + r * warps) * columns + j];
+    FASTDL_UNROLL
+    for (int r = 0; r < kLoads; ++r)
+      if (i + r * warps < height) panel[j * pitch + i + r * warps] = values[r];
   }
+  sync_threads();
+  int begin = thread;  // the thread's first row from k on
   for (int k = 0; k < width; ++k) {
-    T* const top = panel + k * step;
+    T* const column = panel + k * pitch;
+    if (begin < k) begin += threads;
     int best = k;
     if (exchange) {
       Candidate<Size<T>> found{Size<T>(-1), height};
-      for (int i = k + thread; i < height; i += threads)
-        found = Better{}(found, Candidate<Size<T>>{size_of(panel[i * step + k]), i});
+      FASTDL_ROLLED
+      for (int i = begin; i < height; i += threads)
+        found = Better{}(found, Candidate<Size<T>>{size_of(column[i]), i});
       best = block_reduce(found, Candidate<Size<T>>{Size<T>(-1), height}, Better{}).row;
-      if (best != k) {
-        for (int j = thread; j < width; j += threads) {
-          const T other = panel[best * step + j];
-          panel[best * step + j] = top[j];
-          top[j] = other;
-        }
-        sync_threads();
+    }
+    sync_threads();  // all rows have the step before
+    if (best != k) {
+      FASTDL_ROLLED
+      for (int j = thread; j < width; j += threads) {
+        const T other = panel[j * pitch + best];
+        panel[j * pitch + best] = panel[j * pitch + k];
+        panel[j * pitch + k] = other;
       }
+      sync_threads();
     }
     if (thread == 0) own[k] = first + best + 1;
-    if (const T pivot = top[k]; size_of(pivot) != 0)
-      for (int i = k + 1 + thread; i < height; i += threads)
-        panel[i * step + k] = panel[i * step + k] / pivot;
-    sync_threads();
-    for (int i = k + 1 + warp; i < height; i += warps) {
-      T* const row = panel + i * step;
-      const T factor = row[k];
-      for (int j = k + 1 + lane; j < width; j += 32) row[j] = row[j] - factor * top[j];
+    const T pivot = column[k];
+    FASTDL_ROLLED
+    for (int i = begin == k ? k + threads : begin; i < height; i += threads) {
+      T factor = column[i];
+      if (size_of(pivot) != 0) column[i] = factor = factor / pivot;
+      FASTDL_ROLLED
+      for (int j = k + 1; j < width; j += kAtOnce) {
+        T top[kAtOnce], value[kAtOnce];
+        FASTDL_UNROLL
+        for (int c = 0; c < kAtOnce; ++c)
+          if (j + c < width) top[c] = panel[(j + c) * pitch + k], value[c] = panel[(j + c) * pitch + i];
+        FASTDL_UNROLL
+        for (int c = 0; c < kAtOnce; ++c)
+          if (j + c < width) panel[(j + c) * pitch + i] = value[c] - factor * top[c];
+      }
     }
-    sync_threads();
   }
-  if (in_shared)
-    for (int i = warp; i < height; i += warps)
-      for (int j = lane; j < width; j += 32) corner[int64_t(i) * columns + j] = panel[i * step + j];
+  sync_threads();
+  FASTDL_ROLLED
+  for (int j = lane; j < width; j += 32) FASTDL_UNROLL_BY(4)
+  for (int i = warp; i < height; i += warps) corner[int64_t(i) * columns + j] = panel[j * pitch + i];
+}
+
+// What a block tells the others of a column: its largest element, and the panel's row of it.
+template <class T>
+struct Offer {
+  T row[kPanel];
+  Candidate<Size<T>> best;
+};
+constexpr int kShareThreads = 256, kAhead = 8, kShare = kShareThreads / 32 * kAhead, kShares = 256;
+static_assert(kShare >= kPanel);  // all of the diagonal is the first block's
+
+// Step k of a panel of at most kPanel columns that stays where it is, shared by `blocks` blocks of `share` rows: by the
+// offers that the launch before made of column k, rows are exchanged and column k eliminated; then column k + 1 is
+// searched. k = -1: only that. A warp takes kAhead rows together, a lane a column of each; what is done to a single
+// element of each row, lane r does for row r. Nobody reads other blocks' rows in the matrix: the new top one comes with
+// its offer, the old one as the last of the offers.
+template <class T>
+__global__ void __launch_bounds__(kShareThreads)
+    factor_column(T* matrices, int rows, int columns, int first, int width, int k, int share, int blocks,
+                  bool exchange, int32_t* pivots, int steps, const Offer<T>* made, Offer<T>* making) {
+  const int matrix = int(blockIdx.x) / blocks, block = int(blockIdx.x) % blocks;
+  const int warp = int(threadIdx.x) / 32, lane = lane_id(), height = rows - first;
+  const int begin = block * share, end = begin + share < height ? begin + share : height;
+  T* const corner = matrices + int64_t(matrix) * rows * columns + int64_t(first) * columns + first + lane;
+  const Candidate<Size<T>> none{Size<T>(-1), height};
+  made += int64_t(matrix) * (blocks + 1);
+  making += int64_t(matrix) * (blocks + 1);
+  int best = k;
+  T below{}, top{};  // the row that leaves step k's place, and the one that comes there
+  if (k >= 0) {
+    below = top = made[blocks].row[lane];
+    if (exchange) {
+      Candidate<Size<T>> found = none;
+      FASTDL_ROLLED
+      for (int b = lane; b < blocks; b += 4 * 32) {
+        Candidate<Size<T>> offered[4];
+        FASTDL_UNROLL
+        for (int n = 0; n < 4; ++n) offered[n] = b + n * 32 < blocks ? made[b + n * 32].best : none;
+        FASTDL_UNROLL
+        for (int n = 0; n < 4; ++n) found = Better{}(found, offered[n]);
+      }
+      best = warp_reduce(found, Better{}).row;
+      top = made[best / share].row[lane];
+    }
+    if (warp == 0 && block == 0) {
+      if (lane == 0) pivots[int64_t(matrix) * steps + first + k] = first + best + 1;
+      if (lane < width) corner[int64_t(k) * columns] = top;
+    }
+    if (warp == 0 && lane < k && best >= begin && best < end) corner[int64_t(best) * columns] = below;
+  }
+  const T pivot = from_lane(top, k);
+  const bool mine = lane >= k && lane < width, right = k >= 0 && lane > k;
+  Candidate<Size<T>> found = none;
+  for (int next = begin + warp * kAhead; next < end; next += kShare) {
+    T* const at = corner + int64_t(next) * columns;
+    T values[kAhead] = {}, quotient{}, searched{};
+    FASTDL_UNROLL
+    for (int r = 0; r < kAhead; ++r)
+      if (mine && next + r > k && next + r < end) values[r] = at[int64_t(r) * columns];
+    FASTDL_UNROLL
+    for (int r = 0; r < kAhead; ++r) {
+      if (next + r == best) values[r] = below;
+      if (const T factor = from_lane(values[r], k); lane == r) quotient = factor;
+    }
+    if (size_of(pivot) != 0) quotient = quotient / pivot;
+    FASTDL_UNROLL
+    for (int r = 0; r < kAhead; ++r) {
+      const T factor = from_lane(quotient, r);
+      values[r] = lane == k ? factor : right ? values[r] - factor * top : values[r];
+      if (const T value = from_lane(values[r], k + 1); lane == r) searched = value;
+      if (k >= 0 && mine && next + r > k && next + r < end) at[int64_t(r) * columns] = values[r];
+    }
+    if (lane < kAhead && next + lane > k && next + lane < end)
+      found = Better{}(found, Candidate<Size<T>>{size_of(searched), next + lane});
+  }
+  if (k + 1 == width) return;
+  found = block_reduce(found, none, Better{});  // and all rows of the block are written
+  if (lane >= width) return;
+  if (warp == 0) making[block].row[lane] = corner[int64_t(found.row) * columns];
+  if (warp == 0 && lane == 0) making[block].best = found;
+  if (warp == 1 && block == 0) making[blocks].row[lane] = corner[int64_t(k + 1) * columns];
 }
 
 struct Smallest {
@@ -294,22 +409,38 @@ void solve(View<const T> a, bool upper, bool unit, int64_t n, View<T> b, int64_t
   }
 }
 
+// Shared memory for a panel, which is asked for above 48 KB; -1 where it does not fit.
+int64_t panel_bytes(int64_t height, int64_t width, int64_t item) {
+  const int64_t fitting = (height | 1) * width * item;
+  const int64_t needed = fitting > kPanelBytes ? std::max<int64_t>(fitting, kAskedFor) : fitting;
+  return needed <= shared_memory() - (1 << 10) ? needed : -1;  // block_reduce has some, too
+}
+// Columns of a panel, all where the matrix fits unasked.
+int64_t panel_width(int64_t rows, int64_t steps, int64_t item) {
+  return (rows | 1) * steps * item <= kPanelBytes ? steps : std::min<int64_t>(steps, kPanel);
+}
+
 template <class T>
 void factor(T* matrices, int64_t count, int64_t rows, int64_t columns, bool exchange, int32_t* pivots,
-            int32_t* info, Stream stream) {
+            int32_t* info, void* scratch, Stream stream) {
   const int64_t steps = std::min(rows, columns), item = int64_t(sizeof(T));
   const View<T> a{matrices, rows * columns, columns, 1};
-  const auto bytes = [&](int64_t height, int64_t width) { return height * (width | 1) * item; };
-  const int64_t width = bytes(rows, steps) <= kPanelBytes ? steps : kPanel;
+  const int64_t width = panel_width(rows, steps, item);
   for (int64_t first = 0; first < steps; first += width) {
     const int64_t size = std::min(width, steps - first), height = rows - first;
-    const int64_t fitting = bytes(height, size);
-    const int64_t needed = fitting > kPanelBytes ? std::max<int64_t>(fitting, kAskedFor) : fitting;
-    const bool in_shared = needed <= shared_memory() - (1 << 10);  // block_reduce has some, too
-    const int threads = height * size <= 1024 ? 32 : height * size <= 16384 ? 256 : 1024;
-    launch("factor_panel", factor_panel<T>, dim3(unsigned(count)), dim3(unsigned(threads)),
-           in_shared ? size_t(needed) : 0, stream, matrices, int(rows), int(columns), int(first), int(size),
-           in_shared, exchange, pivots, int(steps));
+    const int64_t bytes = panel_bytes(height, size, item);
+    if (bytes >= 0) {
+      launch("factor_panel", factor_panel<T>, dim3(unsigned(count)),
+             dim3(unsigned(std::min<int64_t>(kPanelThreads<T>, ceil_div(height, 32) * 32))), size_t(bytes),
+             stream, matrices, int(rows), int(columns), int(first), int(size), exchange, pivots, int(steps));
+    } else {
+      const int64_t share = kShare * ceil_div(height, kShare * kShares), blocks = ceil_div(height, share);
+      auto *made = static_cast<Offer<T>*>(scratch), *making = made + count * (blocks + 1);
+      for (int k = -1; k < size; ++k, std::swap(made, making))
+        launch("factor_column", factor_column<T>, dim3(unsigned(count * blocks)), dim3(kShareThreads), 0,
+               stream, matrices, int(rows), int(columns), int(first), int(size), k, int(share), int(blocks),
+               exchange, pivots, int(steps), made, making);
+    }
     const int64_t next = first + size, right = columns - next;
     if (exchange && columns > size)
       launch("exchange_rows", exchange_steps<T>,
@@ -343,11 +474,22 @@ void by_field(Field field, F&& f) {
 
 }  // namespace
 
+int64_t lu_scratch(Field field, int64_t count, int64_t rows, int64_t columns) {
+  int64_t bytes = 0;
+  by_field(field, [&]<class T>(T) {
+    const int64_t width = panel_width(rows, std::min(rows, columns), sizeof(T));
+    if (panel_bytes(rows, width, sizeof(T)) < 0)  // which needs most is the first one
+      bytes =
+          2 * count * (std::min<int64_t>(kShares, ceil_div(rows, kShare)) + 1) * int64_t(sizeof(Offer<T>));
+  });
+  return bytes;
+}
+
 void lu_factor(Field field, void* a, int64_t count, int64_t rows, int64_t columns, bool exchange,
-               int32_t* pivots, int32_t* info, Stream stream) {
+               int32_t* pivots, int32_t* info, void* scratch, Stream stream) {
   if (count == 0 || rows == 0 || columns == 0) return;
   by_field(field, [&]<class T>(T) {
-    factor(static_cast<T*>(a), count, rows, columns, exchange, pivots, info, stream);
+    factor(static_cast<T*>(a), count, rows, columns, exchange, pivots, info, scratch, stream);
   });
 }
 

@@ -15,9 +15,10 @@ struct Matrices {
 
 // A = P L U in the place of each A (rows x columns): L below the diagonal, its ones not stored, U from there on.
 // pivots: (count, min(rows, columns)), the row exchanged with each, from 1; info: (count), 0 or the number of the first
-// pivot that is 0. Without `exchange` rows stay where they are.
+// pivot that is 0. Without `exchange` rows stay where they are. Tall matrices need scratch, lu_scratch() bytes.
+int64_t lu_scratch(Field field, int64_t count, int64_t rows, int64_t columns);
 void lu_factor(Field field, void* a, int64_t count, int64_t rows, int64_t columns, bool exchange,
-               int32_t* pivots, int32_t* info, Stream stream);
+               int32_t* pivots, int32_t* info, void* scratch, Stream stream);
 
 // The exchanges of rows that `steps` pivots tell, in their order or backwards, in the place of each x (rows x columns);
 // `pivots_batch` pivots between matrices. Pivots that are no rows, from 1, are reported and left out.

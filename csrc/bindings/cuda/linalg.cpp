@@ -6,10 +6,13 @@ namespace fastdl::binding {
 
 void register_linalg(py::module_& m) {
   using cuda::Field;
+  m.def("lu_scratch", [](int field, int64_t count, int64_t rows, int64_t columns) {
+    return cuda::lu_scratch(Field(field), count, rows, columns);
+  });
   m.def("lu_factor", [](int field, uintptr_t a, int64_t count, int64_t rows, int64_t columns, bool exchange,
-                        uintptr_t pivots, uintptr_t info, uintptr_t stream) {
+                        uintptr_t pivots, uintptr_t info, uintptr_t scratch, uintptr_t stream) {
     cuda::lu_factor(Field(field), pointer(a), count, rows, columns, exchange, int32s(pivots), int32s(info),
-                    stream_of(stream));
+                    pointer(scratch), stream_of(stream));
   });
   m.def("exchange_rows",
         [](int field, uintptr_t x, int64_t count, int64_t rows, int64_t columns, uintptr_t pivots,

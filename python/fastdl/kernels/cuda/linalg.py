@@ -38,10 +38,11 @@ def lu_factor(a: Array, pivot: bool) -> tuple[Array, Array, Array]:
     packed = device.copy(a)
     pivots = runtime.empty((*batch, min(rows, columns)), _INT32)
     info = runtime.zeros(batch, _INT32)
-    pointer = runtime.pointer
+    pointer, size = runtime.pointer, runtime.extension.lu_scratch(field, prod(batch), rows, columns)
+    scratch = runtime.empty(size, np.dtype(np.uint8)) if size else None
     runtime.extension.lu_factor(
         *(field, pointer(packed), prod(batch), rows, columns, pivot),
-        *(pointer(pivots), pointer(info), runtime.stream()),
+        *(pointer(pivots), pointer(info), pointer(scratch), runtime.stream()),
     )
     return packed, pivots, info
 
