@@ -27,6 +27,12 @@ SAMPLED: list[Callable[[Any], Any]] = [
 ]
 
 
+def restored(parts: Any) -> Any:
+    """The symmetric matrix of these eigenvalues and eigenvectors."""
+    values, vectors = parts
+    return vectors * values.unsqueeze(-2) @ vectors.mT
+
+
 def sizes(parts: Any) -> list[Any]:
     """Without the signs of vectors, which are each library's choice."""
     return [part.abs() for part in parts]
@@ -218,6 +224,22 @@ CASES |= {
         on(d, 9).nonzero(),
     ),
     "one_hot": lambda d: (F.one_hot(ints(d, 4), 5), ints(d, 9).bincount()),
+    "sums at one place": lambda d: [one_place(d, dtype) for dtype in (fastdl.float16, fastdl.bfloat16)],
+    "sums of complex numbers": lambda d: complex_sums(d),
+    "segments": lambda d: [
+        fastdl.segment_reduce(on(d, 7), how, lengths=fastdl.tensor([2, 0, 5], device=d), initial=0.5)
+        for how in ("sum", "mean", "max", "min", "prod")
+    ],
+    "nonzero_static": lambda d: (
+        fastdl.nonzero_static(ints(d, 3, 4), size=5),
+        fastdl.nonzero_static(ints(d, 3), size=9),
+    ),
+    "bincount with weights": lambda d: (
+        ints(d, 9).bincount(on(d, 9, grad=False)),
+        ints(d, 9).int().bincount(ints(d, 9, seed=1), minlength=8),
+        ints(d, 0).bincount(on(d, 0, grad=False)),
+        ints(d, 9).to(fastdl.uint8).bincount(on(d, 9, grad=False).half()),
+    ),
     # products
     "matmul": lambda d: (
         on(d, 3, 4) @ on(d, 4, 2),
@@ -587,11 +609,31 @@ CASES |= {
     ),
     "norm of a matrix": lambda d: fastdl.linalg.norm(on(d, 3, 2)),
     "grid_sample": lambda d: F.grid_sample(on(d, 1, 2, 4, 4), F.affine_grid(on(d, 1, 2, 3), (1, 2, 3, 3))),
+    "affine_grid": lambda d: (
+        F.affine_grid(on(d, 2, 2, 3), (2, 1, 4, 5), align_corners=False),
+        F.affine_grid(on(d, 1, 3, 4), (1, 1, 2, 1, 3), align_corners=True),
+    ),
+    "linalg: batches of larger matrices": lambda d: (
+        fastdl.linalg.eigh(on(d, 2, 1, 33, 33)).eigenvalues,
+        restored(fastdl.linalg.eigh(on(d, 3, 33, 33, grad=False))),
+        fastdl.linalg.eigvalsh(on(d, 2, 33, 33, grad=False), "U"),
+        fastdl.linalg.eigvalsh(on(d, 0, 33, 33, grad=False)),
+    ),
     "searchsorted": lambda d: (
         fastdl.searchsorted(on(d, 9, grad=False).sort().values, on(d, 3, grad=False)),
         fastdl.isin(ints(d, 9), ints(d, 2)),
         fastdl.bucketize(on(d, 3), fastdl.tensor([0.0, 1.0], device=d)),
     ),
+    "windows": lambda d: [
+        getattr(fastdl, f"{name}_window")(n, periodic, device=d, dtype=dtype)
+        for name in ("bartlett", "blackman", "hamming", "hann", "kaiser")
+        for n, periodic, dtype in (
+            (0, True, None),
+            (1, False, None),
+            (6, True, fastdl.float16),
+            (7, False, None),
+        )
+    ],
     "creation": lambda d: (
         fastdl.zeros(3, device=d),
         fastdl.ones(2, 2, device=d),
@@ -619,6 +661,37 @@ def with_gaps(device: str, *shape: int) -> Any:
     if len(shape) > 1:
         gaps[1] = True
     return x.masked_fill(gaps, float("nan"))
+
+
+def one_place(device: str, dtype: Any) -> Any:
+    """More ones than half precision can count one by one."""
+    ones, zero = fastdl.ones(4097, dtype=dtype, device=device), fastdl.zeros(2, dtype=dtype, device=device)
+    index = fastdl.zeros(4097, dtype=fastdl.int64, device=device)
+    start = zero + 3
+    return (
+        start.index_add(0, index, ones, alpha=0.5),
+        start.clone().index_add_(0, index, ones),
+        start.index_put((index,), ones, accumulate=True),
+        start.put(index, ones, accumulate=True),
+        fastdl.sparse_coo_tensor(index[None], ones, (2,)).coalesce().values(),
+        start.scatter_add(0, index, ones),
+    )
+
+
+def complex_sums(device: str) -> Any:
+    whole = [on(device, 4, 3, seed=seed).mul(4).round().float() for seed in range(4)]  # no product is rounded
+    a, b = fastdl.complex(*whole[:2]), fastdl.complex(*whole[2:])
+    twice = fastdl.tensor([[0, 2, 0, 2], [1, 1, 1, 0]], device=device)
+    rows = fastdl.tensor([1, 1, 0, 1], device=device)
+    found = (
+        fastdl.sparse.mm(a.to_sparse(), b.mT),
+        fastdl.sparse_coo_tensor(twice, a[:, 0], (3, 2)).coalesce().values(),
+        a.index_add(0, rows, b),
+        (a * 1).index_add_(0, rows, b),
+        (a * 1).T.index_add_(1, rows, b.T, alpha=2),
+        (a * 1).index_put_((rows,), b, accumulate=True),
+    )
+    return [part for each in found for part in (each.real, each.imag)]
 
 
 def ordered(x: Any) -> Any:

@@ -58,6 +58,8 @@ MODULES: dict[str, Callable[[str], Any]] = {
     "CTCLoss": lambda d: nn.CTCLoss()(
         F.log_softmax(on(d, 6, 2, 4), 2), fastdl.tensor([[1, 2], [3, 1]], device=d), (6, 6), (2, 1)
     ),
+    "AdaptiveLogSoftmaxWithLoss": lambda d: adaptive(d),
+    "orthogonal weights": lambda d: orthogonal(d),
     "clipped gradients": lambda d: clipped(d),
 }
 
@@ -73,6 +75,18 @@ def packed(device: str) -> Any:
     padded, lengths = nn.utils.rnn.pad_packed_sequence(y)
     assert lengths.device.type == "cpu"
     return padded, h
+
+
+def adaptive(device: str) -> Any:
+    layer = nn.AdaptiveLogSoftmaxWithLoss(8, 20, [5, 10], div_value=2.0).to(device)
+    x = on(device, 6, 8, low=-9, high=9)
+    return *layer(x, fastdl.tensor([0, 6, 12, 19, 4, 7], device=device)), layer.log_prob(x), layer.predict(x)
+
+
+def orthogonal(device: str) -> Any:
+    """Of matrices that are not square, filled up with random columns."""
+    layers = [nn.Linear(4, 6).to(device), nn.Linear(6, 4).to(device)]
+    return [nn.utils.parametrizations.orthogonal(each)(on(device, 2, each.in_features)) for each in layers]
 
 
 def clipped(device: str) -> Any:

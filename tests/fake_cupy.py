@@ -9,6 +9,7 @@
   is a TypeError, numbers and NumPy scalars are not.
 - Reductions and indexing return arrays of 0 dimensions, never scalars; ``flags`` has no ``writeable``; there is no
   ``__index__``; an index that is out of bounds wraps around.
+- What adds floating-point numbers in any order is an error, as fastdl promises the same bits in every run.
 - Streams, events, devices, the memory pool and graph capture have CuPy's names. What is captured is not executed, and
   a launch does it again on the same arrays.
 

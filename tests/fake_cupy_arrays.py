@@ -50,6 +50,7 @@ _LIKE = ("empty_like", "zeros_like", "ones_like", "full_like")
 _SORTING = ("sort", "argsort", "partition", "argpartition", "unique", "lexsort", "isin", "cumsum", "cumprod")
 _WRAPPING = ("take", "take_along_axis", "put_along_axis")
 _ADDED = "int32 int64 float16 float32 float64 uint32 uint64"
+_ANY_ORDER = ("bincount", "histogram", "histogram2d", "histogramdd")
 _OF_UNKNOWN_SIZE = ("nonzero", "flatnonzero", "argwhere", "unique", "extract", "compress", "bincount")
 _NUMBERS = (bool, int, float, complex, np.generic)
 _CREATION = "array asarray ascontiguousarray empty zeros ones full arange eye identity tri frombuffer".split()
@@ -156,6 +157,10 @@ def _check_arguments(name: str, kwargs: dict[str, Any]) -> None:
     unknown = _MISSING_ARGUMENTS.get(name, set()) & set(kwargs)
     if unknown:
         raise TypeError(f"{name}() got an unexpected keyword argument {unknown.pop()!r}")
+
+
+class OrderError(AssertionError):
+    """CuPy would add floating-point numbers in any order, and every run would give other ones."""
 
 
 class Solver:
@@ -474,6 +479,11 @@ def _ufunc(ufunc: Any, *inputs: Any, out: Any = None, dtype: Any = None, casting
 
 def _function(func: Any, *args: Any, **kwargs: Any) -> Any:
     _check_arguments(func.__name__, kwargs)
+    if (
+        func.__name__ in _ANY_ORDER
+        and inspect.signature(func).bind(*args, **kwargs).arguments.get("weights") is not None
+    ):
+        raise OrderError(f"{func.__name__} with weights")
     if func.__name__ in _OF_UNKNOWN_SIZE:
         waits()
     if func.__name__ == "copyto":
@@ -578,4 +588,6 @@ class _Ufunc:
         place, values = _key(indices), _host(b)
         if a.dtype.name not in _ADDED.split() or (self._ufunc is not np.add and a.dtype == np.float16):
             raise TypeError(f"cupy.{self._ufunc.__name__}.at only supports {_ADDED}, not {a.dtype}")
+        if self._ufunc is np.add and a.dtype.kind == "f":
+            raise OrderError("add.at of floating-point numbers")
         _run(lambda: self._ufunc.at(a._host, place, values), a)

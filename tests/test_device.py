@@ -33,17 +33,24 @@ pytestmark = [
 
 
 def check(case: Callable[[str], Any], rounding: float = 0.0) -> None:
-    """``rounding``: the relative difference that is allowed, where both sides have kernels of their own."""
+    """On the CPU and the device, which then is the default as well: what is made on the CPU says so.
+
+    Args:
+        rounding: the relative difference that is allowed, where both sides have kernels of their own.
+    """
     with (
         np.errstate(all="ignore"),
         fastdl.use_backend("reference"),
     ):  # for what is computed on the CPU in both
         expected = run(case, "cpu")
         actual = run(case, "cuda")
-    assert len(actual) == len(expected) > 0
-    for a, e in zip(actual, expected, strict=True):
-        assert a.dtype == e.dtype
+        with fastdl.device("cuda"):
+            by_default = run(case, "cuda")
+    assert len(actual) == len(by_default) == len(expected) > 0
+    for a, d, e in zip(actual, by_default, expected, strict=True):
+        assert a.dtype == d.dtype == e.dtype
         np.testing.assert_allclose(a, e, rounding, rounding)
+        np.testing.assert_allclose(d, e, rounding, rounding)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -283,6 +290,10 @@ def test_the_stand_in_refuses_what_cupy_refuses(gpu: Any) -> None:
         (lambda: np.cumsum(wide, 0), NotImplementedError),
         (lambda: gpu.add.at(wide, (rows,), wide), TypeError),
         (lambda: gpu.add.at(x.astype(np.int8), (rows,), x.astype(np.int8)), TypeError),
+        (lambda: gpu.add.at(x.astype(np.complex64), (rows,), x.astype(np.complex64)), TypeError),
+        (lambda: gpu.add.at(x, (rows,), x), AssertionError),  # by atomics, as the next one
+        (lambda: np.bincount(rows, x[0, :2]), AssertionError),
+        (lambda: np.full(3, 1.0, like=x), TypeError),
         (lambda: x.__setitem__(0, np.ones(3, np.float32)), ValueError),
     ):
         with pytest.raises(error):

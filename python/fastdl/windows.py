@@ -95,7 +95,8 @@ def bartlett_window(
     flat = _cosines("bartlett_window", window_length, periodic, (1.0,), dtype, device, requires_grad)
     if window_length > 1:
         n = np.arange(window_length) / (window_length - 1 + periodic)
-        flat._data[...] = 1 - np.abs(2 * n - 1)
+        values = 1 - np.abs(2 * n - 1)
+        flat._data[...] = to_device(values.astype(flat.dtype), flat.device)
     return flat
 
 

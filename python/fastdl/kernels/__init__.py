@@ -140,15 +140,16 @@ def strided(array: Any, shape: Any, strides: Any) -> Any:
 
 
 def add_at(array: Any, key: Any, values: Any) -> None:
-    """``array[key] += values``, where the key may name an element several times."""
-    if on_device(array) and (
-        array.dtype.kind == "V" or (array.dtype.itemsize < 4 and array.dtype.kind != "f")
-    ):
-        wide = array.astype(np.float32 if array.dtype.kind == "V" else np.int32)  # CuPy adds nothing narrower
-        add_at(wide, key, values.astype(wide.dtype))
+    """``array[key] += values`` of integers on a GPU, where the key may name an element several times.
+
+    CuPy adds in any order, which must not matter.
+    """
+    if array.dtype.itemsize < 4:  # CuPy adds nothing narrower
+        wide = array.astype(np.int32)
+        array_module(array).add.at(wide, key, values.astype(np.int32))
         array[...] = wide.astype(array.dtype)
-        return
-    array_module(array).add.at(array, key, values)
+    else:
+        array_module(array).add.at(array, key, values)
 
 
 def select_either(x: Any, y: Any) -> Backend:

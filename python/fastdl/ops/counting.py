@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from fastdl.arrays import pooled_copy
-from fastdl.dtypes import FLOATING, float32, int32, int64
+from fastdl.dtypes import FLOATING, float32, float64, int32, int64
 from fastdl.errors import ArgumentError, not_for_complex
 from fastdl.kernels import array, on_device, select
-from fastdl.ops.arrays import as_bool, cast, places, zeros
+from fastdl.ops.arrays import as_bool, cast, full, places, zeros
 from fastdl.ops.common import as_array
 from fastdl.ops.gather import check_range
 from fastdl.tensor import Tensor
@@ -43,7 +43,7 @@ def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
     if size < 0:
         raise ArgumentError(f"nonzero_static: size must be 0 or more, got {size}")
     found = nonzero(input)._data[:size]
-    rows = np.full((size, found.shape[1]), fill_value, found.dtype, like=found)
+    rows = full((size, found.shape[1]), fill_value, found.dtype, found)
     rows[: len(found)] = found
     return Tensor._wrap(rows)
 
@@ -68,8 +68,18 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
         return Tensor._wrap(np.bincount(array, minlength=minlength))
     if weights._data.shape != array.shape:
         raise RuntimeError(f"bincount: weights have shape {weights.shape}, the integers {array.shape}")
-    counts = np.bincount(array, weights._data, minlength)
+    counts = _weighed(array, weights._data, minlength)
     return Tensor._wrap(counts.astype(np.float32) if weights.dtype == np.float32 else counts)
+
+
+def _weighed(x: Any, weights: Any, minlength: int) -> Any:
+    """The sums of the weights of every integer; on a GPU in a fixed order, where CuPy adds in any."""
+    if not on_device(x):
+        return np.bincount(x, weights, minlength)
+    if weights.dtype.kind == "c":
+        raise not_for_complex("bincount")
+    count = max(minlength, int(x.max()) + 1 if x.size else 0)
+    return select(x).index_select_backward(cast(weights, float64), 0, cast(x, int64), count)
 
 
 def one_hot(input: Tensor, num_classes: int = -1) -> Tensor:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.arrays import pooled_copy
+from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, needing
-from fastdl.dtypes import float32, float64, int32, int64
+from fastdl.dtypes import FLOATING, float32, float64, int32, int64
 from fastdl.errors import ArgumentError, RangeError, not_a_tensor
 from fastdl.kernels import add_at, array, is_array, on_device, select
-from fastdl.ops.arrays import broadcast_shape, filler, full, in_float32, joined, written, zeros
+from fastdl.ops.arrays import broadcast_shape, cast, filler, full, in_float32, joined, written, zeros
 from fastdl.ops.common import axis
 from fastdl.ops.elementwise import where
 from fastdl.ops.index_keys import places_of
@@ -103,20 +103,39 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     return needing(IndexSelect.apply(input, dim=d, index=indices.reshape(-1)), index)
 
 
+def _added_on_device(x: Any, dim: int, index: Any, part: Any, out: Any = None) -> Any:
+    """``x + part`` at the entries ``index``, in a fixed order wherever another one gives other numbers.
+
+    Half precision is added up in float32 and rounded once, of complex numbers each part by itself.
+    """
+    dtype = x.dtype
+    if is_kernel_dtype(dtype):
+        kernels = select(x)
+        return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]), out)
+    if dtype.kind in FLOATING:
+        wide = _added_on_device(cast(x, float32), dim, index, cast(part, float32))
+        if out is None:
+            return cast(wide, dtype)
+        assign(out, cast(wide, dtype))
+        return out
+    result = pooled_copy(x) if out is None else out
+    if dtype.kind == "c":
+        for to, of in ((result.real, part.real), (result.imag, part.imag)):
+            assign(to, _added_on_device(to, dim, index, of))
+    else:
+        add_at(result, (slice(None),) * dim + (index,), part)
+    return result
+
+
 class IndexAdd(Op):
     aliases_grad = True
 
     def forward(self, x: Any, source: Any, dim: int, index: Any, alpha: Any, out: Any = None) -> Any:
         self.dim, self.index, self.alpha = dim, index, alpha
         part = source if alpha == 1 else source * np.asarray(alpha).astype(source.dtype)[()]
-        if is_kernel_dtype(x.dtype) and on_device(x):
-            kernels = select(x)
-            return kernels.add_forward(x, kernels.index_select_backward(part, dim, index, x.shape[dim]), out)
-        result = pooled_copy(x) if out is None else out
-        if is_kernel_dtype(x.dtype) or not on_device(x):
-            return joined("index_add", result, dim, index, part)
-        add_at(result, (slice(None),) * dim + (index,), part)
-        return result
+        if on_device(x):
+            return _added_on_device(x, dim, index, part, out)
+        return joined("index_add", pooled_copy(x) if out is None else out, dim, index, part)
 
     def backward(self, grad: Any) -> Any:
         part = None

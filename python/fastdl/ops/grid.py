@@ -59,7 +59,9 @@ def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> 
     # x first, and what the last column of theta is added with.
     points = np.ones((*extents, rank + 1), theta.dtype)
     for i, extent in enumerate(extents):
-        line = linspace(-1, 1, extent, dtype=theta.dtype)._data if extent > 1 else np.zeros(1, theta.dtype)
+        line = np.zeros(1, theta.dtype)
+        if extent > 1:
+            line = linspace(-1, 1, extent, dtype=theta.dtype, device="cpu")._data
         if not align_corners:
             line = line * theta.dtype.type(extent - 1) / theta.dtype.type(extent)
         points[..., rank - 1 - i] = line.reshape(extent, *[1] * (rank - 1 - i))

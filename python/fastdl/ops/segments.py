@@ -13,6 +13,7 @@ from fastdl.devices import to_host
 from fastdl.dtypes import FLOATING, int64
 from fastdl.errors import ArgumentError, DtypeError
 from fastdl.kernels import array, on_device, select
+from fastdl.ops.arrays import full
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.elementwise import where
 from fastdl.ops.parts import narrow
@@ -132,7 +133,7 @@ def _composed(data: Tensor, reduce: str, axis: int, begins: Any, places: Any, in
     extreme = reduce in ("max", "min")
     begun = initial is not None and not extreme
     start = initial if begun else _EMPTY["sum" if reduce == "mean" else reduce]
-    into = Tensor._wrap(np.full(shape, start, data._data.dtype, like=data._data))
+    into = Tensor._wrap(full(shape, start, data._data.dtype, data._data))
     behind = [1] * (data.ndim - axis - 1)
     owners = reshape(Tensor._wrap(array(owner, data._data)), *owner.shape, *behind)
     to = expand(owners, *data.shape)

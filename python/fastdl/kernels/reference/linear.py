@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,10 @@ def linear_backward(
     grad_y: Array, x: Array, weight: Array, need_x: bool, need_weight: bool, need_bias: bool
 ) -> tuple[Array | None, Array | None, Array | None]:
     """(grad_x, grad_weight, grad_bias) of linear_forward without activation; None where not needed."""
-    rows = grad_y.reshape(-1, weight.shape[0])
+    count = prod(grad_y.shape[:-1])
+    rows = grad_y.reshape(count, weight.shape[0])
     return (
         np.matmul(grad_y, weight) if need_x else None,
-        rows.T @ x.reshape(-1, weight.shape[1]) if need_weight else None,
+        rows.T @ x.reshape(count, weight.shape[1]) if need_weight else None,
         rows.sum(0) if need_bias else None,
     )

@@ -95,7 +95,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
                 "AdaptiveLogSoftmaxWithLoss: input must be (N, in_features) and target (N), or (in_features) and (), "
                 f"got {input.shape} and {target.shape}"
             )
-        classes = labels.numpy()
+        classes = labels.cpu().numpy()
         if classes.size and not 0 <= classes.min() <= classes.max() < self.n_classes:
             raise RuntimeError(
                 f"AdaptiveLogSoftmaxWithLoss: targets must be in [0, {self.n_classes - 1}], got values from "
@@ -133,7 +133,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
     def predict(self, input: Tensor) -> Tensor:
         """The most likely class of each sample, (N); clusters are computed only where one wins in the head."""
         best: Tensor = self.head(input).argmax(1)
-        here = np.flatnonzero(best.numpy() >= self.shortlist_size)
+        here = np.flatnonzero(best.cpu().numpy() >= self.shortlist_size)
         if not here.size:
             return best
         places = self._index(here, best)

@@ -208,7 +208,7 @@ class _Orthogonal(Module):
             near = np.allclose(np.swapaxes(a, -1, -2) @ a, eye, atol=10 * n * np.finfo(a.dtype).eps)
             base = a if near else _orthogonalized(a)
         else:
-            rest = randn((*a.shape[:-1], n - k), dtype=a.dtype)._data
+            rest = randn((*a.shape[:-1], n - k), dtype=a.dtype, device="cpu")._data
             base = _orthogonalized(np.concatenate([a, rest], -1))
         self.base = Tensor._wrap(np.ascontiguousarray(base, a.dtype)).to(weight.device)
         start = np.zeros(self.shape, a.dtype)
