@@ -97,6 +97,7 @@ def ctc_loss_backward(
     if alpha.shape != problem.states or loss.shape != grad_loss.shape or loss.shape != log_probs.shape[1:2]:
         raise ArgumentError(f"{op}: loss and alpha do not belong to log_probs of shape {log_probs.shape}")
     runtime, log_probs, grad_loss = problem.runtime, contiguous(log_probs), contiguous(grad_loss)
+    loss, alpha = contiguous(loss), contiguous(alpha)
     grad, beta = runtime.empty(log_probs.shape, log_probs.dtype), runtime.empty(alpha.shape, alpha.dtype)
     runtime.extension.ctc_loss_backward(
         number,
@@ -104,8 +105,8 @@ def ctc_loss_backward(
         runtime.pointer(beta),
         runtime.pointer(grad_loss),
         runtime.pointer(log_probs),
-        runtime.pointer(contiguous(loss)),
-        runtime.pointer(contiguous(alpha)),
+        runtime.pointer(loss),
+        runtime.pointer(alpha),
         zero_infinity,
         problem.description,
         runtime.stream(),
