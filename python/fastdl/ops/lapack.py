@@ -11,6 +11,9 @@ import numpy as np
 from fastdl.errors import LinAlgError
 from fastdl.kernels import capture, on_device
 
+_JACOBI = 32
+"""Rows up to which a batch of matrices goes to cuSOLVER at once."""
+
 
 def check_waiting(op: str, x: Any) -> None:
     """Refuse what asks the GPU whether there is a result, while a graph is recorded, where nothing may wait."""
@@ -29,6 +32,18 @@ def lapack(name: str, a: Any, *args: Any, op: str = "", **options: Any) -> Any:
         asked = importlib.import_module("cupyx").errstate(linalg="raise")
     try:
         with asked:
-            return getattr(np.linalg, name)(a, *args, **options)
+            return _apply(name, a, *args, **options)
     except np.linalg.LinAlgError as error:
         raise LinAlgError(f"{op or name}: {error}") from None
+
+
+def _apply(name: str, a: Any, *args: Any, **options: Any) -> Any:
+    function = getattr(np.linalg, name)
+    if not (name.startswith("eig") and on_device(a) and a.ndim > 2 and a.shape[-1] > _JACOBI and a.size):
+        return function(a, *args, **options)
+    # CuPy takes Jacobi's method for every batch, which cuSOLVER has for small matrices, and a faster one for a matrix.
+    found = [function(each, *args, **options) for each in a.reshape(-1, *a.shape[-2:])]
+    if name == "eigvalsh":
+        return np.stack(found).reshape(a.shape[:-1])
+    values, vectors = zip(*found, strict=True)
+    return np.stack(values).reshape(a.shape[:-1]), np.stack(vectors).reshape(a.shape)
