@@ -291,16 +291,21 @@ class LogCumSumExp(Op):
         # gradients by themselves
         if grad.ndim == 0:
             return grad.copy()
-        k = select(grad)
+        k, dtype, x, y = select(grad), grad.dtype, self.x, self.y
+        if dtype.itemsize == 2:  # on a GPU: y would not tell apart what differs by log(grad)
+            grad, x = cast(grad, float32), cast(x, float32)
+            y = k.running_logsumexp(x, self.axis)
 
         def part(g: Any) -> Any:
-            shares = k.running_logsumexp(k.sub_forward(k.log_forward(g), self.y), self.axis, True)
-            return k.exp_forward(k.add_forward(shares, self.x, shares), shares)
+            shares = k.running_logsumexp(k.sub_forward(k.log_forward(g), y), self.axis, True)
+            return k.exp_forward(k.add_forward(shares, x, shares), shares)
 
         result = part(k.maximum_forward(grad, 0.0))
         losses = k.maximum_forward(k.neg_forward(grad), 0.0)
         # The GPU is not waited for.
-        return k.sub_forward(result, part(losses), result) if on_device(grad) or losses.any() else result
+        if on_device(grad) or losses.any():
+            result = k.sub_forward(result, part(losses), result)
+        return cast(result, dtype)
 
     def backward_graph(self, grad: Tensor) -> Any:
         if grad.ndim == 0:
