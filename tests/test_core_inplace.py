@@ -610,9 +610,41 @@ def test_nan_to_num_in_place_and_into_a_result():
     x = fastdl.tensor([1.0, 2.0], requires_grad=True)
     with pytest.raises(RuntimeError):
         fastdl.nan_to_num(x, out=x)
+    with pytest.raises(RuntimeError):
+        fastdl.nan_to_num(fastdl.ones(2), out=x)
+    assert x.tolist() == [1.0, 2.0]
     y = x * 1
     (y.nan_to_num_() * y).sum().backward()
     assert x.grad.tolist() == [2.0, 4.0]
+
+
+def test_errors_of_masks_and_triangles_name_them():
+    x, mask = fastdl.ones(3, 3), fastdl.ones(3, 3) > 0
+    for name, call in (
+        ("tril", lambda: fastdl.tril(x, out=fastdl.zeros(3, 2))),
+        ("triu", lambda: fastdl.triu(x, out=fastdl.zeros(3, 3, dtype=fastdl.int64))),
+        ("logical_not", lambda: fastdl.logical_not(x, out=fastdl.zeros(3, 4))),
+        ("logical_and", lambda: fastdl.logical_and(mask, mask, out=fastdl.zeros(3, 4))),
+    ):
+        with pytest.raises(RuntimeError, match=f"^{name}: "):
+            call()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_numbers_are_rounded_beside_half_precision(dtype):
+    """Sums and remainders take a number as the dtype holds it; products and quotients as it is: as PyTorch's CPU."""
+    values = np.random.default_rng(5).standard_normal(300) * 10
+    for number in (0.1, 1 / 3, 1e-5, -0.7, 257, 1e5, float("inf"), True):
+        found = []
+        for lib in (torch, fastdl):
+            x = lib.tensor([*values.tolist(), 60000.0, 0.0], dtype=getattr(lib, dtype))
+            results = [x + number, number + x, x * number, x / number, x % number, number % x]
+            results += [lib.fmod(x, number), x.clone().add_(number), x.clone().remainder_(number)]
+            if number is not True:  # which sub refuses
+                results += [x - number, number - x, x.clone().sub_(number)]
+            found.append([y.float().numpy() for y in results])
+        for i, (expected, actual) in enumerate(zip(*found, strict=True)):
+            np.testing.assert_array_equal(actual, expected, err_msg=f"{number} {i}")
 
 
 def test_numbers_beside_integers_and_half_precision():

@@ -120,6 +120,29 @@ def test_rows_beside_a_vector_of_a_constant(level, dtype, threads):
 
 
 @pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_ranges_that_begin_and_end_within_a_row(level, threads):
+    """A thread's last piece of a row finds another row's constant in the block, which whole rows have written over."""
+    kernel = load(level)
+    for planes in (3, 4, 5):
+        for rows in (3, 4):
+            for n in (300, 700, 1100, 2100, 3001, 5000):
+                of_rows = np.arange(rows).reshape(1, rows, 1)
+                for dtype in (np.float32, np.float64, np.int64, np.uint8, np.float16):
+                    x = np.zeros((planes, rows, n), dtype)
+                    y = of_rows.astype(dtype)
+                    want = np.broadcast_to(y, x.shape)
+                    with on_threads(kernel, threads):
+                        np.testing.assert_array_equal(kernel.add_forward(x, y), want)
+                        np.testing.assert_array_equal(kernel.maximum_forward(y, x), want)
+                        if dtype is np.float32:
+                            np.testing.assert_array_equal(kernel.hypot_forward(x, y), want)
+                        if dtype is not np.float16:
+                            np.testing.assert_array_equal(kernel.where_forward(x > 1, x, y), want)
+                            np.testing.assert_array_equal(kernel.eq_forward(x, y), want == 0)
+
+
+@pytest.mark.parametrize("level", backends())
 def test_results_lie_as_their_inputs_do(level):
     kernel = load(level)
     x = np.random.default_rng(4).standard_normal((5, 6, 7)).astype(np.float32)

@@ -5,6 +5,7 @@
 #include "cpu/convert.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <type_traits>
 
@@ -151,7 +152,7 @@ int64_t size_of(Number number) {
 bool convert_by(Number between, void* y, Number to, const void* x, Number from, int64_t n) {
   constexpr int64_t kBlock = 1024;
   for_ranges(n, [=](int64_t begin, int64_t end) {
-    int32_t block[kBlock];  // or floats
+    alignas(64) std::byte block[kBlock * 4];  // integers or floats
     for (int64_t i = begin; i < end; i += kBlock) {
       const int64_t count = std::min(kBlock, end - i);
       convert(block, between, static_cast<const char*>(x) + i * size_of(from), from, count);

@@ -95,7 +95,7 @@ inline bool is_plain(const py::array& array) {  // aligned and in C order
       py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   return (py::detail::array_proxy(array.ptr())->flags & wanted) == wanted;
 }
-// Have an array in C order and another one memory in common?
+// May an array in C order and another one have memory in common? By their first and last bytes.
 bool overlaps(const py::array& plain, const py::array& other);
 // Aligned, and every stride a whole number of items.
 inline bool has_whole_strides(const py::array& array, int64_t item) {

@@ -144,10 +144,10 @@ void register_runtime(py::module_& m) {
       "copy_into", &bind_copy_into, py::arg("out"), py::arg("array"),
       "out[...] = array for a C-order out of the same shape and dtype; False, and nothing done, for others.");
   m.def("contiguous", &contiguous_copy, py::arg("array"), "A C-order copy in pooled memory.");
-  m.def("convert", &bind_convert, py::arg("array"), py::arg("dtype"), py::arg("out") = py::none(),
-        "A C-order copy in another dtype, in pooled memory or in out; None for what it does not know: a pair "
-        "of "
-        "dtypes, an out not in C order.");
+  m.def(
+      "convert", &bind_convert, py::arg("array"), py::arg("dtype"), py::arg("out") = py::none(),
+      "A C-order copy in another dtype, in pooled memory or in out. None for unknown pairs of dtypes and an\n"
+      "out not in C order.");
 
   m.def("memory_stats", [] {
     const memory::Stats stats = memory::stats();

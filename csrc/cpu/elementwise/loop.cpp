@@ -135,8 +135,10 @@ template <int N>
   }
 
   alignas(64) char blocks[N][(kBlock + kWidth<float>)*sizeof(double)];  // touched only where one is needed
-  const char* constant[N] = {};                                         // which one a block is full of
-  int64_t copies[N] = {};  // or of which row, that stays the same from row to row, and how many times
+  // Of which constant a block is full, or of which row that stays the same from row to row, and how many times. (What
+  // else is written to a block resets it.)
+  const char* full[N] = {};
+  int64_t copies[N] = {};
   char* operands[N];
   for (int64_t position = begin; position < end;) {
     const int64_t n = std::min(row - column, end - position);
@@ -163,8 +165,9 @@ template <int N>
         operands[i] = constant ? blocks[i] : here[i];
         pitch[i] = constant && next != 0 ? kVectorBytes : next;
         pitch[N + i] = constant ? 0 : -1;
-        if (constant)
-          repeat(blocks[i], here[i], kVectorBytes / bytes, int(bytes), next == 0 ? 1 : rows, next);
+        if (!constant) continue;
+        repeat(blocks[i], here[i], kVectorBytes / bytes, int(bytes), next == 0 ? 1 : rows, next);
+        full[i] = nullptr;
       }
       beside(f, n, operands, rows, pitch);
     } else if (constants && n > constant_row) {
@@ -174,7 +177,9 @@ template <int N>
       for (int i = 0; i < N; ++i) {
         pitch[i] = constant_row * step[i];
         operands[i] = step[i] == 0 ? blocks[i] : here[i];
-        if (step[i] == 0) repeat(blocks[i], here[i], constant_row, elements.bytes[i]);
+        if (step[i] != 0) continue;
+        repeat(blocks[i], here[i], constant_row, elements.bytes[i]);
+        full[i] = nullptr;
       }
       run(f, constant_row, operands, n >> shift, pitch);
       for (int i = 0; i < N; ++i) operands[i] += (n >> shift) * pitch[i];
@@ -194,15 +199,15 @@ template <int N>
           operands[i] = in_place ? places[i] : blocks[i];
           if (in_place || i < elements.outputs) continue;
           if (step[i] == 0 && next == 0) {
-            if (constant[i] != places[i])
+            if (full[i] != places[i])
               gather(blocks[i], places[i], 0, std::min(block, end - position), 1, 0, bytes, loop.half[i]);
-            constant[i] = places[i];
+            full[i] = places[i];
             continue;
           }
           // The same row as before is there already.
           const bool again = rows > 1 && next == 0;  // a bias, or a factor of an outer product
-          if (again && constant[i] == places[i] && rows <= copies[i]) continue;
-          constant[i] = again ? places[i] : nullptr;
+          if (again && full[i] == places[i] && rows <= copies[i]) continue;
+          full[i] = again ? places[i] : nullptr;
           copies[i] = rows;
           gather(blocks[i], places[i], step[i], count, rows, next, bytes, loop.half[i]);
         }

@@ -45,9 +45,8 @@ from fastdl.ops.activation_rules import (
     Threshold,
 )
 from fastdl.ops.arrays import WORD, has_integer_kernels
-from fastdl.ops.common import axis
+from fastdl.ops.common import axis, floating
 from fastdl.ops.elementwise import clamp, clamp_min, gt, where
-from fastdl.ops.promotion import floating
 from fastdl.random import Generator, default_generator
 from fastdl.tensor import Tensor
 

@@ -28,7 +28,7 @@ from fastdl.ops.binary import (
 )
 from fastdl.ops.division import FloorDivide, Fmod, Remainder, TruncDivide
 from fastdl.ops.out import constant, store
-from fastdl.ops.promotion import number_dtype, result_type
+from fastdl.ops.promotion import in_half, number_dtype, result_type
 from fastdl.tensor import Tensor
 
 
@@ -43,6 +43,16 @@ def number(op: str, value: Any, name: str = "other") -> Any:
 
 _UNCHECKED = frozenset((Add, Sub, Mul, Maximum, Minimum))  # any integers of one dtype will do
 _IN_HALF = _UNCHECKED | {Div, Pow}  # whose kernels do all there is to do in half precision
+_ROUNDING = frozenset((Add, Sub, Pow, Remainder, Fmod))  # which take numbers as half precision holds them
+
+
+def _beside(op: type[Binary], x: Any, value: Any) -> Any:
+    """The number as PyTorch's CPU takes it beside the array ``x``."""
+    if op not in _ROUNDING or not is_half(x.dtype) or on_device(x):
+        return value
+    if value.__class__ is int and -256 <= value <= 256:
+        return value
+    return in_half(value, x.dtype)
 
 
 def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
@@ -79,7 +89,7 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
         value = number(op.label, input, "input")
         if value.__class__ is complex:
             return apply_otherwise(op, (None, other), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
-        return op.apply(None, other, value=value, out=out)  # type: ignore[no-any-return]
+        return op.apply(None, other, value=_beside(op, other._data, value), out=out)  # type: ignore[no-any-return]
     if not isinstance(input, Tensor):
         if not isinstance(input, (int, float, complex)):
             raise not_a_tensor(op.label, "input", input)
@@ -89,6 +99,8 @@ def apply(op: type[Binary], input: Any, other: Any, out: Any = None) -> Tensor:
         return apply_otherwise(op, (input, None), {"value": value, "out": out}, None)  # type: ignore[no-any-return]
     x = input._data
     dtype = x.dtype
+    if dtype is not float32 and dtype is not float64:
+        value = _beside(op, x, value)
     if (
         (dtype is float32 or dtype is float64 or (op in _IN_HALF and is_half(dtype)))
         and (out is None or out.dtype is dtype)
@@ -129,7 +141,7 @@ def _added(input: Any, other: Any, alpha: Any, out: Any) -> Tensor | None:
     if not (dtype is y.dtype and dtype.kind in FLOATING and alpha.__class__ in (int, float)) or on_device(x):
         return None
     if is_half(dtype):
-        alpha = float(dtype.type(alpha))  # PyTorch rounds the factor first, and the sum once
+        alpha = in_half(alpha, dtype)  # PyTorch rounds the factor first, and the sum once
     if out is None:
         return Tensor._wrap(select(x).addcmul_forward(x, y, alpha, 1.0))
     constant(out)

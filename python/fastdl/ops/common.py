@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastdl.arrays import check_array
+from fastdl.autograd.view import Cast
+from fastdl.dtypes import DIFFERENTIABLE, get_default_dtype
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import array
 from fastdl.tensor import Tensor
@@ -74,3 +76,8 @@ def as_array(op: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         return value._data
     return check_array(op, array(value))
+
+
+def floating(input: Tensor) -> Tensor:
+    """Integers and booleans as the default floating dtype, for functions that torch promotes."""
+    return input if input._data.dtype.kind in DIFFERENTIABLE else Cast.apply(input, dtype=get_default_dtype())

@@ -16,7 +16,7 @@ from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import as_bool, by_numpy, cast, empty, full, has_integer_kernels, operand
 from fastdl.ops.common import check_tensors
 from fastdl.ops.out import constant, store
-from fastdl.ops.promotion import common_dtype
+from fastdl.ops.promotion import common_dtype, in_half
 from fastdl.tensor import Tensor
 
 _FIRST = 2048  # elements that equal() compares before it goes on with more
@@ -71,7 +71,7 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
                 # The number is beyond the dtype: compared as it is, not wrapped.
                 return by_numpy(name, ufunc, bool_, out, x, y)
             if is_half(dtype):  # as the elements are: 0.1 is what is stored for it
-                value = float(dtype.type(float(value)))
+                value = in_half(value, dtype)
                 x, y = (x, value) if is_array(x) else (value, y)
         x, y = operand(x, dtype), operand(y, dtype)
     if (dtype.kind in FLOATING or (is_common_integer(dtype) and not (on_device(x) or on_device(y)))) and (
@@ -134,7 +134,9 @@ def _truth(x: Any) -> Any:
 def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         x, y = _arrays(name, input, other)
-        same = out is input and x.dtype is bool_ and getattr(y, "shape", None) == x.shape
+        same = (
+            out is input and x.dtype is bool_ and x.flags.writeable and getattr(y, "shape", None) == x.shape
+        )
         found = _bits(name[8:], _truth(x), _truth(y), x if same else None)
         if found is None:
             found = by_numpy(name, ufunc, bool_, None, x, y)
@@ -157,14 +159,15 @@ def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """True where ``input`` is zero or False. See ``torch.logical_not``."""
     x = input._data
     if x.dtype is bool_ and not on_device(x):
-        same = out is input and x.size
+        same = out is input and x.size and x.flags.writeable
         found = select(x).bitwise_xor_forward(x, True, x if same else None)
         if not same:
             return _result("logical_not", found, out)
         out._bump_version()  # type: ignore[union-attr]
         return out  # type: ignore[return-value]
     if x.dtype.kind in FLOATING or has_integer_kernels(x):
-        return eq(input, 0, out=out)
+        zero = eq(input, 0)
+        return zero if out is None else _result("logical_not", zero._data, out)
     return _result("logical_not", by_numpy("logical_not", np.logical_not, bool_, None, x), out)
 
 

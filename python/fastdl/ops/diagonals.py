@@ -12,7 +12,7 @@ from fastdl.autograd.op import Op
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import contiguous, zeros
 from fastdl.ops.common import axis
-from fastdl.ops.out import apply_into
+from fastdl.ops.out import constant, store
 from fastdl.ops.promotion import is_kernel_dtype
 from fastdl.ops.views import reshape
 from fastdl.tensor import Tensor
@@ -64,22 +64,23 @@ def tril(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tens
     """The lower triangle of the last two axes, the rest zero; see ``torch.tril``."""
     if input._data.ndim < 2:
         raise RuntimeError(f"tril: expects at least 2 dimensions, got shape {input.shape}")
-    return _side(input, int(diagonal), True, out)
+    return _side("tril", input, int(diagonal), True, out)
 
 
 def triu(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tensor:
     """The upper triangle of the last two axes, the rest zero; see ``torch.triu``."""
     if input._data.ndim < 2:
         raise RuntimeError(f"triu: expects at least 2 dimensions, got shape {input.shape}")
-    return _side(input, int(diagonal), False, out)
+    return _side("triu", input, int(diagonal), False, out)
 
 
-def _side(input: Tensor, diagonal: int, lower: bool, out: Tensor | None) -> Tensor:
+def _side(op: str, input: Tensor, diagonal: int, lower: bool, out: Tensor | None) -> Tensor:
     if out is input and plain(input) and out._data.size:  # no node where nothing is recorded
         triangle(input._data, diagonal, lower, input._data)
         out._bump_version()
         return out
-    return apply_into(out, Triangle, input, diagonal=diagonal, lower=lower)
+    side: Tensor = Triangle.apply(input, diagonal=diagonal, lower=lower)
+    return side if out is None else store(op, constant(out), side)
 
 
 class DiagonalEmbed(Op):

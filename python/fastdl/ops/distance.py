@@ -16,9 +16,8 @@ from fastdl.kernels import array, select
 from fastdl.ops.arithmetic import div
 from fastdl.ops.arrays import empty, sum_to
 from fastdl.ops.cast import to
-from fastdl.ops.common import axis
+from fastdl.ops.common import axis, floating
 from fastdl.ops.elementwise import clamp
-from fastdl.ops.promotion import floating
 from fastdl.ops.reduce import vector_norm
 from fastdl.ops.reduction import (
     REDUCTIONS,

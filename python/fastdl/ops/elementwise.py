@@ -432,9 +432,10 @@ class Lerp(Ternary):
         )
 
 
-def _at_once(kernel: str, out: Any, number: Any, *tensors: Tensor) -> Tensor | None:
-    """The kernel on floating-point tensors of one dtype and a number, where nothing is recorded; else None."""
-    if not plain(*tensors) or number.__class__ not in (int, float):
+def _at_once(kernel: str, out: Any, value: Any, *tensors: Tensor) -> Tensor | None:
+    """The kernel on floating-point tensors of one dtype and a number, where nothing is recorded, into the first of them
+    if that is ``out``; else None, and nothing has happened."""
+    if not plain(*tensors) or value.__class__ not in (int, float):
         return None
     arrays = [t._data for t in tensors]
     x = arrays[0]
@@ -444,10 +445,10 @@ def _at_once(kernel: str, out: Any, number: Any, *tensors: Tensor) -> Tensor | N
     if x.dtype.kind not in FLOATING:
         return None
     if out is None:
-        return Tensor._wrap(getattr(select(x), kernel)(*arrays, number))
+        return Tensor._wrap(getattr(select(x), kernel)(*arrays, value))
     if out is not tensors[0] or not x.size:
         return None
-    getattr(select(x), kernel)(*arrays, number, x)
+    getattr(select(x), kernel)(*arrays, value, x)
     out._bump_version()
     return out
 

@@ -15,7 +15,7 @@ from fastdl.autograd.op import Op
 from fastdl.dtypes import float64
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast
-from fastdl.ops.promotion import floating
+from fastdl.ops.common import floating
 from fastdl.tensor import Tensor
 
 

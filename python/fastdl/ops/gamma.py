@@ -12,9 +12,9 @@ from fastdl.kernels import select
 from fastdl.ops.arithmetic import add, mul, sub
 from fastdl.ops.arrays import full
 from fastdl.ops.cast import to
-from fastdl.ops.common import check_tensors
+from fastdl.ops.common import check_tensors, floating
 from fastdl.ops.evaluated import evaluated, of_second, special
-from fastdl.ops.promotion import common_dtype, floating, floating_dtype
+from fastdl.ops.promotion import common_dtype, floating_dtype
 from fastdl.ops.views import broadcast_tensors
 from fastdl.tensor import Tensor
 

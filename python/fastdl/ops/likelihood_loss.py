@@ -18,8 +18,8 @@ from fastdl.kernels import array, select
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import full as filled
 from fastdl.ops.arrays import sum_to
+from fastdl.ops.common import floating
 from fastdl.ops.pointwise_loss import PointwiseLoss, unbroadcast
-from fastdl.ops.promotion import floating
 from fastdl.ops.reduction import check_reduction, kept, matching_target, promoted, reduce_graph, same_dtype
 from fastdl.tensor import Tensor
 

@@ -19,7 +19,8 @@ from fastdl.ops.activation import logsigmoid
 from fastdl.ops.arithmetic import sub
 from fastdl.ops.arrays import sum_to, zeros
 from fastdl.ops.cast import to
-from fastdl.ops.promotion import floating, promote_types
+from fastdl.ops.common import floating
+from fastdl.ops.promotion import promote_types
 from fastdl.ops.reduction import (
     check_reduction,
     kept,

@@ -14,7 +14,7 @@ from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.kernels import select
-from fastdl.ops.promotion import floating
+from fastdl.ops.common import floating
 from fastdl.tensor import Tensor
 
 Ints = int | Sequence[int]

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from fastdl import dtypes
-from fastdl.autograd.view import Cast
 from fastdl.dtypes import (
     DIFFERENTIABLE,
     FLOATING,
@@ -31,7 +30,6 @@ from fastdl.dtypes import (
 from fastdl.errors import DtypeError
 from fastdl.kernels import is_array
 from fastdl.kernels.sparse import SparseArray
-from fastdl.tensor import Tensor
 
 _KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
@@ -133,10 +131,7 @@ def floating_dtype(dtype: Any) -> Any:
     return dtype if dtype.kind in DIFFERENTIABLE else dtypes.get_default_dtype()
 
 
-def floating(input: Tensor) -> Tensor:
-    """Integers and booleans as the default floating dtype, for functions that torch promotes."""
-    return (
-        input
-        if input._data.dtype.kind in DIFFERENTIABLE
-        else Cast.apply(input, dtype=dtypes.get_default_dtype())
-    )
+def in_half(value: Any, dtype: Any) -> float:
+    """A number as this half precision holds it."""
+    with np.errstate(over="ignore"):  # infinite
+        return float(dtype.type(float(value)))

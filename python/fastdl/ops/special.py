@@ -32,7 +32,7 @@ from fastdl.ops.arrays import cast, full, has_integer_kernels, sum_to, zeros
 from fastdl.ops.bessel import i0
 from fastdl.ops.binary import Binary
 from fastdl.ops.cast import to
-from fastdl.ops.common import check_tensors
+from fastdl.ops.common import check_tensors, floating
 from fastdl.ops.compare import eq, isnan, isneginf, isposinf
 from fastdl.ops.complex import check_real
 from fastdl.ops.elementwise import where
@@ -41,7 +41,7 @@ from fastdl.ops.evaluated import special
 from fastdl.ops.extreme import orderable, sortable
 from fastdl.ops.gamma import digamma, igamma, igammac, lgamma, mvlgamma, polygamma
 from fastdl.ops.out import constant, store
-from fastdl.ops.promotion import common_dtype, floating
+from fastdl.ops.promotion import common_dtype
 from fastdl.ops.unary import _exp2, cos, log
 from fastdl.printing import named_lines
 from fastdl.tensor import Tensor
@@ -447,7 +447,7 @@ def nan_to_num(
         result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
         result = where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)
     if out is not None and result is not out:
-        return store("nan_to_num", out, result)
+        return store("nan_to_num", constant(out), result)
     if out is None:
         return result.clone() if result is input else result
     constant(out)._bump_version()
