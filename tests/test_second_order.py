@@ -73,7 +73,7 @@ def operations() -> Iterator[type[Op]]:
 
 
 # Bases, what has no gradient, what stands for a leaf, and what is refused: a recording on a GPU, samples of gamma.
-NO_RULE = "MaximumZero Binary Saving Ternary Reduction Spread Unary MultiView View _Elementwise".split()
+NO_RULE = "MaximumZero Binary Saving Ternary Reduction Spread Unary MultiView View Elementwise".split()
 NO_RULE += ["ComplexBinary", "ComplexFormula", "Replayed", "AccumulateGrad", "_Replayed", "_StandardGamma"]
 
 
