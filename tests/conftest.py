@@ -87,6 +87,20 @@ def gpu() -> Iterator[Any]:
     fake_cupy.uninstall()
 
 
+@pytest.fixture
+def computing_gpu() -> Iterator[None]:
+    """The machine's GPU, or the emulated one beneath the stand-in for CuPy, its threads in random order."""
+    import fake_cupy
+
+    if emulation.on_gpu():
+        yield
+        return
+    emulation.extension().set_order("random", 0)
+    fake_cupy.install(emulated=True)
+    yield
+    fake_cupy.uninstall()
+
+
 @pytest.fixture(scope="session")
 def cuda() -> Any:
     """The CUDA kernels on NumPy arrays: emulated, or on a GPU."""

@@ -9,7 +9,6 @@ so.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 
 import emulation
-import fake_cupy
 import fastdl
 
 torch = pytest.importorskip("torch")
@@ -31,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(
         not emulation.available(), reason="needs the CUDA toolkit's headers, cmake and pybind11"
     ),
+    pytest.mark.usefixtures("computing_gpu"),
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -51,16 +50,6 @@ DIFFERENT = {
     "nn.functional.layer_norm float32": "rows of one element: a gradient of 1e-4 of its terms instead of 0",
     "nn.functional.scaled_dot_product_attention float32 float16 bfloat16": "scores of hundreds, whose last bits count",
 }
-
-
-@pytest.fixture(autouse=True)
-def gpu() -> Iterator[Any]:
-    if emulation.on_gpu():
-        yield fastdl.devices.cupy()
-        return
-    emulation.extension().set_order("random", 0)
-    yield fake_cupy.install(emulated=True)
-    fake_cupy.uninstall()
 
 
 DIFFERENT = {(name, dtype) for name, *dtypes in map(str.split, DIFFERENT) for dtype in dtypes}

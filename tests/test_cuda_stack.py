@@ -6,7 +6,7 @@ On a machine with a GPU (and ``FASTDL_TEST_GPU=1``, see ``emulation.py``) the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,9 @@ pytestmark = [
     pytest.mark.skipif(
         not emulation.available(), reason="needs the CUDA toolkit's headers, cmake and pybind11"
     ),
+    pytest.mark.usefixtures("computing_gpu"),
     pytest.mark.filterwarnings("ignore:.*computed on the CPU"),  # what has no kernel yet
 ]
-
-
-@pytest.fixture(autouse=True)
-def gpu() -> Iterator[Any]:
-    if emulation.on_gpu():
-        yield fastdl.devices.cupy()
-        return
-    emulation.extension().set_order("random", 0)
-    yield fake_cupy.install(emulated=True)
-    fake_cupy.uninstall()
 
 
 def check(case: Callable[[str], Any]) -> None:

@@ -157,3 +157,42 @@ def test_limits_of_dtypes_print_and_compare_as_torch():
         fastdl.iinfo(fastdl.float32)
     with pytest.raises(NotImplementedError, match="bitwise_and: defined for integer"):
         fastdl.ones(1) & 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_numbers_are_rounded_beside_half_precision(dtype):
+    """Sums and remainders take a number as the dtype holds it; products and quotients as it is: as PyTorch's CPU."""
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(5).standard_normal(300) * 10
+    for number in (0.1, 1 / 3, 1e-5, -0.7, 257, 1e5, float("inf"), True):
+        found = []
+        for lib in (torch, fastdl):
+            x = lib.tensor([*values.tolist(), 60000.0, 0.0], dtype=getattr(lib, dtype))
+            results = [x + number, number + x, x * number, x / number, x % number, number % x]
+            results += [lib.fmod(x, number), x.clone().add_(number), x.clone().remainder_(number)]
+            if number is not True:  # which sub refuses
+                results += [x - number, number - x, x.clone().sub_(number)]
+            found.append([y.float().numpy() for y in results])
+        for i, (expected, actual) in enumerate(zip(*found, strict=True)):
+            np.testing.assert_array_equal(actual, expected, err_msg=f"{number} {i}")
+
+
+def test_numbers_beside_integers_and_half_precision():
+    """The short ways of arithmetic with a number: what wraps, rounds and promotes does so as in PyTorch."""
+    torch = pytest.importorskip("torch")
+    for dtype in ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16"):
+        for number in (0, 1, 3, 100, 127, 128, 200, -1, 2.5, 1e-3):
+            for name in ("add", "sub", "mul", "div", "eq", "lt", "maximum", "minimum", "pow"):
+                if name in ("maximum", "minimum", "pow") and (number.__class__ is float or number < 0):
+                    continue
+                if (
+                    name in ("eq", "lt", "pow") and not 0 <= number < 128
+                ):  # PyTorch wraps or refuses what does not fit
+                    continue
+                found = []
+                for lib in (torch, fastdl):
+                    x = lib.tensor([1, 2, 3, 100, 127], dtype=getattr(lib, dtype))
+                    other = lib.full((5,), number % 128, dtype=x.dtype) if name.endswith("imum") else number
+                    y = getattr(x, name)(other)
+                    found.append((y.tolist(), str(y.dtype).removeprefix("torch.")))
+                assert str(found[0]) == str(found[1]), (dtype, number, name)

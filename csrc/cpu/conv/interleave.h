@@ -24,7 +24,6 @@ class InterleavedPlanes {
     });
   }
 
-  int64_t channel_size() const { return planes_.channel_size(simd::kWidth<T>); }
   int64_t size() const { return planes_.size(simd::kWidth<T>) * simd::kWidth<T>; }
 
   // Channels [c0, c1) of images from, from + image, ...; padding is not touched.
@@ -34,7 +33,7 @@ class InterleavedPlanes {
     memory::Buffer<T> line(stride == 1 ? 0 : size_t(w * longest_));
     for (int64_t c = c0; c < c1; ++c)
       for (const Row& row : rows_) {
-        T* out = to + (c * channel_size() + row.plane) * w;
+        T* out = to + (c * planes_.channel_size(w) + row.plane) * w;
         const T* in = from + c * planes_.source_size() + row.source;
         if (stride == 1) {
           interleave(out, in, image, count, row.count);

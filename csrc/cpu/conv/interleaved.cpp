@@ -37,15 +37,14 @@ int vectors_at_once(bool padded, int64_t rows) {
   return padded && busy ? kTileVectors : most;
 }
 
-// Rows [r0, r1) of the result (depth and height as one) of one block, interleaved: result[channel][position];
-// the block's channels lie image_step apart.
+// Rows [r0, r1) of the result (depth and height as one) of one block, interleaved: result[channel][position].
 template <class T>
-void convolve_rows(const Pass<T>& pass, T* result, const T* block, int64_t image_step, const T* weights,
-                   int64_t r0, int64_t r1) {
+void convolve_rows(const Pass<T>& pass, T* result, const T* block, const T* weights, int64_t r0, int64_t r1) {
   constexpr int w = kWidth<T>;
   const Pieces panels(pass.out, kTileRows);
   const int64_t width = panels.largest(), step = pass.weights.taps * width,
                 channel = pass.extent[2] * (r1 - r0);
+  const int64_t image_step = pass.planes.channel_size(w) * w;
   alignas(64) T sums[kTileRows * kTileVectors * w];
   for (const Lattice& lattice : pass.lattices) {
     TapList list(lattice, [&](int64_t offset, int64_t tap) { return Tap{tap * width, offset * w}; });
@@ -117,8 +116,7 @@ void run(const ConvProblem& p, const Pass<T>& pass, T* y, const T* x, int64_t in
               const int64_t r0 = chunks.begin(chunk), r1 = chunks.begin(chunk + 1);
               const int64_t positions = (r1 - r0) * pass.extent[2];
               if (!covered) std::fill_n(result.get(), (r1 - r0) * row_size, T(0));
-              convolve_rows<T>(pass, result, block, planes.channel_size() * w, weights + g * group_weights,
-                               r0, r1);
+              convolve_rows<T>(pass, result, block, weights + g * group_weights, r0, r1);
               for (int64_t k = 0; k < pass.out; ++k)
                 deinterleave(to + k * size + r0 * pass.extent[2], out_image, result + k * positions * w,
                              count, positions, bias ? bias[g * pass.out + k] : T(0));
@@ -207,11 +205,9 @@ int64_t sums_size(const ConvProblem& p) {
   return ceil_div(p.patch(), kPairs) * kPairs * p.group_out() * kWidth<T>;
 }
 
-// Adds one block, whose channels lie `channel` vectors apart. sums: by channels k, k + 1, ... of a kernel, pairs,
-// channel of the kernel.
+// Adds one block. sums: by channels k, k + 1, ... of a kernel, pairs, channel of the kernel.
 template <class T>
-void add_block(const ConvProblem& p, const Planes<T>& planes, int64_t channel, T* sums, const T* block,
-               const T* grad) {
+void add_block(const ConvProblem& p, const Planes<T>& planes, T* sums, const T* block, const T* grad) {
   constexpr int w = kWidth<T>;
   const int64_t pairs = ceil_div(p.patch(), kPairs);
   // Rows at once: the vectors of a kernel's channels stay in L1 while the pairs go by.
@@ -224,8 +220,8 @@ void add_block(const ConvProblem& p, const Planes<T>& planes, int64_t channel, T
           const T* pixels[kPairs];
           for (int j = 0; j < kPairs; ++j) {  // those beyond the last compute it again
             const int64_t pair = std::min(i * kPairs + j, p.patch() - 1);
-            pixels[j] = block + (pair / p.taps() * channel + planes.tap_offsets()[size_t(pair % p.taps())] +
-                                 planes.at(d, h, 0)) *
+            pixels[j] = block + (pair / p.taps() * planes.channel_size(w) +
+                                 planes.tap_offsets()[size_t(pair % p.taps())] + planes.at(d, h, 0)) *
                                     w;
           }
           kPairKernels<T>[size_t(channels - 1)](sums + (k* pairs + i* channels)* kPairs* w, pixels,
@@ -276,7 +272,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
         interleaved.copy(block, x + b * w * in_image + g * p.group_in() * p.in_size(), in_image, count, 0,
                          p.group_in());
         interleave(grad.get(), gy + b * w * out_image + g * grad_size, out_image, count, grad_size);
-        add_block<T>(p, planes, interleaved.channel_size(), mine, block, grad);
+        add_block<T>(p, planes, mine, block, grad);
       }
     };
     tile::share(parts, tile::product_microseconds<T>(p.group_out(), p.batch * p.out_size(), p.patch()),

@@ -138,12 +138,7 @@ def _logical(name: str, ufunc: Any, text: str) -> Callable[..., Tensor]:
             out is input and x.dtype is bool_ and x.flags.writeable and getattr(y, "shape", None) == x.shape
         )
         found = _bits(name[8:], _truth(x), _truth(y), x if same else None)
-        if found is None:
-            found = by_numpy(name, ufunc, bool_, None, x, y)
-        elif same:
-            out._bump_version()  # type: ignore[union-attr]
-            return out  # type: ignore[return-value]
-        return _result(name, found, out)
+        return _result(name, by_numpy(name, ufunc, bool_, None, x, y) if found is None else found, out)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{text}, elementwise; numbers count as True where not 0. See ``torch.{name}``."
@@ -159,12 +154,8 @@ def logical_not(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """True where ``input`` is zero or False. See ``torch.logical_not``."""
     x = input._data
     if x.dtype is bool_ and not on_device(x):
-        same = out is input and x.size and x.flags.writeable
-        found = select(x).bitwise_xor_forward(x, True, x if same else None)
-        if not same:
-            return _result("logical_not", found, out)
-        out._bump_version()  # type: ignore[union-attr]
-        return out  # type: ignore[return-value]
+        same = out is input and x.flags.writeable
+        return _result("logical_not", select(x).bitwise_xor_forward(x, True, x if same else None), out)
     if x.dtype.kind in FLOATING or has_integer_kernels(x):
         zero = eq(input, 0)
         return zero if out is None else _result("logical_not", zero._data, out)

@@ -24,9 +24,9 @@ class Triangle(Op):
     release = Op.stay
     takes_complex = True
 
-    def forward(self, x: Any, diagonal: int, lower: bool, out: Any = None) -> Any:
+    def forward(self, x: Any, diagonal: int, lower: bool) -> Any:
         self.diagonal, self.lower = diagonal, lower
-        return triangle(x, diagonal, lower, out)
+        return triangle(x, diagonal, lower)
 
     def backward(self, grad: Any) -> Any:
         return triangle(grad, self.diagonal, self.lower)

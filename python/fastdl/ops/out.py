@@ -31,7 +31,10 @@ def constant(value: Any) -> Any:
 
 
 def store(op: str, out: Tensor, result: Tensor) -> Tensor:
-    """``result`` written into the tensor ``out``, which is returned; an empty one takes the result's shape."""
+    """``result`` written into the tensor ``out``, where it may be already, and which is returned.
+
+    An empty ``out`` takes the result's shape.
+    """
     if not isinstance(out, Tensor):
         raise not_a_tensor(op, "out", out)
     constant(result)
@@ -40,7 +43,8 @@ def store(op: str, out: Tensor, result: Tensor) -> Tensor:
         out._data = empty(array.shape, out._data.dtype, array)
     if out._data.shape != array.shape:
         raise ArgumentError(f"{op}: the result has shape {array.shape}, but out has shape {out._data.shape}")
-    into(op, out._data, array)
+    if array is not out._data:
+        into(op, out._data, array)
     out._bump_version()
     return out
 

@@ -446,12 +446,9 @@ def nan_to_num(
         result = where(isnan(input), 0.0 if nan is None else float(nan), input)
         result = where(isposinf(input), float(limits.max) if posinf is None else float(posinf), result)
         result = where(isneginf(input), float(limits.min) if neginf is None else float(neginf), result)
-    if out is not None and result is not out:
+    if out is not None:
         return store("nan_to_num", constant(out), result)
-    if out is None:
-        return result.clone() if result is input else result
-    constant(out)._bump_version()
-    return out
+    return result.clone() if result is input else result
 
 
 def _largest(x: Any) -> Any:
