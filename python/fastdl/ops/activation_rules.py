@@ -48,8 +48,8 @@ class _OfInput(Elementwise):
         raise NotImplementedError(f"{type(self).__name__}: no second derivative")
 
 
-class _Pieces(_OfInput):
-    """... and made of straight pieces: the slope is constant, backward linear in its only argument and symmetric."""
+class _Straight(Op):
+    """Made of straight pieces: the slope is constant, backward linear in its only argument and symmetric."""
 
     flat = OF_ITSELF
 
@@ -58,6 +58,10 @@ class _Pieces(_OfInput):
 
     def backward_graph(self, grad_y: Tensor) -> Any:
         return linear_backward(self, grad_y)
+
+
+class _Pieces(_Straight, _OfInput):
+    """Both: a function of straight pieces, which the input tells apart."""
 
 
 class _OfOutput(Elementwise):
@@ -215,10 +219,9 @@ class Prelu(Op):
         return replay(self, grad_y, composed, self.x, self.weight)
 
 
-class Rrelu(Op):
+class Rrelu(_Straight):
     """The slopes are drawn again in backward."""
 
-    flat = OF_ITSELF
     saves = (0,)
 
     def forward(self, x: Any, parameters: tuple[Any, ...]) -> Any:
@@ -227,12 +230,6 @@ class Rrelu(Op):
 
     def backward(self, grad_y: Any) -> Any:
         return select(grad_y).rrelu_backward(grad_y, self.x, *self.parameters)
-
-    def linear(self, grad_x: Any) -> Any:
-        return self.backward(grad_x)
-
-    def backward_graph(self, grad_y: Tensor) -> Any:
-        return linear_backward(self, grad_y)
 
 
 class Glu(Op):
