@@ -75,6 +75,7 @@ import fastdl
         lambda lib: lib.nonzero(lib.tensor([0, 1, 2]), as_tuple=True)[0],
         lambda lib: lib.argwhere(lib.tensor(5)),
         lambda lib: lib.atleast_2d(lib.tensor(5)),
+        lambda lib: lib.stack((*lib.atleast_2d(), lib.tensor(5))),
         lambda lib: lib.cat([lib.ones(1, dtype=lib.int64), lib.ones(1)]),
         lambda lib: lib.stack([lib.ones(1, dtype=lib.bool), lib.ones(1, dtype=lib.int32)]),
     ],

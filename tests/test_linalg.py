@@ -82,6 +82,7 @@ FUNCTIONS = {
     "spectral": lambda lib, a: lib.linalg.matrix_norm(a, 2, keepdim=True),
     "cond": lambda lib, a: lib.linalg.cond(a),
     "qr": lambda lib, a: [part.abs() for part in lib.linalg.qr(a)],
+    "qr complete": lambda lib, a: [part.abs() for part in lib.linalg.qr(a[..., 1:, :], "complete")],
 }
 
 
@@ -115,6 +116,15 @@ def test_sides_that_broadcast(dtype):
         compare(lambda lib, a, b: lib.linalg.solve_triangular(a, b, upper=True), a, b)
         compare(lambda lib, a, b: lib.linalg.lu_solve(*lib.linalg.lu_factor(a), b), a, b)
         compare(lambda lib, a, b: lib.linalg.lu_solve(*lib.linalg.lu_factor(a), b, adjoint=True), a, b)
+
+
+def test_qr_by_its_older_name():
+    tall = fastdl.tensor(regular((5, 5), "float32")[:, :3])
+    for some, mode in ((True, "reduced"), (False, "complete")):
+        for older, newer in zip(tall.qr(some), fastdl.linalg.qr(tall, mode), strict=True):
+            assert older.tolist() == newer.tolist()
+    with pytest.raises(RuntimeError, match=r"'complete' of shape \(5, 3\)"):
+        fastdl.qr(tall.requires_grad_(), some=False)
 
 
 @pytest.mark.parametrize("dtype", FIELDS)

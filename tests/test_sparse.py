@@ -182,6 +182,7 @@ OPERATIONS = {
     "csr mean": lambda m, x: m.sparse.mm(x.to_sparse_csr(), dense(m).t(), "mean"),
     "csr amax": lambda m, x: m.sparse.mm(x.to_sparse_csr(), dense(m).t(), "amax"),
     "csr amin": lambda m, x: m.sparse.mm(x.to_sparse_csr(), dense(m).t(), "amin"),
+    "csr max": lambda m, x: m.sparse.mm(x.to_sparse_csr(), dense(m).t(), "max"),
     "sampled_addmm": lambda m, x: m.sparse.sampled_addmm(
         x.to_sparse_csr(), m.ones(4, 2), m.ones(2, 3), beta=0.5, alpha=2.0
     ),

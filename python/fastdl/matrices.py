@@ -8,12 +8,13 @@ import numpy as np
 
 from fastdl import linalg
 from fastdl.errors import ArgumentError
-from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, qr, slogdet
+from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, slogdet
 from fastdl.linalg import householder_product as orgqr
 from fastdl.linalg import inv as inverse
 from fastdl.linalg import pinv as pinverse
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
+from fastdl.ops.linalg import QrResult
 from fastdl.ops.linear import matmul
 from fastdl.ops.lu import lu_factor_ex, lu_unpack
 from fastdl.ops.matrix import TriangularSolve, check_matrix, failed
@@ -42,6 +43,11 @@ __all__ = [
     "svd",
     "triangular_solve",
 ]
+
+
+def qr(input: Tensor, some: bool = True) -> QrResult:
+    """The older form of ``linalg.qr``: ``some`` is its mode "reduced", else "complete". See ``torch.qr``."""
+    return linalg.qr(input, "reduced" if some else "complete")
 
 
 class SvdColumns(NamedTuple):

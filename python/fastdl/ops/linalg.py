@@ -230,12 +230,13 @@ def svdvals(A: Tensor) -> Tensor:
 def qr(A: Tensor, mode: str = "reduced") -> QrResult:
     """A = Q R; ``mode`` reduced, complete or r. See ``torch.linalg.qr``."""
     check_matrix("qr", A, square=False)
-    if mode == "reduced":
+    if mode == "reduced" or (mode == "complete" and A.shape[-2] <= A.shape[-1]):  # which are one then
         return QrResult(*Orthogonal.apply(A))
     if mode not in ("complete", "r"):
         raise RuntimeError(f"qr: mode must be 'reduced', 'complete' or 'r', got {mode!r}")
     if A.requires_grad:
-        raise RuntimeError(f"qr: the gradient needs mode='reduced', got {mode!r}")
+        rule = "a gradient needs mode='reduced', or 'complete' of no more rows than columns"
+        raise RuntimeError(f"qr: {rule}, got {mode!r} of shape {tuple(A.shape)}")
     if mode == "r":
         nothing = empty((0,), A._data.dtype, A._data)
         return QrResult(Tensor._wrap(nothing), Tensor._wrap(lapack("qr", A._data, "r")))

@@ -275,7 +275,7 @@ def atleast_3d(*tensors: Any) -> Any:
 def _atleast(ndim: int, tensors: tuple[Any, ...]) -> Any:
     if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)):
         return tuple([_atleast(ndim, (t,)) for t in tensors[0]])
-    if len(tensors) > 1:
+    if len(tensors) != 1:
         return tuple([_atleast(ndim, (t,)) for t in tensors])
     (t,) = tensors
     if t.ndim == 0:

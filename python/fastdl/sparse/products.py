@@ -25,7 +25,7 @@ from fastdl.sparse.conversion import coalesce, is_sparse, to_sparse, to_sparse_c
 from fastdl.sparse.tensor import alias, chosen, made, summed
 from fastdl.tensor import Tensor
 
-_REDUCTIONS = ("sum", "mean", "amax", "amin")
+_REDUCTIONS = {"sum": "sum", "mean": "mean", "amax": "amax", "amin": "amin", "max": "amax", "min": "amin"}
 
 
 class SparseMatMul(Op):
@@ -143,7 +143,7 @@ def mm(input: Tensor, mat2: Tensor, reduce: str = "sum") -> Tensor:
         input: (M, K).
         mat2: (K, N). Of two sparse matrices the product is sparse, else dense.
         reduce: what becomes of the products of a row: ``"sum"``, or, of a sparse ``input`` with a dense ``mat2``,
-            ``"mean"``, ``"amax"`` or ``"amin"``; 0 in rows without entries.
+            ``"mean"``, ``"amax"`` or ``"amin"`` (also ``"max"``, ``"min"``); 0 in rows without entries.
 
     Gradients reach the values of sparse matrices, in their own places, and dense matrices.
 
@@ -197,7 +197,7 @@ def _reduced(a: Tensor, b: Tensor, reduce: str) -> Tensor:
     rows, columns = a._data.pattern.indices
     products = chosen(b, columns) * a._data.values.unsqueeze(1)
     zeros = Tensor._wrap(np.zeros((a.shape[0], b.shape[1]), products.dtype, like=products._data))
-    return index_reduce(zeros, 0, Tensor._wrap(rows), products, reduce, include_self=False)
+    return index_reduce(zeros, 0, Tensor._wrap(rows), products, _REDUCTIONS[reduce], include_self=False)
 
 
 def spread(start: Any, keys: Any) -> tuple[Any, Any]:
