@@ -118,6 +118,25 @@ def test_sides_that_broadcast(dtype):
         compare(lambda lib, a, b: lib.linalg.lu_solve(*lib.linalg.lu_factor(a), b, adjoint=True), a, b)
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinity_and_nan():
+    """LAPACK's singular values never come to an end where a matrix holds infinity."""
+    for bad in (np.inf, -np.inf, np.nan):
+        x = regular((2, 4, 4), "float32")
+        x[1, 2, 3] = bad
+        a = fastdl.tensor(x)
+        for name in "svd svdvals eig eigvals eigh eigvalsh pinv matrix_rank cond".split():
+            with pytest.raises(fastdl.linalg.LinAlgError, match="must be finite"):
+                getattr(fastdl.linalg, name)(a)
+        with pytest.raises(fastdl.linalg.LinAlgError, match="lstsq: the matrix must be finite"):
+            fastdl.linalg.lstsq(a, a)
+        for of in (fastdl.linalg.det, lambda a: fastdl.linalg.slogdet(a)[1]):
+            assert np.isfinite(of(a).numpy()).tolist() == [True, False]
+        norm = fastdl.tensor([1.0, bad, 2.0], requires_grad=True)
+        fastdl.linalg.norm(norm, float("inf")).backward()
+        assert norm.grad[[0, 2]].nan_to_num().tolist() == [0, 0]
+
+
 def test_qr_by_its_older_name():
     tall = fastdl.tensor(regular((5, 5), "float32")[:, :3])
     for some, mode in ((True, "reduced"), (False, "complete")):

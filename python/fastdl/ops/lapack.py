@@ -14,6 +14,9 @@ from fastdl.kernels import capture, on_device
 _JACOBI = 32
 """Rows up to which a batch of matrices goes to cuSOLVER at once."""
 
+_ITERATIVE = ("svd", "eig", "eigvals", "eigh", "eigvalsh")
+"""What repeats until it converges. LAPACK may repeat for ever where a matrix holds infinity."""
+
 
 def check_waiting(op: str, x: Any) -> None:
     """Refuse what asks the GPU whether there is a result, while a graph is recorded, where nothing may wait."""
@@ -28,6 +31,8 @@ def lapack(name: str, a: Any, *args: Any, op: str = "", **options: Any) -> Any:
     check_waiting(op or name, a)
     # CuPy ignores what cuSOLVER says of its success unless asked: knowing takes waiting.
     asked: AbstractContextManager[Any] = nullcontext()
+    if name in _ITERATIVE and not on_device(a) and not np.isfinite(a).all():
+        raise LinAlgError(f"{op or name}: the matrix must be finite to converge; this one contains infinity or NaN")
     if on_device(a):
         asked = importlib.import_module("cupyx").errstate(linalg="raise")
     try:

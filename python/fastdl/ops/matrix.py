@@ -172,7 +172,8 @@ class Determinant(Op):
             packed, pivots, _ = select(a).lu_factor(a, True)
             self.y = _diagonal(packed).prod(-1) * _sign(pivots, a.dtype)
         else:
-            self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
+            with np.errstate(invalid="ignore"):  # NaN of NaN
+                self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
         return self.y
 
     def backward(self, grad: Any) -> Any:
@@ -219,7 +220,8 @@ class LogDeterminant(Op):
             self.sign = signs.prod(-1) * _sign(pivots, a.dtype)
             with np.errstate(divide="ignore"):
                 return self.sign, np.log(sizes).sum(-1)
-        sign, log = np.linalg.slogdet(a)
+        with np.errstate(invalid="ignore"):  # NaN of NaN
+            sign, log = np.linalg.slogdet(a)
         self.sign = np.asarray(sign, a.dtype, like=a)
         return self.sign, np.asarray(log, real_dtype(a.dtype), like=a)
 

@@ -259,7 +259,7 @@ class Norm(Reduction):
             return k.mul_forward(k.sign_forward(x), grad)
         if p in (float("inf"), float("-inf")):
             ties = k.eq_forward(k.abs_forward(x), y)
-            share = grad / count_true(ties, self.axes, True).astype(grad.dtype)
+            share = k.div_forward(grad, count_true(ties, self.axes, True).astype(grad.dtype))
             return k.where_forward(ties, k.mul_forward(k.sign_forward(x), share), 0.0)
         if p == 2:
             factor = k.where_forward(k.eq_forward(y, 0.0), 0.0, k.div_forward(grad, y))
