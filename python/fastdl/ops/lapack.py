@@ -32,7 +32,9 @@ def lapack(name: str, a: Any, *args: Any, op: str = "", **options: Any) -> Any:
     # CuPy ignores what cuSOLVER says of its success unless asked: knowing takes waiting.
     asked: AbstractContextManager[Any] = nullcontext()
     if name in _ITERATIVE and not on_device(a) and not np.isfinite(a).all():
-        raise LinAlgError(f"{op or name}: the matrix must be finite to converge; this one contains infinity or NaN")
+        raise LinAlgError(
+            f"{op or name}: the matrix must be finite to converge; this one contains infinity or NaN"
+        )
     if on_device(a):
         asked = importlib.import_module("cupyx").errstate(linalg="raise")
     try:
