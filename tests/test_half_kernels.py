@@ -109,6 +109,7 @@ def test_elementwise_rounds_once(level, dtype):
         assert same_bits(backend.where_backward(x, mask), parts)
         for call in (
             lambda x, y: backend.addcmul_forward(x, y, y, 0.5),
+            lambda x, y: backend.addcmul_forward(x, y, 0.3, 1.0),
             lambda x, y: backend.addcdiv_forward(x, y, y, 0.5),
             lambda x, y: backend.lerp_forward(x, y, x),
             lambda x, y: backend.clamp_forward(x, -0.5, 1.0),

@@ -45,41 +45,48 @@ bool run(void* y, const void* x, int64_t n) {
   return true;
 }
 
+constexpr int kTwo = 2 * simd::kWidth<float>;
+
+// Two vectors at a time: n is a multiple of that.
 template <class Format>
 void widen_as(float* y, const uint16_t* x, int64_t n) {
-  constexpr int w = simd::kWidth<float>;
-  int64_t i = 0;
-  for (; i + w <= n; i += w) {
+  for (int64_t i = 0; i < n; i += kTwo) {
     simd::prefetch_ahead(x + i);
     simd::store(y + i, Format::load(x + i));
+    simd::store(y + i + kTwo / 2, Format::load(x + i + kTwo / 2));
   }
-  if (i == n) return;
-  uint16_t last[w] = {};
-  std::memcpy(last, x + i, size_t(n - i) * sizeof(uint16_t));
-  simd::store_n(y + i, Format::load(last), int(n - i));
 }
 template <class Format>
 void narrow_as(uint16_t* y, const float* x, int64_t n) {
-  constexpr int w = simd::kWidth<float>;
-  int64_t i = 0;
-  if constexpr (requires(simd::Vec<float> v) { Format::store(y, v, v); })
-    for (; i + 2 * w <= n; i += 2 * w) Format::store(y + i, simd::load(x + i), simd::load(x + i + w));
-  for (; i + w <= n; i += w) Format::store(y + i, simd::load(x + i));
-  if (i == n) return;
-  uint16_t last[w];
-  Format::store(last, simd::load_n(x + i, int(n - i)));
-  std::memcpy(y + i, last, size_t(n - i) * sizeof(uint16_t));
+  for (int64_t i = 0; i < n; i += kTwo)
+    simd::store_two<Format>(y + i, simd::load(x + i), simd::load(x + i + kTwo / 2));
+}
+// Any n: what is left comes in a buffer.
+template <class To, class From>
+void convert_all(void (*run)(To*, const From*, int64_t), To* y, const From* x, int64_t n) {
+  const int64_t rest = n % kTwo, whole = n - rest;
+  run(y, x, whole);
+  if (rest == 0) return;
+  From last[kTwo] = {};
+  To converted[kTwo];
+  std::memcpy(last, x + whole, size_t(rest) * sizeof(From));
+  run(converted, last, kTwo);
+  std::memcpy(y + whole, converted, size_t(rest) * sizeof(To));
 }
 
 Half half_of(Number number) {
   return number == Number::float16 ? Half::float16 : Half::bfloat16;
 }
 
+// (Two rare pairs go in two steps: convert().)
 template <class From>
 bool from_number(void* y, Number to, const void* x, int64_t n) {
   switch (to) {
     case Number::boolean:
-      return run<Truth, From>(y, x, n);
+      if constexpr (std::is_same_v<From, int32_t>)
+        return false;
+      else
+        return run<Truth, From>(y, x, n);
     case Number::int32:
       return run<int32_t, From>(y, x, n);
     case Number::int64:
@@ -87,7 +94,10 @@ bool from_number(void* y, Number to, const void* x, int64_t n) {
     case Number::float32:
       return run<float, From>(y, x, n);
     case Number::float64:
-      return run<double, From>(y, x, n);
+      if constexpr (std::is_same_v<From, uint8_t>)
+        return false;
+      else
+        return run<double, From>(y, x, n);
     default:
       return false;
   }
@@ -96,10 +106,10 @@ bool from_number(void* y, Number to, const void* x, int64_t n) {
 }  // namespace
 
 void widen(float* y, const uint16_t* x, int64_t n, Half from) {
-  from == Half::float16 ? widen_as<simd::Float16>(y, x, n) : widen_as<simd::BFloat16>(y, x, n);
+  convert_all(from == Half::float16 ? widen_as<simd::Float16> : widen_as<simd::BFloat16>, y, x, n);
 }
 void narrow(uint16_t* y, const float* x, int64_t n, Half to) {
-  to == Half::float16 ? narrow_as<simd::Float16>(y, x, n) : narrow_as<simd::BFloat16>(y, x, n);
+  convert_all(to == Half::float16 ? narrow_as<simd::Float16> : narrow_as<simd::BFloat16>, y, x, n);
 }
 void widen_all(float* y, const uint16_t* x, int64_t n, Half from) {
   for_ranges(n, [=](int64_t begin, int64_t end) { widen(y + begin, x + begin, end - begin, from); });
@@ -180,6 +190,9 @@ bool convert(void* y, Number to, const void* x, Number from, int64_t n) {
     widen_all(static_cast<float*>(y), static_cast<const uint16_t*>(x), n, half_of(from));
     return true;
   }
+  const bool from_byte = from == Number::boolean || from == Number::uint8;
+  if ((from_byte && to == Number::float64) || (from == Number::int32 && to == Number::boolean))
+    return convert_by(Number::float32, y, to, x, from, n);  // loops of their own would be 2 kB
   if (to == Number::uint8) {  // the lowest bits of an int32; a loop from each dtype would be 3 kB
     if (size_of(from) == 1) return run<uint8_t, uint8_t>(y, x, n);
     if (from == Number::int32) return run<uint8_t, int32_t>(y, x, n);

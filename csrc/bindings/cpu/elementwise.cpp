@@ -11,10 +11,42 @@ Input input(Source<T>& source) {
   return {&source, source.item};
 }
 
-py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out) {
+// z = x op factor y for sums, differences and products in half precision, by the kernel that converts in registers. A
+// number is the factor of -0 + factor y or x + factor 1, or itself in half precision; false: it is none.
+bool in_registers(Binary op, float factor, Half half, const Shape& shape, Operand z, Operand x, Operand y) {
+  if (op != Binary::add && op != Binary::sub && op != Binary::mul) return false;
+  const bool by_number = x.half == Half::none || y.half == Half::none, product = op == Binary::mul;
+  uint16_t constant = product ? 0x8000 : half == Half::float16 ? 0x3c00 : 0x3f80;  // -0, 1
+  if (op == Binary::sub) factor = -factor;
+  if (by_number) {
+    const bool first = x.half == Half::none;
+    const float value = *reinterpret_cast<float*>(first ? x.data : y.data);
+    if (product && !first) std::swap(x, y);
+    Operand& number = product || first ? x : y;
+    if (product || !first) {
+      factor *= value;
+    } else {
+      float held;
+      narrow(&constant, &value, 1, half);
+      widen(&held, &constant, 1, half);
+      if (held != value) return false;
+    }
+    number.data = reinterpret_cast<char*>(&constant);
+  }
+  z.half = x.half = y.half = Half::none;
+  const auto loop = make_loop<3>(shape, {&z, &x, &y});
+  launch(loop, [&] { half_arithmetic(half, product && !by_number, factor, loop); });
+  return true;
+}
+
+py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out,
+                      float factor = 1) {
   const auto run = [&]<class T>(T, auto stored) {
     Source<T> a(x, name, "x", stored), b(y, name, "y", stored);
     Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)}, stored);
+    if constexpr (std::is_same_v<T, float>)
+      if (stored != Half::none && in_registers(op, factor, stored, z.shape(), *z.operand(), a, b))
+        return z.array();
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
     launch(loop, [&] {
       if constexpr (std::is_same_v<T, int64_t>)
@@ -453,6 +485,8 @@ void register_elementwise(py::module_& m) {
   m.def(
       "addcmul_forward",
       [](const Object& x, const Object& y, const Object& z, double value, const Object& out) {
+        if (is_array(x) && !is_array(z) && half_of(reinterpret_cast<const py::array&>(x)) != Half::none)
+          return bind_binary(Binary::add, "addcmul", x, y, out, float(value * z.cast<double>()));
         return ternary("addcmul", x, y, z, out,
                        [=]<class T>(T, const StridedLoop<4>& loop) { addcmul_forward<T>(T(value), loop); });
       },

@@ -87,4 +87,15 @@ struct Float16 {
 #endif
 };
 
+// Two vectors, one behind the other.
+template <class Format>
+[[gnu::always_inline]] inline void store_two(uint16_t* p, Vec<float> x, Vec<float> y) {
+  if constexpr (requires { Format::store(p, x, y); }) {
+    Format::store(p, x, y);
+  } else {
+    Format::store(p, x);
+    Format::store(p + kWidth<float>, y);
+  }
+}
+
 }  // namespace fastdl::simd
