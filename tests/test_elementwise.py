@@ -4,6 +4,7 @@ gradients."""
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -164,6 +165,16 @@ def test_where_and_clamp_as_torch():
             lambda c, t: torch.where(c, t, 0.0),
             [condition, x],
         )
+    for x, y in [(1.0, 0.0), (1, 0), (0.0, -math.inf), (1, 0.5), (True, False), (2, True), (1.0, False)]:
+        compare_with_torch(
+            torch,
+            "where",
+            lambda c, x=x, y=y: E.where(c, x, y),
+            lambda c, x=x, y=y: torch.where(c, x, y),
+            [condition],
+        )
+    for dtype in DTYPES[:5]:
+        x = sample((3, 4), dtype, 1)
         for low, high in [(-1, 1), (0.5, None), (None, 2), (3, 1)]:
             compare_with_torch(
                 torch,

@@ -21,13 +21,14 @@ from fastdl.dtypes import (
     complex64,
     float32,
     float64,
+    get_default_dtype,
     int64,
     is_common_integer,
     is_half,
     uint8,
 )
 from fastdl.errors import ArgumentError, not_a_tensor
-from fastdl.kernels import is_array, on_device, select
+from fastdl.kernels import array, is_array, on_device, select
 from fastdl.ops.arithmetic import *
 from fastdl.ops.arithmetic import add, maximum, minimum, mul, number, older_order
 from fastdl.ops.arrays import broadcast_shape, cast, empty, filler, fit, has_integer_kernels, operand, places
@@ -55,6 +56,9 @@ class Where(Op):
             return select(condition).where_forward(condition, x, y)
         elif x is None or y is None:  # a number beside floats is one of them
             given, number = (y, values[0]) if x is None else (x, values[1])
+            if given is None and number.__class__ is float and values[1].__class__ is float:
+                given = x = array(number, condition, get_default_dtype())
+                number = values[1]
             if given is not None and given.dtype.kind == "f" and number.__class__ in (float, int):
                 return select(condition).where_forward(
                     condition, number if x is None else x, number if y is None else y
@@ -66,11 +70,11 @@ class Where(Op):
             x, y = [
                 operand(side, dtype) if is_array(side) else filler("where", side, dtype) for side in (x, y)
             ]
-        if dtype.kind in FLOATING and (is_array(x) or is_array(y)):
-            return select(condition).where_forward(condition, x, y)
-        if (dtype is bool_ or is_common_integer(dtype)) and not on_device(condition):
+        if dtype.kind in FLOATING or (
+            (dtype is bool_ or is_common_integer(dtype)) and not on_device(condition)
+        ):
             if not (is_array(x) or is_array(y)):
-                x = np.asarray(x, dtype)
+                x = array(x, condition, dtype)
             return select(condition).where_forward(condition, x, y)
         if dtype is complex64 and not on_device(condition):  # by their bytes
             x, y = [np.asarray(side, dtype).view(int64) for side in (x, y)]
@@ -439,8 +443,8 @@ def _at_once(kernel: str, out: Any, value: Any, *tensors: Tensor) -> Tensor | No
         return None
     arrays = [t._data for t in tensors]
     x = arrays[0]
-    for array in arrays:
-        if array.dtype is not x.dtype:
+    for each in arrays:
+        if each.dtype is not x.dtype:
             return None
     if x.dtype.kind not in FLOATING:
         return None

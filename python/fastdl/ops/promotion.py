@@ -10,6 +10,7 @@ parts have the default dtype, or, beside a tensor of floats, the dtype of that t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from fastdl.errors import DtypeError
 from fastdl.kernels import is_array
 from fastdl.kernels.sparse import SparseArray
 
+_NUMBERS = frozenset("iufV")  # kinds beside which an integer counts for nothing
 _KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
 
@@ -39,6 +41,7 @@ def is_kernel_dtype(dtype: Any) -> bool:
     return dtype is float32 or dtype is float64
 
 
+@lru_cache(256)
 def _common(a: Any, b: Any) -> Any:
     if a is b:
         return a
@@ -91,7 +94,11 @@ def common_dtype(*operands: Any) -> Any:
             if y.__class__ is np.ndarray:
                 if x.dtype is y.dtype:
                     return x.dtype
-            elif (y.__class__ is int or y.__class__ is float) and x.dtype.kind in FLOATING:
+                if x.ndim and y.ndim:
+                    return _common(x.dtype, y.dtype)
+            elif (y.__class__ is int and x.dtype.kind in _NUMBERS) or (
+                y.__class__ is float and x.dtype.kind in FLOATING
+            ):
                 return x.dtype
     with_dims = without = numbers = None
     for operand in operands:
