@@ -204,7 +204,9 @@ def test_kernels_with_other_operands(level, dtype):
             ("addcdiv_forward", (grad, x, y, 0.3)),
             ("lerp_forward", (x, y, grad)),
         ]
-        calls += [("pow_scalar_forward", (np.asarray(np.abs(x)), e)) for e in (0, 0.5, 1, 2, 3, -1, -2, 2.5)]
+        calls += [
+            ("pow_scalar_forward", (np.asarray(np.abs(x)), e)) for e in (0, 0.5, 1, 2, 3, -0.5, -1, -2, 2.5)
+        ]
         calls += [
             ("pow_scalar_backward", (numbers(x_shape, dtype, 4), np.asarray(np.abs(x)), e))
             for e in (0, 0.5, 1, 2, 3, -1, 2.5)
@@ -316,6 +318,24 @@ def test_powers_of_negative_numbers():
             want = np.power(x.astype(np.float64), exponents.astype(np.float64)).astype(np.float32)
         for level in backends():
             assert_close(load(level).pow_forward(x, exponents), want)
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_roots_and_logarithms_at_special_values(level, dtype):
+    kernel = load(level)
+    x = np.array([*SPECIAL, 4.0, 0.25] * 3, dtype)
+    with np.errstate(all="ignore"):
+        for exponent in (0.5, -0.5):
+            got, want = kernel.pow_scalar_forward(x, exponent), np.power(x, np.full_like(x, exponent))
+            np.testing.assert_allclose(got, want, rtol=2 * np.finfo(dtype).eps)
+        for name, function in (("log2", np.log2), ("log10", np.log10)):
+            got = getattr(kernel, name + "_forward")(x)
+            np.testing.assert_allclose(got, function(x), rtol=2 * np.finfo(dtype).eps, atol=0)
+    whole = np.arange(-30, 31 if dtype is np.float32 else 300)
+    np.testing.assert_array_equal(kernel.log2_forward(np.ldexp(dtype(1), whole).astype(dtype)), whole)
+    powers = np.arange(0, 11 if dtype is np.float32 else 23)  # those that are numbers of the dtype
+    np.testing.assert_array_equal(kernel.log10_forward(10 ** powers.astype(dtype)), powers)
 
 
 def test_other_byte_order_is_refused_by_kernels_and_computed_by_no_one_silently():

@@ -216,10 +216,11 @@ void pow_scalar_forward(T exponent, const StridedLoop<2>& loop) {
   if (exponent == T(-1)) return map<T>(loop, kGrain, [](V x) { return T(1) / x; });
   if (exponent == T(-2)) return map<T>(loop, kGrain, [](V x) { return T(1) / (x * x); });
   // sqrt(-0) is -0, (-0) ** 0.5 is 0; (-inf) ** 0.5 is inf.
-  if (exponent == T(0.5))
-    return map<T>(loop, kGrain, [](V x) {
-      const V root = square_root<T>(x + T(0));
-      return x == -std::numeric_limits<T>::infinity() ? -x : root;
+  if (exponent == T(0.5) || exponent == T(-0.5))
+    return map<T, true>(loop, kGrain, [inverse = exponent < T(0)](V x) {
+      const V plain = square_root<T>(x + T(0));
+      const V root = x == -std::numeric_limits<T>::infinity() ? -x : plain;
+      return inverse ? T(1) / root : root;
     });
   map<T, true>(loop, kGrainSlow, [y = broadcast<T>(exponent)](V x) { return power<T>(x, y); });
 }

@@ -77,43 +77,30 @@ template <class... C>
   return horner(x, rest...) * x + first;
 }
 
-// log(x) for normal positive x: x = 2^k m with m in [sqrt(1/2), sqrt(2)); with f = m - 1, s = f / (2 + f):
-// log(m) = f - (f^2/2 - s (f^2/2 + R)), R = 2 s^2 (1/3 + s^2/5 + s^4/7 + ...). Zero, negative, inf, NaN as
-// IEEE says. `terms_for_float` stops the series at 1e-10.
-template <bool terms_for_float>
+// log(m) and k for normal positive x = 2^k m with m in [sqrt(1/2), sqrt(2)), to 1e-10: with f = m - 1, s = f / (2 + f),
+// log(m) = 2 s (1 + s^2/3 + s^4/5 + ...).
 [[gnu::always_inline]] inline Vec<double> log_parts(Vec<double> x, Vec<double>& k) {
-  using V = Vec<double>;
   const auto parts = detail::split<double>((Vec<int64_t>)x);
   k = parts.e;
-  const V f = parts.m - 1.0, s = f / (f + 2.0), z = s * s;
-  V series;
-  if constexpr (terms_for_float)
-    series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11);
-  else
-    series = horner(z, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11, 2.0 / 13, 2.0 / 15, 2.0 / 17, 2.0 / 19,
-                    2.0 / 21);
-  const V half_square = 0.5 * f * f;
-  return f - (half_square - s * (half_square + z * series));
+  const Vec<double> f = parts.m - 1.0, s = f / (f + 2.0);
+  return s * horner(s * s, 2.0, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11);
 }
-[[gnu::always_inline]] inline Vec<double> log_special(Vec<double> x, Vec<double> y) {
-  using V = Vec<double>;
-  constexpr double inf = std::numeric_limits<double>::infinity();
-  const V at_zero =
-      x == 0.0 ? broadcast<double>(-inf) : broadcast<double>(std::numeric_limits<double>::quiet_NaN());
-  y = x > 0.0 ? y : at_zero;
+// y where x is positive and finite; zero, negative, inf, NaN as IEEE says of log(x).
+template <class T>
+[[gnu::always_inline]] inline Vec<T> log_special(Vec<T> x, Vec<T> y) {
+  constexpr T inf = std::numeric_limits<T>::infinity();
+  const Vec<T> at_zero = x == T(0) ? broadcast<T>(-inf) : broadcast<T>(std::numeric_limits<T>::quiet_NaN());
+  y = x > T(0) ? y : at_zero;
   y = x == inf ? x : y;
   return x != x ? x : y;
 }
-template <bool terms_for_float>
 [[gnu::always_inline]] inline Vec<double> log_of_normal(Vec<double> x) {
-  constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
   Vec<double> k;
-  const Vec<double> m = log_parts<terms_for_float>(x, k);
-  return k * ln2_hi + (m + k * ln2_lo);
+  const Vec<double> m = log_parts(x, k);
+  return k * M_LN2 + m;
 }
-template <bool terms_for_float>
-[[gnu::always_inline]] inline Vec<double> log_of_double(Vec<double> x) {
-  return log_special(x, log_of_normal<terms_for_float>(x));
+[[gnu::always_inline]] inline Vec<double> log_for_float(Vec<double> x) {
+  return log_special<double>(x, log_of_normal(x));
 }
 
 // exp(x) to 1e-9, between what is 0 and what is infinite as a float.
@@ -463,7 +450,7 @@ template <class T>
           [](Vec<double> a, Vec<double> b) {
             using V = Vec<double>;
             constexpr double rounder = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
-            const V size = exp_for_float(b * log_of_normal<true>(abs<double>(a)));
+            const V size = exp_for_float(b * log_of_normal(abs<double>(a)));
             const V half = 0.5 * b, top = (half + broadcast<double>(rounder)) - rounder;
             const auto large = abs<double>(b) >= 16777216.0;  // 2^24: even, and as a float no fraction
             const V whole = (b + broadcast<double>(rounder)) - rounder;

@@ -39,16 +39,35 @@ Vec<T> logit(Vec<T> x) {
   return (x > T(0.34)) & (x < T(0.66)) ? y + lost : y;
 }
 
+// log2 or log10: k log(2) + log(m), times 1 / log(base). The numbers are in two parts, the first so short that products
+// with it are exact, since a power of the base must give an integer.
+struct LogBase {
+  double two_high, two_low, ratio_high, ratio_low;
+};
+constexpr LogBase kBase2 = {1, 0, 0x1.715476p+0, 0x1.4ae0bf85ddf44p-26},
+                  kBase10 = {0x1.344134p-2, 0x1.09f79fef311f1p-26, 0x1.bcb7bp-2, 0x1.526e50e32a6abp-26};
+
 template <class T>
-Vec<T> log_base(Vec<T> x, C<T> library, double ratio) {
-  return by_double<T>(
-      x,
-      [ratio](D v) {
-        D k;
-        const D m = log_parts<true>(v, k);
-        return log_special(v, k * (M_LN2 * ratio) + m * ratio);
-      },
-      [library](Vec<T> v) { return per_lane_call<T>(library, v); });
+Vec<T> log_to_base(Vec<T> x, const LogBase& base) {
+  return log_special<T>(
+      x, by_double<T>(
+             x,
+             [&](D v) {
+               D k;
+               const D m = log_parts(v, k);
+               return k * (base.two_high + base.two_low) + m * (base.ratio_high + base.ratio_low);
+             },
+             [&](D v) {  // log(m) = high + low, as simd::log's series has it
+               const auto parts = detail::split<double>((Vec<int64_t>)v);
+               const D f = parts.m - 1.0, s = f / (f + 2.0), half_square = 0.5 * f * f;
+               const D series = horner(s * s, 0.0, 2.0 / 3, 2.0 / 5, 2.0 / 7, 2.0 / 9, 2.0 / 11, 2.0 / 13,
+                                       2.0 / 15, 2.0 / 17, 2.0 / 19, 2.0 / 21);
+               const D high = (D)((Vec<int64_t>)(f - half_square) & ~int64_t(0xffffffff));
+               const D low = (f - high) - half_square + s * (half_square + series);
+               const D a = parts.e * base.two_high, b = high * base.ratio_high, sum = a + b;
+               return sum + (((a - sum) + b) + (parts.e * base.two_low + (low + high) * base.ratio_low +
+                                                low * base.ratio_high));
+             }));
 }
 
 }  // namespace
@@ -96,9 +115,8 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
     case Unary::log1p:
       return full([](V x) { return simd::log1p<T>(x); });
     case Unary::log2:
-      return slow([](V x) { return log_base<T>(x, std::log2, M_LOG2E); });
     case Unary::log10:
-      return slow([](V x) { return log_base<T>(x, std::log10, M_LOG10E); });
+      return slow([base = op == Unary::log2 ? kBase2 : kBase10](V x) { return log_to_base<T>(x, base); });
     case Unary::sin:
       return slow([](V x) { return sine<T>(x); });
     case Unary::cos:
@@ -138,8 +156,7 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
             x,
             [](D v) {
               const D a = simd::abs<double>(v), z = v * v;
-              const D large =
-                  simd::copysign<double>(log_of_double<true>(a + square_root<double>(z + 1.0)), v);
+              const D large = simd::copysign<double>(log_for_float(a + square_root<double>(z + 1.0)), v);
               return a < 1e-2 ? v * (1.0 - z * (1.0 / 6 - z * (3.0 / 40))) : large;
             },
             [](D v) { return asinh_of_double(v); });
@@ -149,7 +166,7 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
         return by_double<T>(
             x,
             [](D v) {
-              const D y = log_of_double<true>(v + square_root<double>((v - 1.0) * (v + 1.0)));
+              const D y = log_for_float(v + square_root<double>((v - 1.0) * (v + 1.0)));
               return v < 1.0 ? broadcast<double>(std::numeric_limits<double>::quiet_NaN()) : y;
             },
             [](D v) { return acosh_of_double(v); });
@@ -160,7 +177,7 @@ void unary_forward(Unary op, const StridedLoop<2>& loop) {
             x,
             [](D v) {
               const D a = simd::abs<double>(v), z = v * v;
-              const D large = simd::copysign<double>(0.5 * log_of_double<true>((1.0 + a) / (1.0 - a)), v);
+              const D large = simd::copysign<double>(0.5 * log_for_float((1.0 + a) / (1.0 - a)), v);
               return a < 1e-2 ? v + v * z * (1.0 / 3 + z * (1.0 / 5)) : large;
             },
             [](D v) { return atanh_of_double(v); });
