@@ -51,6 +51,7 @@ void take_spaced(T* to, const T* from, int64_t n) {
     return;
   }
   for (int64_t i = 0; i + w < n; i += w) {
+    simd::prefetch_ahead(from + step * i);
     const auto y = one_of<step, false>(from + step * i);
     std::memcpy(to + i, &y, sizeof y);
   }

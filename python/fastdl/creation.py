@@ -404,7 +404,8 @@ def full(
         d = number_dtype(fill_value)
     else:
         d = as_dtype("full", dtype)
-    return _filled("full", shape_of("full", (size,)), fill_value, d, device, requires_grad)
+    shape = shape_of("full", size if size.__class__ is tuple else (size,))
+    return _filled("full", shape, fill_value, d, device, requires_grad)
 
 
 def dtype_and_device(op: str, input: Tensor, dtype: Any, device: Any) -> Any:

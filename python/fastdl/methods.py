@@ -143,9 +143,9 @@ _PROPERTIES = {
 # Others that take out=: in place they need no second pass.
 _IN_PLACE_OUT = """bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
     clamp clamp_min clamp_max clip addcmul addcdiv lerp sgn index_add index_copy index_fill scatter
-    scatter_add masked_fill logical_and logical_or logical_xor logical_not tril triu nan_to_num"""
-_IN_PLACE = """sigmoid tanh bitwise_not eq ne lt le gt ge not_equal less less_equal greater
-    greater_equal relu frac index_reduce scatter_reduce masked_scatter addmm addmv addr
+    scatter_add masked_fill logical_and logical_or logical_xor logical_not tril triu nan_to_num eq ne lt le gt ge
+    not_equal less less_equal greater greater_equal"""
+_IN_PLACE = """sigmoid tanh bitwise_not relu frac index_reduce scatter_reduce masked_scatter addmm addmv addr
     addbmm baddbmm cumsum cumprod exp2 erfc erfinv lgamma digamma polygamma sinc logit deg2rad rad2deg xlogy
     copysign conj_physical float_power heaviside igamma igammac mvlgamma ldexp nextafter gcd lcm i0 renorm"""
 _SHAPE_IN_PLACE = "squeeze unsqueeze transpose swapaxes swapdims t"

@@ -52,7 +52,10 @@ def ints(args: Any) -> tuple[int, ...]:
             return args
     if len(args) == 1 and not isinstance(given := args[0], (int, np.integer)):
         if given.__class__ is tuple:
-            return tuple(map(to_int, given))
+            for each in given:
+                if each.__class__ is not int:
+                    return tuple(map(to_int, given))
+            return given
         if isinstance(given, Tensor):
             given = given.tolist() if given.ndim else [given]
         if isinstance(given, Sequence):

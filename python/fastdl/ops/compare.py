@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl.arrays import assign
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_common_integer, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
@@ -89,7 +90,14 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
 def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         try:
-            return _result(name, compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
+            result = compare_arrays(name, ufunc, *_arrays(name, input, other))
+            if out is None:
+                return Tensor._wrap(result)
+            if out is input and out._data.shape == result.shape:
+                assign(out._data, result)
+                out._bump_version()
+                return out  # type: ignore[no-any-return]
+            return _result(name, result, out)
         except TypeError:
             if is_sparse(input) or is_sparse(other):
                 raise not_for_sparse(name) from None
@@ -319,6 +327,8 @@ def equal(input: Tensor, other: Tensor) -> bool:
     x, y = input._data, other._data
     if x.shape != y.shape:
         return False
+    if x.size < 16 * _FIRST and x.__class__ is np.ndarray is y.__class__:
+        return b"\0" not in compare_arrays("eq", np.equal, x, y).tobytes()  # reduce() takes longer to begin
     if x.size < 16 * _FIRST or on_device(x) or on_device(y):
         return bool((x == y).all())
     # Tensors that differ mostly do so at once: pieces along the first axis that is one, each larger than the last.

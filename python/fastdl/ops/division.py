@@ -60,6 +60,8 @@ class Remainder(Saving):
         _check_integers(self.label, x, y, dtype)
 
     def forward(self, x: Any, y: Any, value: Any = None, out: Any = None) -> Any:
+        if True not in self.needs:
+            return Binary.forward(self, x, y, value, out)
         x, y, dtype = self.prepare(x, y, value)
         if self.needs[1]:
             self.saves = (0, 1)

@@ -289,7 +289,7 @@ def _amax(op: str, kind: type[Amax], input: Tensor, dim: Any, keepdim: bool) -> 
     axes = normal_axes(op, dim, x.ndim, keepdim)
     if not x.size:
         _check_some(op, x.shape, axes)
-    if _has_kernel(x) and plain(input):
+    if (_has_kernel(x) or (x.dtype in _WHOLE and x.flags.c_contiguous)) and plain(input):
         return Tensor._wrap(getattr(select(x), kind.label + "_forward")(x, axes, keepdim))
     return kind.apply(input, axes=axes, keepdim=keepdim)  # type: ignore[no-any-return]
 

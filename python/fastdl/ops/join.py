@@ -11,6 +11,7 @@ from fastdl._graph import plain
 from fastdl.arrays import assign
 from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
+from fastdl.dtypes import float32
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, concat_arrays
@@ -35,11 +36,18 @@ def _tensors(op: str, tensors: Any) -> Sequence[Tensor]:
     return tensors  # type: ignore[no-any-return]
 
 
+def _are_plain(tensors: Any) -> bool:
+    """Are these some tensors around NumPy's arrays, and nothing recorded for them?"""
+    return (tensors.__class__ is list or tensors.__class__ is tuple) and len(tensors) > 0 and plain(*tensors)
+
+
 def _joined(parts: Sequence[Any], dim: int) -> Any:
     """Arrays of one dtype, one after the other."""
     first = parts[0]
     if first.size >= 4096 and not (first.flags.c_contiguous or on_device(first)):
         return _put_together(parts, dim)
+    if first.dtype is float32:  # the common case
+        return select(first).concat(parts, dim)
     return concat_arrays(parts, dim)
 
 
@@ -103,12 +111,14 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     """
     if names:
         dim, _ = numpy_names("cat", names, dim)
-    parts = _tensors("cat", tensors)
-    first, dtype = parts[0]._data.shape, parts[0]._data.dtype
+    unrecorded = _are_plain(tensors)
+    parts = tensors if unrecorded else _tensors("cat", tensors)
+    arrays = [t._data for t in parts]
+    first, dtype = arrays[0].shape, arrays[0].dtype
     if first and first != (0,):  # alike but for that axis: the common case, without the checks below
-        arrays = [t._data for t in parts]
-        d = axis("cat", dim, len(first))
-        before, behind, ndim = first[:d], first[d + 1 :], len(first)
+        ndim = len(first)
+        d = dim if dim.__class__ is int and 0 <= dim < ndim else axis("cat", dim, ndim)
+        before, behind = first[:d], first[d + 1 :]
         for a in arrays:
             s = a.shape
             if (
@@ -116,7 +126,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
             ) or a.dtype is not dtype:
                 break
         else:
-            if plain(*parts):
+            if unrecorded:
                 return Tensor._wrap(_joined(arrays, d))
             return Cat.apply(*parts, dim=d, dtype=dtype)  # type: ignore[no-any-return]
     shapes = [t._data.shape for t in parts]
@@ -153,7 +163,7 @@ def _stacked(parts: Sequence[Any], dim: int) -> Any:
     """Arrays of one shape and dtype along a new axis."""
     shape = parts[0].shape
     if dim < len(shape):  # one after the other along the axis that will be behind the new one
-        return concat_arrays(parts, dim).reshape(*shape[:dim], len(parts), *shape[dim:])
+        return concat_arrays(parts, dim).reshape((*shape[:dim], len(parts), *shape[dim:]))
     one = (slice(None),) * dim + (None,)
     return concat_arrays([a[one] for a in parts], dim)
 
@@ -187,15 +197,16 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
     """Tensors of equal shape along a new axis; see ``torch.stack``."""
     if names:
         dim, _ = numpy_names("stack", names, dim)
-    parts = _tensors("stack", tensors)
+    unrecorded = _are_plain(tensors)
+    parts = tensors if unrecorded else _tensors("stack", tensors)
     arrays = [t._data for t in parts]
     shape, dtype, alike = arrays[0].shape, arrays[0].dtype, True
     for i, a in enumerate(arrays):
         if a.shape != shape:
             raise RuntimeError(f"stack: shapes must be equal: tensor 0 has {shape}, tensor {i} has {a.shape}")
         alike = alike and a.dtype is dtype
-    d = axis("stack", dim, len(shape) + 1)
-    if alike and plain(*parts):
+    d = dim if dim.__class__ is int and 0 <= dim <= len(shape) else axis("stack", dim, len(shape) + 1)
+    if alike and unrecorded:
         return Tensor._wrap(_stacked(arrays, d))
     return Stack.apply(*parts, dim=d, dtype=dtype if alike else common_dtype(parts))  # type: ignore[no-any-return]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdl._graph import plain
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
@@ -159,8 +160,11 @@ def _flipped(x: Any, dims: tuple[int, ...]) -> Any:
 
 def flip(input: Tensor, *reversed_axes: Any, dims: Any = None) -> Tensor:
     """Reversed along ``dims``: a copy; see ``torch.flip``."""
-    chosen = ints(reversed_axes if dims is None else (dims,))
-    return Flip.apply(input, dims=axes("flip", chosen, input._data.ndim))  # type: ignore[no-any-return]
+    x = input._data
+    chosen = axes("flip", ints(reversed_axes if dims is None else (dims,)), x.ndim)
+    if x.ndim and plain(input):  # no node where nothing is recorded
+        return Tensor._wrap(_flipped(x, chosen))
+    return Flip.apply(input, dims=chosen)  # type: ignore[no-any-return]
 
 
 def fliplr(input: Tensor) -> Tensor:

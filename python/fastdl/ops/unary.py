@@ -13,7 +13,7 @@ import numpy as np
 
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
-from fastdl.dtypes import FLOATING, float32, float64, int64
+from fastdl.dtypes import FLOATING, float32, float64, int64, is_common_integer
 from fastdl.errors import not_a_tensor
 from fastdl.kernels import select
 from fastdl.ops.arrays import by_numpy, cast, empty, has_integer_kernels, zeros
@@ -170,6 +170,7 @@ def _function(
     op: type[Op], name: str, text: str, example: tuple[str, str] | None = None
 ) -> Callable[..., Tensor]:
     kernel = name + "_forward"
+    of_integers = issubclass(op, Unary) and op.integers.__class__ is np.ufunc
 
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
         if not isinstance(input, Tensor):
@@ -177,7 +178,7 @@ def _function(
         x = input._data
         dtype = x.dtype
         if (
-            dtype.kind in FLOATING
+            (dtype.kind in FLOATING or (of_integers and is_common_integer(dtype)))
             and x.__class__ is np.ndarray
             and not (input._requires_grad and mode.enabled)
         ):  # no node where nothing is recorded
