@@ -301,6 +301,13 @@ frombuffer = from_buffer
 
 def shape_of(op: str, size: Any) -> tuple[int, ...]:
     """The shape given as ``f(2, 3)`` or ``f((2, 3))``, checked."""
+    if size.__class__ is tuple:  # the common cases, without the calls below
+        extents = size[0] if len(size) == 1 and size[0].__class__ is tuple else size
+        for each in extents:
+            if each.__class__ is not int or each < 0:
+                break
+        else:
+            return extents  # type: ignore[no-any-return]
     try:
         shape = ints(size)
     except TypeError as error:
@@ -364,6 +371,8 @@ def _filled(
     where = resolve(op, device)
     if value.__class__ is int and value == 0 and where is CPU:
         array = select(None).zeros(shape, dtype)
+        if not requires_grad:
+            return Tensor._wrap(array)
     else:
         array = select(None).empty(shape, dtype) if where is CPU else make(where, "empty", shape, dtype)
         fill(array, filler(op, value, dtype))

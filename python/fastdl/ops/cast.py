@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastdl import dtypes
+from fastdl._graph import plain
+from fastdl.arrays import pooled_copy
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import Cast
 from fastdl.devices import device_of, resolve, to_device
@@ -53,6 +55,8 @@ def cast(input: Tensor, dtype: Any) -> Tensor:
         return input
     if have.kind == "c" and dtype.kind not in "cb":
         warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=3)
+    if plain(input):  # no node where nothing is recorded
+        return Tensor._wrap(pooled_copy(input._data, dtype))
     return Cast.apply(input, dtype=dtype)  # type: ignore[no-any-return]
 
 
@@ -68,6 +72,8 @@ def to(input: Tensor, *args: Any, **options: Any) -> Tensor:
         >>> fastdl.tensor([1.7]).to(fastdl.int64)
         tensor([1])
     """
+    if len(args) == 1 and not options and isinstance(args[0], np.dtype):
+        return cast(input, as_dtype("to", args[0]))
     dtype, where, non_blocking, copy = parse_to(args, options)
     result = input if dtype is None or input._data.dtype is dtype else cast(input, dtype)
     if where is not None and device_of(result._data) is not where:
