@@ -58,8 +58,7 @@ void widen_as(float* y, const uint16_t* x, int64_t n) {
 }
 template <class Format>
 void narrow_as(uint16_t* y, const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; i += kTwo)
-    simd::store_two<Format>(y + i, simd::load(x + i), simd::load(x + i + kTwo / 2));
+  simd::store_each<Format>(y, n, [x](int64_t i) __attribute__((always_inline)) { return simd::load(x + i); });
 }
 // Any n: what is left comes in a buffer.
 template <class To, class From>

@@ -148,8 +148,9 @@ constexpr bool has_integers(Binary op) {
 }
 void integer_forward(Integer type, Binary op, const StridedLoop<3>& loop);
 // out = product ? x * y : x + factor * y, of numbers in half precision as they are stored: to the walk they are
-// elements of two bytes (no `half` is set in the loop).
-void half_arithmetic(Half half, bool product, float factor, const StridedLoop<3>& loop);
+// elements of two bytes (no `half` is set in the loop). False, and nothing is done, at a level without instructions
+// for that.
+bool half_arithmetic(Half half, bool product, float factor, const StridedLoop<3>& loop);
 // out = x op y ? 1 : 0, one byte each
 template <class T>
 void compare(Compare op, const StridedLoop<3>& loop);

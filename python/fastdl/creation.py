@@ -307,7 +307,7 @@ def shape_of(op: str, size: Any) -> tuple[int, ...]:
             if each.__class__ is not int or each < 0:
                 break
         else:
-            return extents  # type: ignore[no-any-return]
+            return extents
     try:
         shape = ints(size)
     except TypeError as error:

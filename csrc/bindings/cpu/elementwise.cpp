@@ -1,4 +1,6 @@
 // The elementwise part of the kernel contract: out= writes into an array of the caller (its own input, too).
+#include <bit>
+
 #include "bindings/cpu/strided.h"
 
 namespace fastdl::binding {
@@ -11,47 +13,43 @@ Input input(Source<T>& source) {
   return {&source, source.item};
 }
 
-// z = x op factor y for sums, differences and products in half precision, by the kernel that converts in registers. A
-// number is the factor of -0 + factor y or x + factor 1, or itself in half precision; false: it is none.
-bool in_registers(Binary op, float factor, Half half, const Shape& shape, Operand z, Operand x, Operand y) {
+// Sums, differences and products in half precision by the kernel that converts in registers. A number is the factor of
+// -0 + factor y or of x + factor 1, or one in bfloat16. False: that does not compute it.
+bool in_registers(Binary op, StridedLoop<3> loop) {
+  const Half half = loop.half[0];
   if (op != Binary::add && op != Binary::sub && op != Binary::mul) return false;
-  const bool by_number = x.half == Half::none || y.half == Half::none, product = op == Binary::mul;
+  const bool product = op == Binary::mul;
+  const int number = loop.half[1] == Half::none ? 1 : loop.half[2] == Half::none ? 2 : 0;
   uint16_t constant = product ? 0x8000 : half == Half::float16 ? 0x3c00 : 0x3f80;  // -0, 1
-  if (op == Binary::sub) factor = -factor;
-  if (by_number) {
-    const bool first = x.half == Half::none;
-    const float value = *reinterpret_cast<float*>(first ? x.data : y.data);
-    if (product && !first) std::swap(x, y);
-    Operand& number = product || first ? x : y;
-    if (product || !first) {
+  float factor = op == Binary::sub ? -1 : 1;
+  if (number) {
+    const float value = *reinterpret_cast<float*>(loop.data[number]);
+    const auto bits = std::bit_cast<uint32_t>(value);
+    loop.data[number] = reinterpret_cast<char*>(&constant);
+    if (product || number == 2) {
       factor *= value;
     } else {
-      float held;
-      narrow(&constant, &value, 1, half);
-      widen(&held, &constant, 1, half);
-      if (held != value) return false;
+      if (half == Half::float16 || (bits & 0xffff) != 0) return false;
+      constant = uint16_t(bits >> 16);
     }
-    number.data = reinterpret_cast<char*>(&constant);
+    if (product && number == 2) {
+      std::swap(loop.data[1], loop.data[2]);
+      for (int axis = 0; axis < loop.axes; ++axis) std::swap(loop.stride[axis][1], loop.stride[axis][2]);
+    }
   }
-  z.half = x.half = y.half = Half::none;
-  const auto loop = make_loop<3>(shape, {&z, &x, &y});
-  launch(loop, [&] { half_arithmetic(half, product && !by_number, factor, loop); });
-  return true;
+  std::fill_n(loop.half, 3, Half::none);
+  return half_arithmetic(half, product && !number, factor, loop);
 }
 
-py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out,
-                      float factor = 1) {
+py::array bind_binary(Binary op, const char* name, const Object& x, const Object& y, const Object& out) {
   const auto run = [&]<class T>(T, auto stored) {
     Source<T> a(x, name, "x", stored), b(y, name, "y", stored);
     Result<T> z(name, broadcast_shape(name, {&a, &b}), out, {input(a), input(b)}, stored);
-    if constexpr (std::is_same_v<T, float>)
-      if (stored != Half::none && in_registers(op, factor, stored, z.shape(), *z.operand(), a, b))
-        return z.array();
     const auto loop = make_loop<3>(z.shape(), {z.operand(), &a, &b});
     launch(loop, [&] {
       if constexpr (std::is_same_v<T, int64_t>)
         integer_forward(stored, op, loop);
-      else
+      else if (stored == Half::none || !in_registers(op, loop))
         binary_forward<T>(op, loop);
     });
     return z.array();
@@ -485,8 +483,6 @@ void register_elementwise(py::module_& m) {
   m.def(
       "addcmul_forward",
       [](const Object& x, const Object& y, const Object& z, double value, const Object& out) {
-        if (is_array(x) && !is_array(z) && half_of(reinterpret_cast<const py::array&>(x)) != Half::none)
-          return bind_binary(Binary::add, "addcmul", x, y, out, float(value * z.cast<double>()));
         return ternary("addcmul", x, y, z, out,
                        [=]<class T>(T, const StridedLoop<4>& loop) { addcmul_forward<T>(T(value), loop); });
       },

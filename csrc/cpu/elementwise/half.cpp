@@ -10,6 +10,7 @@
 #include "cpu/simd/half.h"
 
 namespace fastdl {
+#if defined(__F16C__)
 namespace {
 
 constexpr int kTwo = 2 * kWidth<float>;
@@ -19,16 +20,15 @@ template <class Format>
 void combine(bool product, float factor, int64_t n, uint16_t* z, const uint16_t* x, const uint16_t* y) {
   using V = Vec<float>;
   const Vec<Int<float>> chosen = Vec<Int<float>>{} - Int<float>(product);
-  const auto at = [=](int64_t i) __attribute__((always_inline)) {
+  store_each<Format>(z, n, [=](int64_t i) __attribute__((always_inline)) {
     const V a = Format::load(x + i), b = Format::load(y + i), sum = a + factor * b;
     return chosen ? a * b : sum;
-  };
-  for (int64_t i = 0; i < n; i += kTwo) store_two<Format>(z + i, at(i), at(i + kTwo / 2));
+  });
 }
 
 }  // namespace
 
-void half_arithmetic(Half half, bool product, float factor, const StridedLoop<3>& loop) {
+bool half_arithmetic(Half half, bool product, float factor, const StridedLoop<3>& loop) {
   const auto run = half == Half::float16 ? combine<Float16> : combine<BFloat16>;
   for_each_run<1, uint16_t, uint16_t, uint16_t>(
       loop, kGrain, [=](int64_t n, uint16_t* z, const uint16_t* x, const uint16_t* y) {
@@ -41,6 +41,12 @@ void half_arithmetic(Half half, bool product, float factor, const StridedLoop<3>
         run(product, factor, kTwo, ends[0], ends[1], ends[2]);
         std::memcpy(z + whole, ends[0], size_t(rest) * sizeof(uint16_t));
       });
+  return true;
 }
+#else
+bool half_arithmetic(Half, bool, float, const StridedLoop<3>&) {
+  return false;
+}
+#endif
 
 }  // namespace fastdl

@@ -252,9 +252,9 @@ void scatter_reduce(T* y, const T* source, bool repeated, const int64_t* index, 
       [join](T& to, T from) {  // one loop for all: the branch is always the same
         if (join == Join::product) {
           to *= from;
-        } else {  // a NaN stays, and replaces all else; a store for nothing would be waited for by the next load
+        } else {  // a NaN stays, and replaces all else
           const bool better = join == Join::largest ? to > from : to < from;
-          if (!(better | (to != to))) to = from;
+          to = better || to != to ? to : from;
         }
       });
 }

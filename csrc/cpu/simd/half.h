@@ -87,15 +87,14 @@ struct Float16 {
 #endif
 };
 
-// Two vectors, one behind the other.
-template <class Format>
-[[gnu::always_inline]] inline void store_two(uint16_t* p, Vec<float> x, Vec<float> y) {
-  if constexpr (requires { Format::store(p, x, y); }) {
-    Format::store(p, x, y);
-  } else {
-    Format::store(p, x);
-    Format::store(p + kWidth<float>, y);
-  }
+// p[i] = f(i), a vector of floats at a time; n is a multiple of two vectors.
+template <class Format, class F>
+[[gnu::always_inline]] inline void store_each(uint16_t* p, int64_t n, F f) {
+  constexpr int w = kWidth<float>;
+  if constexpr (requires(Vec<float> v) { Format::store(p, v, v); })
+    for (int64_t i = 0; i < n; i += 2 * w) Format::store(p + i, f(i), f(i + w));
+  else
+    for (int64_t i = 0; i < n; i += w) Format::store(p + i, f(i));
 }
 
 }  // namespace fastdl::simd

@@ -327,8 +327,6 @@ def equal(input: Tensor, other: Tensor) -> bool:
     x, y = input._data, other._data
     if x.shape != y.shape:
         return False
-    if x.size < 16 * _FIRST and x.__class__ is np.ndarray is y.__class__:
-        return b"\0" not in compare_arrays("eq", np.equal, x, y).tobytes()  # reduce() takes longer to begin
     if x.size < 16 * _FIRST or on_device(x) or on_device(y):
         return bool((x == y).all())
     # Tensors that differ mostly do so at once: pieces along the first axis that is one, each larger than the last.
