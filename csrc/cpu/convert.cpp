@@ -77,15 +77,12 @@ Half half_of(Number number) {
   return number == Number::float16 ? Half::float16 : Half::bfloat16;
 }
 
-// (Two rare pairs go in two steps: convert().)
+// (Bytes become doubles in two steps: convert().)
 template <class From>
 bool from_number(void* y, Number to, const void* x, int64_t n) {
   switch (to) {
     case Number::boolean:
-      if constexpr (std::is_same_v<From, int32_t>)
-        return false;
-      else
-        return run<Truth, From>(y, x, n);
+      return run<Truth, From>(y, x, n);
     case Number::int32:
       return run<int32_t, From>(y, x, n);
     case Number::int64:
@@ -189,9 +186,8 @@ bool convert(void* y, Number to, const void* x, Number from, int64_t n) {
     widen_all(static_cast<float*>(y), static_cast<const uint16_t*>(x), n, half_of(from));
     return true;
   }
-  const bool from_byte = from == Number::boolean || from == Number::uint8;
-  if ((from_byte && to == Number::float64) || (from == Number::int32 && to == Number::boolean))
-    return convert_by(Number::float32, y, to, x, from, n);  // loops of their own would be 2 kB
+  if (to == Number::float64 && size_of(from) == 1)  // rare: a loop of its own would be 1 kB
+    return convert_by(Number::float32, y, to, x, from, n);
   if (to == Number::uint8) {  // the lowest bits of an int32; a loop from each dtype would be 3 kB
     if (size_of(from) == 1) return run<uint8_t, uint8_t>(y, x, n);
     if (from == Number::int32) return run<uint8_t, int32_t>(y, x, n);
