@@ -14,14 +14,14 @@ template <class T>
 class InterleavedPlanes {
  public:
   explicit InterleavedPlanes(const Planes<T>& planes) : planes_(planes) {
-    planes.for_rows([&](int64_t plane, int64_t source, int64_t count) {
-      if (!rows_.empty() && planes.stride() == 1 && rows_.back().plane + rows_.back().count == plane &&
-          rows_.back().source + rows_.back().count == source)
-        rows_.back().count += count;  // without padding whole planes are one row
+    for (const PlaneLayout::Row& row : planes.rows()) {
+      if (!rows_.empty() && planes.stride() == 1 && rows_.back().plane + rows_.back().count == row.plane &&
+          rows_.back().source + rows_.back().count == row.source)
+        rows_.back().count += row.count;  // without padding whole planes are one row
       else
-        rows_.push_back({plane, source, count});
+        rows_.push_back(row);
       longest_ = std::max(longest_, rows_.back().count);
-    });
+    }
   }
 
   int64_t size() const { return planes_.size(simd::kWidth<T>) * simd::kWidth<T>; }
@@ -32,7 +32,7 @@ class InterleavedPlanes {
     const int64_t stride = planes_.stride();
     memory::Buffer<T> line(stride == 1 ? 0 : size_t(w * longest_));
     for (int64_t c = c0; c < c1; ++c)
-      for (const Row& row : rows_) {
+      for (const PlaneLayout::Row& row : rows_) {
         T* out = to + (c * planes_.channel_size(w) + row.plane) * w;
         const T* in = from + c * planes_.source_size() + row.source;
         if (stride == 1) {
@@ -45,11 +45,8 @@ class InterleavedPlanes {
   }
 
  private:
-  struct Row {
-    int64_t plane, source, count;
-  };
   const Planes<T>& planes_;
-  std::vector<Row> rows_;
+  std::vector<PlaneLayout::Row> rows_;
   int64_t longest_ = 0;
 };
 

@@ -67,7 +67,7 @@ struct Images {
  private:
   void copy(uint16_t* to, const uint16_t* channel) const {
     std::memset(to, 0, size_t(pitch()) * sizeof(uint16_t));
-    planes.for_rows([&](int64_t plane, int64_t source, int64_t count) {
+    for (const auto& [plane, source, count] : planes.rows()) {
       uint16_t* row = to + plane;
       const uint16_t* from = channel + source;
       if (planes.stride() == 1) {
@@ -85,7 +85,7 @@ struct Images {
       } else {
         for (int64_t i = 0; i < count; ++i) row[i] = from[planes.stride() * i];
       }
-    });
+    }
   }
 };
 

@@ -55,6 +55,29 @@ PlaneLayout PlaneLayout::of_grad(const ConvProblem& p, const Extent& before, con
   return planes;
 }
 
+std::vector<PlaneLayout::Row> PlaneLayout::list_rows() const {
+  const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
+  std::vector<Row> rows;
+  rows.reserve(size_t(planes() * depth.extent * height.extent));
+  int64_t plane = 0;
+  for (int64_t rd : depth.remainders)
+    for (int64_t rh : height.remainders)
+      for (int64_t rw : width.remainders) {
+        const auto [first, last] = width.inside(rw);
+        for (int64_t d = 0; d < depth.extent; ++d)
+          for (int64_t h = 0; h < height.extent; ++h) {
+            const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
+            if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size || first >= last)
+              continue;
+            rows.push_back({plane + at(d, h, first),
+                            (from_d * height.size + from_h) * width.size + width.source(first, rw),
+                            last - first});
+          }
+        plane += plane_size();
+      }
+  return rows;
+}
+
 Lattice forward_lattice(const ConvProblem& p, const std::vector<int64_t>& tap_offsets) {
   Lattice lattice{p.out, {0, 0, 0}, {1, 1, 1}, 0, tap_offsets, {}, {}};
   for (int64_t r = 0; r < p.taps(); ++r) {

@@ -29,27 +29,11 @@ class PlaneLayout {
   }
   const std::vector<int64_t>& tap_offsets() const { return offsets_; }
 
-  // f(plane, source, count) for each row of a channel that exists: elements plane + i from source + i *
-  // stride().
-  template <class F>
-  void for_rows(F&& f) const {
-    const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
-    int64_t plane = 0;
-    for (int64_t rd : depth.remainders)
-      for (int64_t rh : height.remainders)
-        for (int64_t rw : width.remainders) {
-          const auto [first, last] = width.inside(rw);
-          for (int64_t d = 0; d < depth.extent; ++d)
-            for (int64_t h = 0; h < height.extent; ++h) {
-              const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
-              if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size || first >= last)
-                continue;
-              f(plane + at(d, h, first),
-                (from_d * height.size + from_h) * width.size + width.source(first, rw), last - first);
-            }
-          plane += plane_size();
-        }
-  }
+  // A row of a channel that exists: elements plane + i from source + i * stride().
+  struct Row {
+    int64_t plane, source, count;
+  };
+  std::vector<Row> list_rows() const;
   int64_t stride() const { return axes_[2].stride; }
   int64_t source_size() const { return source_size_; }
 

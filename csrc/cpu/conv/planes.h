@@ -44,7 +44,7 @@ class RowPart {
 template <class T>
 class Planes : public PlaneLayout {
  public:
-  Planes(PlaneLayout layout) : PlaneLayout(std::move(layout)) {}
+  Planes(PlaneLayout layout) : PlaneLayout(std::move(layout)), rows_(list_rows()) {}
   static Planes of_input(const ConvProblem& p) { return PlaneLayout::of_input(p, p.in_size()); }
 
   // Elements: an odd number of cache lines, so that the same place in many channels does not fall into one
@@ -57,24 +57,31 @@ class Planes : public PlaneLayout {
 
   // Copies channels [c0, c1) of an image. What is padding is not touched: it is zero from the start, for all
   // images.
-  void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
+  [[gnu::noinline]] void copy(T* to, const T* image, int64_t c0, int64_t c1) const {
     constexpr int64_t ahead = 2, line = 64 / int64_t(sizeof(T));
     RowPart<T, 2> part;
     int64_t short_row = 0;
     for (int64_t c = c0; c < c1; ++c)
-      for_rows([&](int64_t plane, int64_t source, int64_t count) {
+      for (const auto& [plane, source, count] : rows_) {
         const T* from = image + c * source_size() + source;
         // Rows of a band are short, and from one channel to the next is further than hardware fetches ahead.
         if (c + ahead < c1)
           for (int64_t i = 0; i < count * stride(); i += line)
             __builtin_prefetch(from + ahead * source_size() + i);
         T* row = to + c * channel_size() + plane;
-        if (stride() != 2 || count > simd::kWidth<T>) return copy_row(row, from, count, stride());
+        if (stride() != 2 || count > simd::kWidth<T>) {
+          copy_row(row, from, count, stride());
+          continue;
+        }
         if (count != short_row) part = RowPart<T, 2>(0, count, int(count));
         short_row = count;
         part.copy(row, from);
-      });
+      }
   }
+  const std::vector<Row>& rows() const { return rows_; }
+
+ private:
+  std::vector<Row> rows_;  // to find one takes longer than to copy it
 };
 
 }  // namespace fastdl
