@@ -47,9 +47,12 @@ constexpr int64_t kRowEndCost = kBytes == 64 ? 4 : 24;
 constexpr int64_t kTileStart = 24;  // of a tile, in products
 constexpr int64_t kStrip = 8;       // tiles of a strip
 // Of a vector of the padded copy, of a row copied, of a vector whose elements are stored one by one.
-constexpr double kCopyCost = 14, kRowCost = 25, kStepCost = 22;
-constexpr double kResultRowCost = 12;                 // of a row of a channel of the result
-constexpr double kBegin = 18000, kLatticeCost = 500;  // of laying out a pass, of beginning a lattice
+constexpr double kCopyCost = 14, kRowCost = kBytes == 64 ? 25 : 40;
+constexpr double kApartCost = 22, kStepCost = 2.5;  // the same with results apart, and for each step of them
+constexpr double kFarNumberCost = 2.5;  // of a number of the copy whose neighbours lie four apart and more
+constexpr double kResultRowCost = 12;   // of a row of a channel of the result
+constexpr double kFarProduct = 1.3, kFarWeights = 1e6;  // bytes that leave no room in L2
+constexpr double kBegin = 18000, kLatticeCost = 1000;   // of laying out a pass, of beginning a lattice
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
 // nobody changes it meanwhile.
@@ -385,14 +388,18 @@ const char* refusal(const ConvProblem&) {
   const PassSize size(p, pass);
   const Costs products = costs(size, w);
   const double copies =
-      kCopyCost * double(size.plane) / double(w) + kRowCost * double(size.plane / size.width);
-  double stores = 0, packs = kPackCost * double(p.out_channels * p.patch()) / double(w);
-  if (size.step != Extent{1, 1, 1}) {  // results lie apart, and so do the weights of a lattice
-    stores = kStepCost * double(size.out) * products.positions / double(w);
-    packs *= 2;
-  }
-  const double image = std::min(products.channel_lanes, products.pixel_lanes) + double(size.in) * copies +
-                       stores + kLatticeCost * products.lattices +
+      double(size.plane) * (kCopyCost / double(w) + (size.stride > 3 ? kFarNumberCost : 0)) +
+      kRowCost * double(size.plane / size.width);
+  // Weights are transposed in blocks; grad_x's of each channel lie apart.
+  const int64_t runs = pass == ConvPass::grad_x ? size.in : 1, steps = size.in * p.taps() / runs;
+  const double packs = kPackCost * double(p.groups * ceil_div(size.out, w) * runs * ceil_div(steps, w) * w);
+  const bool apart = size.step != Extent{1, 1, 1};
+  const double stores = apart ? (kApartCost + kStepCost * double(std::min<int64_t>(size.step[2], 16))) *
+                                    double(size.out) * products.positions / double(w)
+                              : 0;
+  const double far = double(size.in * size.out * p.taps()) * sizeof(float) > kFarWeights ? kFarProduct : 1;
+  const double image = far * std::min(products.channel_lanes, products.pixel_lanes) +
+                       double(size.in) * copies + stores + kLatticeCost * products.lattices +
                        kResultRowCost * double(size.out * volume(size.extent) / size.extent[2]);
   return double(p.batch * p.groups) * image + packs + kBegin;
 }

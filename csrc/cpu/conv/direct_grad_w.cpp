@@ -37,10 +37,20 @@ constexpr int kRows = 6;  // 12 sums of 16 registers: eight would be just as man
 constexpr int kRows = 4;
 #endif
 constexpr int kGradVectors = 2;
-constexpr double kRowCost = 30;                   // of starting a row, in products of vectors
-constexpr double kCopyCost = 12, kSumsCost = 65;  // of a vector copied, of one of the sums
-constexpr double kTurnCost = 5;                   // of turning a weight round
-constexpr int64_t kPositions = 128;               // at once: 16 kB of grad_y
+// In products of vectors: of starting a kernel, of a vector copied (one of numbers three apart and more: of each),
+// of a row copied, of a vector of the sums, of an image.
+constexpr double kProductCost = 0.94, kStartCost = 140, kCopyCost = 10, kFarNumberCost = 3, kSumsCost = 33,
+                 kImageCost = 1500;
+constexpr double kCopiedRowCost = kBytes == 64 ? 25 : 40;  // as in direct.cpp
+constexpr double kTurnCost = 5;                            // of turning a weight round
+constexpr int64_t kPositions = 128;                        // at once: 16 kB of grad_y
+
+Pieces pieces_of_rows(const ConvProblem& p) {
+  return {p.out[1], std::max<int64_t>(1, kPositions / p.out[2])};
+}
+Pieces pieces_of_columns(const ConvProblem& p) {
+  return {p.out[2], kPositions};
+}
 
 // The step from pixel to pixel in the planes: the convolution's own, as pixels are read one by one, so
 // nothing need be taken apart; but where it leaves pixels out, they are not copied either.
@@ -129,7 +139,7 @@ struct GradWeight {
   // grad_y's vectors stay in L1 while the pairs go by.
   void add(const Planes<T>& planes, T* sums, const T* image, const T* grad, int64_t i0, int64_t i1) const {
     const auto kernel = one ? pair_kernel<T, kRows, 1> : pair_kernel<T, kRows, kGradVectors>;
-    const Pieces rows(p.out[1], std::max<int64_t>(1, kPositions / p.out[2])), columns(p.out[2], kPositions);
+    const Pieces rows = pieces_of_rows(p), columns = pieces_of_columns(p);
     const Extent reach = reach_of(p);
     for (int64_t d = 0; d < p.out[0]; ++d)
       for (int64_t piece = 0; piece < rows.pieces * columns.pieces; ++piece)
@@ -259,13 +269,27 @@ void turn(const ConvProblem& p, T* gw, const T* other) {
   });
 }
 
+// The problem whose planes planes_of(p) copies.
+ConvProblem padded(ConvProblem p) {
+  if (reach_of(p) == p.stride)
+    for (size_t a = 0; a < kSpatial; ++a) {
+      p.out[a] = (p.out[a] - 1) * p.stride[a] + 1;
+      p.stride[a] = 1;
+    }
+  return p;
+}
 [[gnu::noinline]] double cost_as_is(const ConvProblem& p, int64_t w) {
   const int vectors = p.group_out() <= w ? 1 : kGradVectors;
   const int64_t panels = ceil_div(p.patch(), kRows) * ceil_div(p.group_out(), vectors * w);
-  const double row = double(p.out[2]) * double(tile_cost(kRows, vectors)) + kRowCost;
-  const PassSize size(p, ConvPass::grad_w);
-  const double copies = kCopyCost * double(size.in * size.plane + size.out * size.result);
-  const double each = double(panels * p.out[0] * p.out[1]) * row + copies / double(w);
+  const int64_t pieces = pieces_of_rows(p).pieces * pieces_of_columns(p).pieces;
+  const double plane =
+      kProductCost * double(p.out[1] * p.out[2] * tile_cost(kRows, vectors)) + kStartCost * double(pieces);
+  const PassSize size(padded(p), ConvPass::grad_w);
+  const double number = kCopyCost / double(w) + (size.stride > 2 ? kFarNumberCost : 0);
+  const double copies =
+      double(size.in) * (number * double(size.plane) + kCopiedRowCost * double(size.plane / size.width)) +
+      kCopyCost * double(p.group_out() * p.out_size()) / double(w);
+  const double each = double(panels * p.out[0]) * plane + copies + kImageCost;
   return double(p.groups) * (double(p.batch) * each + kSumsCost * double(panels * kRows * vectors));
 }
 // Infinite where the padding is larger than the kernel, and with strides.

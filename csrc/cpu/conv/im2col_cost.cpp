@@ -1,5 +1,6 @@
 // What im2col.cpp costs, in products of vectors of the direct algorithms (those of the engine's tiles are a
-// little quicker). Patches are gathered vector by vector, each row of an output's neighbours with a start.
+// little quicker). Patches are gathered vector by vector, each row of an output's neighbours with a start; those of
+// weight gradients number by number.
 #include <algorithm>
 
 #include "cpu/conv/algorithm.h"
@@ -8,14 +9,16 @@
 namespace fastdl {
 namespace {
 
-constexpr double kProduct = 0.92;
-constexpr double kBegin = 9500;                   // of a product
-constexpr double kPatch = 9, kStridedPatch = 17;  // of a vector
-constexpr double kGatheredPatch = 22, kTransposedPatch = 48;
-constexpr double kAdd = 36, kAddPairs = 19;  // of a vector of patches to the image; of neighbours together
-constexpr double kRow = 8, kTransposedRow = 3, kAddedRow = 37;  // of a row of one tap and channel
-constexpr double kListedRow = 25;                               // of a row of one tap
-constexpr double kResult = 10;                                  // of a vector that comes and goes
+constexpr double kProduct = 0.92, kGradProduct = 1.07;                  // of a vector; in gradients
+constexpr double kBegin = 9500;                                         // of a product
+constexpr double kPatch = 15, kStridedPatch = 25, kGatheredPatch = 30;  // of a vector
+constexpr double kNumber = 3, kEdgeNumber = 8;  // of a number of a window inside the image, of others
+constexpr double kGrad = 15;                    // of a vector of weight gradients' other operand
+constexpr double kAdd = 30, kAddPairs = 20;     // of a vector of patches to the image; of neighbours together
+constexpr double kTransposedRow = 7, kAddedRow = 95, kAddedPair = 50;  // of a row of one tap and channel
+constexpr double kClear = 4;                                           // of a vector of the image
+constexpr double kRow = 60;                                            // of a row of one tap
+constexpr double kResult = 13;                                         // of a vector that comes and goes
 
 // An engine's product of m rows and k steps with a pair of vectors.
 double tiles(int64_t m, int64_t k) {
@@ -34,15 +37,23 @@ double tiles(int64_t m, int64_t k) {
                vectors = double(ceil_div(together * positions, w));
   const double rows = double(p.batch * (positions / extent[2]));
   const bool gathered = gathers(extent[2], stride);
-  // Windows that do not overlap are read once and in order.
-  const double patch = gathered                             ? kGatheredPatch
-                       : stride > 1 && stride < p.kernel[2] ? kStridedPatch
-                                                            : kPatch;
-  const double row = gathered ? kListedRow * double(p.taps()) : kRow * double(k);
-  const double products =
-      kProduct * tiles(out, k) / 2 + patch * double(k) + kResult * double(out * ceil_div(k, 512));
-  return double(p.groups) *
-         (items * (kBegin + vectors * products) + row * rows + 2 * kPackCost * double(out * k) / double(w));
+  const double patch = gathered ? kGatheredPatch : stride > 1 ? kStridedPatch : kPatch;
+  // Only gathered vectors go on in the next row.
+  const double patches = double(k) * (gathered ? items * vectors : rows * double(ceil_div(extent[2], w)));
+  const double products = kProduct * tiles(out, k) / 2 + kResult * double(out * ceil_div(k, 512));
+  return double(p.groups) * (items * (kBegin + vectors * products) + patch * patches +
+                             kRow * rows * double(p.taps()) + 2 * kPackCost * double(out * k) / double(w));
+}
+
+// Of all windows, those that lie in the image.
+double inside(const ConvProblem& p) {
+  double part = 1;
+  for (size_t a = 0; a < kSpatial; ++a) {
+    const int64_t reach = p.dilation[a] * (p.kernel[a] - 1), last = p.in[a] + p.pad[a] - reach - 1;
+    const int64_t first = ceil_div(p.pad[a], p.stride[a]), end = last < 0 ? 0 : last / p.stride[a] + 1;
+    part *= double(std::max<int64_t>(std::min(end, p.out[a]) - first, 0)) / double(p.out[a]);
+  }
+  return part;
 }
 
 }  // namespace
@@ -56,15 +67,20 @@ double im2col_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   if (pass == ConvPass::forward) return correlate_cost(p, p.group_in(), p.group_out(), p.out, p.stride[2], w);
   if (pass == ConvPass::grad_w) {
     const double pairs = double(ceil_div(k, 2 * w)), all = double(p.batch * positions);
-    return double(p.groups) * (kProduct * tiles(p.group_out(), 1) * pairs * all +
-                               (kTransposedPatch * double(k) + kPatch * double(p.group_out())) * all / w +
+    const double in = inside(p), number = kNumber * in + kEdgeNumber * (1 - in);
+    return double(p.groups) * (kBegin +
+                               (kGradProduct * tiles(p.group_out(), 1) * pairs + number * double(k) +
+                                kGrad * double(p.group_out()) / w) *
+                                   all +
                                kTransposedRow * double(p.batch * rows * k));
   }
   if (is_turned(p)) return correlate_cost(p, p.group_out(), p.group_in(), p.in, 1, w);
-  const double add = p.stride[2] == 2 && p.dilation[2] == 1 ? kAddPairs : kAdd;
+  const bool paired = p.stride[2] == 2 && p.dilation[2] == 1 && p.kernel[2] > 1;
+  const double vector = paired ? kAddPairs : kAdd, row = paired ? kAddedPair : kAddedRow;
   return double(p.batch * p.groups) *
-         (kProduct * tiles(k, p.group_out()) * double(ceil_div(positions, 2 * w)) +
-          add * double(k * positions) / w + kAddedRow * double(k * rows));
+         (kGradProduct * tiles(k, p.group_out()) * double(ceil_div(positions, 2 * w)) +
+          (vector * double(k * positions) + kClear * double(p.group_in() * p.in_size())) / w +
+          row * double(k * rows));
 }
 
 }  // namespace fastdl

@@ -285,19 +285,25 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 
 // ------------------------------------------------------------------------------------------------- choice
 
-// In products of vectors, as direct.cpp counts them: of a vector of grad_w's, of one of its sums that comes
-// and goes; of a vector of one of a block's operands (each is written beside the others, and read or
-// cleared; grad_w turns none back), of packing a vector of weights.
-constexpr int64_t kBlockBytes = 16 << 20;  // a thread has one: bounds memory
-constexpr double kPairCost = 0.85, kInterleaveCost = 9.5, kGradWInterleaveCost = 5.5, kWeightCost = 90;
-constexpr double kSumCost = 15, kFarSumCost = 60;  // where sums fit into L2, where not
+// In products of vectors, as direct.cpp counts them: of a vector of grad_w's and of starting a kernel of them, of
+// one of its sums that comes and goes (also where they have left L2).
+constexpr double kProductCost = 1.04, kPairCost = 0.98, kStartCost = 110, kSumCost = 3, kFarSumCost = 60;
 constexpr int64_t kNearBytes = 1 << 20;
+// Of a vector of a block of x (each is written beside the others, and read or cleared), once more where the block
+// is in no cache of this thread's own; of a row, with strides of each image's, which is copied first, and of a
+// number of those whose neighbours lie three apart and more; of a vector turned back or of grad_y; of packing a
+// vector of weights, and of those of a channel each, which lie apart; of a tile whose results lie apart.
+constexpr double kInterleaveCost = 10, kFarCost = 20, kRowCost = 18, kFarNumberCost = 3, kResultCost = 12,
+                 kGradCost = 8, kWeightCost = 25, kTurnedWeightCost = 90, kStepCost = 40;
+constexpr int64_t kFarBytes = 4 << 20, kBlockBytes = 16 << 20;  // a thread has one: bounds memory
 constexpr int64_t kTileBytes = 96 << 10;  // of pixels and weights that a tile meets, read at full speed
-constexpr double kStridedGradW = 1.2;     // of a pixel's neighbours that are not the next in memory
 
-double copy_cost(const PassSize& pass, double each) {
-  const int64_t image = pass.plane + pass.source * (pass.stride > 1 ? 2 : 1);
-  return each * double(pass.in * image + pass.out * pass.result);
+double copy_cost(const PassSize& pass, int64_t w) {
+  const bool far = pass.in * pass.plane * kBytes > kFarBytes;
+  const double vector =
+      kInterleaveCost + (far ? kFarCost : 0) + (pass.stride > 2 ? kFarNumberCost * double(w) : 0);
+  const double row = kRowCost * double(pass.stride > 1 ? w : 1);
+  return double(pass.in) * (vector * double(pass.plane) + row * double(pass.plane / pass.width));
 }
 
 // What a product costs in a tile that meets this many channels and taps, once for each of many panels: a pixel
@@ -308,26 +314,31 @@ double far_cost(int64_t channels_and_taps, const Pieces& panels, int vectors) {
   return 1 + 0.5 * std::clamp(double(bytes - kTileBytes) / (4 * kTileBytes), 0.0, 1.0);
 }
 
-double block_cost(const PassSize& pass) {
+double block_cost(const PassSize& pass, int64_t w) {
   const Pieces panels(pass.out, kTileRows);
-  double products = 0;
+  double products = 0, tiles = 0;
+  const double stepped = pass.step[2] > 1 ? kStepCost * double(std::min<int64_t>(pass.step[2], 8)) : 0;
   pass.for_lattices([&](const LatticeSize& lattice) {
     const int vectors = vectors_at_once(lattice.padded, panels.largest());
     products += lattice.times * lattice.met * double(tile_cost(panels.largest(), vectors)) / vectors *
                 far_cost(pass.in * lattice.taps, panels, vectors);
+    tiles += lattice.times * double(volume(lattice.count)) / vectors;
   });
-  return double(pass.in * panels.pieces) * products + copy_cost(pass, kInterleaveCost);
+  return double(panels.pieces) * (kProductCost * double(pass.in) * products + stepped * tiles) +
+         copy_cost(pass, w) + kResultCost * double(pass.out * pass.result);
 }
 
-double grad_w_block_cost(const ConvProblem& p, const PassSize& forward) {
+double grad_w_block_cost(const ConvProblem& p, const PassSize& forward, int64_t w) {
   const int64_t whole = p.group_out() / kChannels, rest = p.group_out() % kChannels;
   const int64_t pairs = ceil_div(p.patch(), kPairs);
   const int64_t step = whole * tile_cost(kPairs, kChannels) + (rest ? tile_cost(kPairs, rest) : 0);
   const int64_t chunks = p.out[0] * Pieces(p.out[1], std::max<int64_t>(1, 128 / p.out[2])).pieces;
-  const int64_t sums = pairs * kPairs * p.group_out();
+  const int64_t sums = pairs * kPairs * p.group_out(),
+                kernels = pairs * ceil_div(p.group_out(), int64_t{kChannels});
   return kPairCost * double(p.out_size() * pairs * step) +
-         (sums * kBytes > kNearBytes ? kFarSumCost : kSumCost) * double(chunks * sums) +
-         copy_cost(forward, kGradWInterleaveCost);
+         double(chunks) * (kStartCost * double(kernels) +
+                           (sums * kBytes > kNearBytes ? kFarSumCost : kSumCost) * double(sums)) +
+         copy_cost(forward, w) + kGradCost * double(forward.out * forward.result);
 }
 
 [[gnu::noinline]] double total_cost(const ConvProblem& p, ConvPass pass, int64_t w) {  // vectors of w
@@ -336,13 +347,13 @@ double grad_w_block_cost(const ConvProblem& p, const PassSize& forward) {
   const int64_t vectors = size.in * size.plane + (pass == ConvPass::grad_w ? size.out * size.result : 0);
   if (vectors * kBytes > kBlockBytes) return std::numeric_limits<double>::infinity();
   if (pass == ConvPass::grad_w)  // nothing smaller than a block is shared out
-    return double(ceil_div(blocks, threads) * threads) * grad_w_block_cost(p, size) *
-           (p.stride[2] > 1 ? kStridedGradW : 1);
+    return double(ceil_div(blocks, threads) * threads) * grad_w_block_cost(p, size, w);
   // Blocks that leave threads without work are shared out by rows: a signal of one axis has a single one.
   const int64_t rows = size.extent[0] * size.extent[1];
   const int64_t busy = shares_evenly(blocks) ? threads : std::min(threads, rows);
-  return double(blocks * threads) / double(busy) * block_cost(size) +
-         kWeightCost * double(p.out_channels * p.patch()) / double(w);
+  return double(blocks * threads) / double(busy) * block_cost(size, w) +
+         (pass == ConvPass::forward ? kWeightCost : kTurnedWeightCost) * double(p.out_channels * p.patch()) /
+             double(w);
 }
 template <class T>
 double cost(const ConvProblem& p, ConvPass pass) {
