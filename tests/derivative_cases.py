@@ -244,6 +244,7 @@ case(
 
 case("linear", F.linear, real(2, 3, 4), real(5, 4), real(5))
 case("linear of a vector", F.linear, real(4), real(5, 4))
+case("linear of no features", F.linear, real(2, 3, 0), real(5, 0), real(5))
 for _name in ("relu", "sigmoid", "tanh", "gelu"):
     case(f"linear {_name}", lambda x, w, b, a=_name: F.linear(x, w, b, a), real(3, 4), real(5, 4), real(5))
 for _a, _b in (

@@ -272,6 +272,7 @@ TABLES = {
         x = leaf(3, 4); grads(x.logcumsumexp(1), x)
         ints(5).diff(), ints(3, 4).diff(n=2, dim=0), L.diff(ints(3), prepend=ints(1)), L.tensor([True, False]).diff()
         L.trapezoid(reals(3, 4)), L.trapezoid(reals(4), dx=0.5), L.cumulative_trapezoid(reals(3, 4), reals(4, seed=1))
+        L.cumulative_trapezoid(ints(3, 4), reals(4).half()), L.trapezoid(ints(4), reals(4)), L.trapezoid(ints(4), ints(4))
         L.cov(reals(3, 6)), L.cov(reals(6)), L.corrcoef(reals(3, 6)), L.cov(reals(2, 3), correction=0)
         L.cov(reals(2, 4), fweights=L.tensor([1, 2, 1, 3]), aweights=L.tensor([0.5, 1, 2, 1], dtype=L.float64))
         L.cov(reals(2, 2), fweights=L.tensor([1.5, 1.0]))

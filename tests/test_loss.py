@@ -440,6 +440,19 @@ def test_kl_div_gradient_of_the_target_is_nan_where_the_loss_is():
     np.testing.assert_array_equal(np.isnan(t.grad.numpy()), [True, False, False, True])
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize(("shape", "target"), [((3,), ()), ((2, 3), (2,)), ((2, 3, 4), (2, 4))])
+def test_where_all_labels_are_ignored_the_mean_is_nan_and_its_gradient_zero(
+    name, create_graph, shape, target
+):
+    x = fastdl.randn(shape, requires_grad=True)
+    loss = getattr(F, name)(x, fastdl.full(target, -100))
+    (grad,) = fastdl.autograd.grad(loss, x, create_graph=create_graph)
+    assert np.isnan(loss.item())
+    np.testing.assert_array_equal(grad.detach().numpy(), 0)
+
+
 @pytest.mark.parametrize("dtype", ["int64", "float64"])
 def test_weights_of_binary_cross_entropy_may_be_of_another_dtype(dtype):
     torch = pytest.importorskip("torch")

@@ -218,6 +218,22 @@ def test_inference_gradients_do_not_depend_on_the_input(name, dtype):
     np.testing.assert_allclose(grad.float().numpy().ravel(), [0.5, 0.5, 1.5, 1.5], rtol=1e-2)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("kind", ["batch", "eval", "layer", "group"])
+def test_gradients_beside_half_precision_have_their_parameters_dtype(kind, create_graph):
+    x = fastdl.randn(4, 6, 6).half().requires_grad_()
+    weight, bias = [fastdl.ones(6, requires_grad=True) for _ in "wb"]
+    y = {
+        "batch": lambda: F.batch_norm(x, None, None, weight, bias, training=True),
+        "eval": lambda: F.batch_norm(x, fastdl.zeros(6), fastdl.ones(6), weight, bias),
+        "layer": lambda: F.layer_norm(x, 6, weight, bias),
+        "group": lambda: F.group_norm(x, 2, weight, bias),
+    }[kind]()
+    leaves = x, weight, bias
+    found = fastdl.autograd.grad(y, leaves, fastdl.ones_like(y), create_graph=create_graph)
+    assert [g.dtype for g in found] == [t.dtype for t in leaves]
+
+
 def test_changed_input_is_noticed():
     x = F.leaky_relu(fastdl.ones(4, 3, requires_grad=True), 0.5)
     y = F.layer_norm(x, 3)

@@ -104,7 +104,7 @@ def _trapezoids(op: str, y: Tensor, x: Any, dx: Any, dim: int) -> Tensor:
         raise RuntimeError(f"{op}: give either x or dx, not both")
     axis = normal_axis(op, dim, y._data.ndim)
     if y._data.dtype.kind not in DIFFERENTIABLE:
-        y = y.float()
+        y = y.float() if x is None or x._data.dtype.kind not in DIFFERENTIABLE else y.to(x.dtype)
     count = max(y.shape[axis] - 1, 0)
     means = div(add(narrow(y, axis, 0, count), narrow(y, axis, min(1, y.shape[axis]), count)), 2)
     if x is None:

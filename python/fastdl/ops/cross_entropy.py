@@ -67,7 +67,7 @@ class CrossEntropy(Op):
         q = _per_class(target, self.weight, self.x.shape[dim], self.x.dtype, ignore_index, smoothing)
         x = self.saved_input(0, _class_dim_back(self.x, dim))
         total = Tensor._wrap(q.sum(axis, keepdims=True))
-        g = _upstream_graph(grad_loss, self.normaliser, reduction, axis)
+        g = _upstream_graph(grad_loss, self.normaliser, reduction, axis, target == ignore_index)
         return g * (Softmax.apply(x, dim=axis) * total - Tensor._wrap(q)), None, None
 
 
@@ -83,11 +83,11 @@ def _per_class(
     return np.moveaxis((q * counted[..., None]).astype(dtype), -1, 1 if target.ndim else 0)
 
 
-def _upstream_graph(grad_loss: Any, normaliser: Any, reduction: str, axis: int) -> Any:
-    """The gradient of every position's loss, with an axis for the classes."""
-    if reduction == "none":
-        return grad_loss.unsqueeze(axis)
-    return grad_loss / Tensor._wrap(as_array(normaliser)) if reduction == "mean" else grad_loss
+def _upstream_graph(grad_loss: Any, normaliser: Any, reduction: str, axis: int, ignored: Any) -> Any:
+    """The gradient of every position's loss, with an axis for the classes: 0 where ``ignored``, though all are."""
+    g = grad_loss / Tensor._wrap(as_array(normaliser)) if reduction == "mean" else grad_loss
+    g = g.unsqueeze(axis) if reduction == "none" else g
+    return g.masked_fill(Tensor._wrap(np.expand_dims(ignored, axis)), 0)
 
 
 class CrossEntropyProbabilities(Op):
@@ -170,7 +170,8 @@ class NllLoss(Op):
     def backward_graph(self, grad_loss: Tensor) -> Any:
         _dim, ignore_index, reduction = self.options
         q = _per_class(self.target, self.weight, self.classes, grad_loss._data.dtype, ignore_index, 0.0)
-        g = _upstream_graph(grad_loss, self.normaliser, reduction, 1 if self.target.ndim else 0)
+        axis, ignored = 1 if self.target.ndim else 0, self.target == ignore_index
+        g = _upstream_graph(grad_loss, self.normaliser, reduction, axis, ignored)
         return g * Tensor._wrap(-q), None, None
 
 

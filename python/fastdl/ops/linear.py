@@ -77,7 +77,7 @@ def _linear_gradients(node: Any, grad_y: Any) -> Any:
         if rows is None:
             grad_weight = Tensor._wrap(np.zeros(node.weight.shape, node.weight.dtype, like=node.weight))
         else:
-            grad_weight = rows.mT @ x.reshape(-1, x.shape[-1])
+            grad_weight = rows.mT @ x.reshape(rows.shape[0], x.shape[-1])
     if need_bias:
         grad_bias = grad_y.sum(tuple(range(grad_y.ndim - 1))) if grad_y.ndim > 1 else grad_y
     return grad_x, grad_weight, grad_bias

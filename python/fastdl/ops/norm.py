@@ -113,7 +113,8 @@ class BatchNorm(Op):
                 y = (x - mean) * (var + self.eps).rsqrt()
             return _scaled(y, weight, bias, per_channel)
 
-        return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2]))
+        bias = _bias(self, x, x.shape[1:2], self.dtypes[1])
+        return replay(self, grad_y, composed, x, self.weight, bias)
 
 
 def _channels_last(x: Any) -> Any:
@@ -145,9 +146,9 @@ def _scaled(y: Any, weight: Any, bias: Any, shape: tuple[int, ...]) -> Any:
     return y if bias is None else y + bias.reshape(shape)
 
 
-def _bias(node: Op, x: Any, shape: tuple[int, ...]) -> Any:
+def _bias(node: Op, x: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """A stand-in for the bias, whose values no gradient depends on, if it needs one."""
-    return stand_in(shape, x.dtype, x) if node.needs[2] else None
+    return stand_in(shape, dtype, x) if node.needs[2] else None
 
 
 class LayerNorm(Op):
@@ -180,7 +181,7 @@ class LayerNorm(Op):
             y = _normalised(x.reshape(-1, self.length), (1,), self.eps)
             return _scaled(y, weight, bias, (1, self.length)).reshape(shape)
 
-        bias = _bias(self, self.x, self.bias_shape) if self.needs[2] else None
+        bias = _bias(self, self.x, self.bias_shape, self.dtypes[1]) if self.needs[2] else None
         return replay(self, grad_y, composed, self.x, self.weight, bias)
 
 
@@ -280,7 +281,7 @@ class GroupNorm(Op):
             groups = x.reshape(x.shape[0] * self.groups, math.prod(x.shape[1:]) // self.groups)
             return _scaled(_normalised(groups, (1,), self.eps).reshape(x.shape), weight, bias, per_channel)
 
-        return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2]))
+        return replay(self, grad_y, composed, x, self.weight, _bias(self, x, x.shape[1:2], x.dtype))
 
 
 def _check_channels(op: str, input: Tensor, names: str, *vectors: Tensor | None) -> int:
