@@ -130,6 +130,28 @@ def test_gradients_of_different_leaves_are_different_memory():
     assert not np.shares_memory(x.grad.numpy(), seed.numpy())
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h.repeat(1),
+        lambda h: h.tile(1),
+        lambda h: h.repeat_interleave(1, 0),
+        lambda h: fastdl.zeros(3, dtype=h.dtype).copy_(h),
+        lambda h: F.bilinear(*[fastdl.ones(*s, dtype=h.dtype) for s in ((1,), (1,), (3, 1, 1))], h),
+    ],
+    ids=["repeat", "tile", "repeat_interleave", "copy_", "complex bilinear"],
+)
+def test_what_hands_a_gradient_on_does_not_own_it(function, request):
+    """The gradient is that of ``other``, too: what else reaches ``h`` must not be added to its array."""
+    dtype = fastdl.complex64 if "complex" in request.node.name else fastdl.float32
+    x, other, seed = [fastdl.ones(3, dtype=dtype, requires_grad=i < 2) for i in range(3)]
+    h = x * 1
+    later = h * 5
+    fastdl.autograd.backward([function(h) + other, later], [seed, seed])
+    assert other.grad.tolist() == seed.tolist() == [1] * 3
+    assert x.grad.tolist() == [6] * 3
+
+
 def test_backward_twice_teaches():
     x = leaf([3.0])
     y = F.relu(x)

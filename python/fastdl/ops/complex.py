@@ -153,6 +153,7 @@ class ComplexFormula(Op):
     """An operation on complex numbers whose backward is written once, on tensors, for arrays and graphs."""
 
     takes_complex = True
+    aliases_grad = True  # a sum over extents of 1 is a view
 
     def backward(self, *grads: Any) -> Any:
         found = self.backward_graph(*[None if g is None else Tensor._wrap(g) for g in grads])

@@ -24,6 +24,7 @@ class Overwrite(Op):
     """Inputs: the tensor as it was (its gradient is zero) and what replaces all of it."""
 
     takes_complex = True
+    aliases_grad = hands_on = True
 
     def forward(self, old: Any, new: Any, value: Any = None) -> Any:
         filled = select(old).empty(old.shape, old.dtype)

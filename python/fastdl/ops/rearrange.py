@@ -32,6 +32,8 @@ class Repeat(Op):
     def forward(self, x: Any, sizes: tuple[int, ...]) -> Any:
         """``x`` has as many axes as ``sizes`` has entries."""
         self.shape, self.sizes = x.shape, sizes
+        if max(sizes, default=1) == 1:
+            self.aliases_grad = True  # type: ignore[misc]
         # (s0, n0, s1, n1, ..): the copies are a broadcast axis before each axis.
         paired = tuple([v for pair in zip(sizes, x.shape, strict=True) for v in pair])
         copies = strided(x, paired, [v for step in x.strides for v in (0, step)])
@@ -78,6 +80,8 @@ class RepeatInterleave(Op):
     def forward(self, x: Any, repeats: Any, dim: int) -> Any:
         self.shape, self.repeats, self.dim = x.shape, repeats, dim
         if repeats.__class__ is int:
+            if repeats == 1:
+                self.aliases_grad = True  # type: ignore[misc]
             shape = x.shape
             extents = (*shape[: dim + 1], repeats, *shape[dim + 1 :])
             whole = strided(x, extents, (*x.strides[: dim + 1], 0, *x.strides[dim + 1 :]))
