@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -18,6 +20,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo import core
 
 import fastdl
+from fastdl.autograd.op import Op
 
 # The import above forbids the process to set flags of torch.backends; other tests do.
 torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
@@ -188,6 +191,42 @@ def gradients(library: Any, result: Any, inputs: list[Any]) -> list[Any] | None:
         upstream.append(library.as_tensor(np.asarray(u)).to(t.device, t.dtype))
     found = library.autograd.grad(outputs, inputs, upstream, allow_unused=True)
     return [library.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
+@contextmanager
+def owners_watched() -> Iterator[list[str]]:
+    """What nodes hand on in backward though they say that it is theirs: the engine adds other gradients to it.
+
+    Backward gives arrays of its own, unless its class (or it) says ``aliases_grad``: neither those that it got, nor
+    what it saved, nor one array twice.
+    """
+    found: list[str] = []
+    classes = [Op]
+    for cls in classes:
+        classes += [c for c in cls.__subclasses__() if c not in classes]
+    before = [(cls, cls.__dict__["backward"]) for cls in classes if "backward" in cls.__dict__]
+    for cls, backward in before:
+        cls.backward = _watched(backward, found)
+    try:
+        yield found
+    finally:
+        for cls, backward in before:
+            cls.backward = backward
+
+
+def _watched(backward: Any, found: list[str]) -> Any:
+    def watched(node: Any, *grads: Any) -> Any:
+        saved = [a for a in leaves(list(vars(node).values())) if isinstance(a, np.ndarray)]
+        result = backward(node, *grads)
+        if not node.aliases_grad:
+            given = [a for a in leaves(result) if isinstance(a, np.ndarray) and a.size]
+            others = [a for a in [*leaves(grads), *saved] if isinstance(a, np.ndarray)]
+            for i, a in enumerate(given):
+                if any(np.may_share_memory(a, b) for b in [*others, *given[:i]]) or not a.flags.writeable:
+                    found.append(f"{type(node).__name__} hands on an array that is not its own")
+        return result
+
+    return watched
 
 
 def check(op: Any, dtype: torch.dtype, most: int, random: bool) -> tuple[int, list[str]]:

@@ -81,13 +81,22 @@ def _cases():
                 yield name, dtype
 
 
+@pytest.fixture(autouse=True, scope="module")
+def not_owned():
+    with opinfo.owners_watched() as found:
+        yield found
+
+
 @pytest.mark.parametrize(("name", "dtype"), list(_cases()))
 @pytest.mark.filterwarnings("ignore")
-def test_samples(name, dtype):
+def test_samples(name, dtype, not_owned):
     if name in ABSENT:
         with pytest.raises(opinfo.Absent):
             opinfo.function(OPERATIONS[name])
         return
     count, found = opinfo.check(OPERATIONS[name], getattr(torch, dtype), MOST, name in RANDOM)
+    shared = set(not_owned)
+    not_owned.clear()
+    assert not shared
     if (name, dtype) not in DIFFERENT:
         assert not found, f"{len(found)} of {count} samples differ:\n" + "\n".join(found[:5])
