@@ -44,6 +44,7 @@ CALLS = {
     "tanhshrink": lambda F, t: F.tanhshrink(t(M)),
     "pixel_shuffle": lambda F, t: F.pixel_shuffle(t(X2), 2),
     "pixel_unshuffle": lambda F, t: F.pixel_unshuffle(t(X2[:, :, :, :6].copy()), 2),
+    "pixel_shuffle wide": lambda F, t: F.pixel_shuffle(t(X2 + 2**62 + 1), 2) - 2**62,
     "l1_loss none": lambda F, t: F.l1_loss(t(M), t(N), reduction="none"),
     "l1_loss sum": lambda F, t: F.l1_loss(t(M), t(N), reduction="sum"),
     "poisson_nll_loss": lambda F, t: F.poisson_nll_loss(t(M), t(N)),

@@ -258,6 +258,12 @@ def test_what_out_refuses():
         fastdl.max(x.detach(), 1, out=fastdl.empty(3))
     with pytest.raises(TypeError, match="sum: gives 1 tensor, so out must be a Tensor"):
         fastdl.sum(x.detach(), 1, out=(fastdl.empty(3), fastdl.empty(3)))
+    for write in (
+        lambda out: fastdl.sum(fastdl.ones(3, 2), 1, out=out),
+        lambda out: fastdl.cat([fastdl.ones(3)], out=out),
+    ):
+        with pytest.raises(RuntimeError, match="cannot be written to: it is an expanded view"):
+            write(fastdl.zeros(1).expand(3))
     with fastdl.no_grad():
         assert fastdl.sum(x, 1, out=fastdl.empty(3)).shape == (3,)
 

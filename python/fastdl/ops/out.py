@@ -7,6 +7,7 @@ from typing import Any
 from fastdl.arrays import assign
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op, needing
+from fastdl.autograd.view import check_writable
 from fastdl.errors import ArgumentError, not_a_tensor
 from fastdl.ops.arrays import check_kind, empty
 from fastdl.tensor import Tensor
@@ -44,6 +45,7 @@ def store(op: str, out: Tensor, result: Tensor) -> Tensor:
     if out._data.shape != array.shape:
         raise ArgumentError(f"{op}: the result has shape {array.shape}, but out has shape {out._data.shape}")
     if array is not out._data:
+        check_writable(op, out, recorded=False)
         into(op, out._data, array)
     out._bump_version()
     return out

@@ -11,7 +11,7 @@ from typing import Any
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
-from fastdl.dtypes import bool_
+from fastdl.dtypes import bool_, float64, int64
 from fastdl.errors import ArgumentError
 from fastdl.kernels import select
 from fastdl.ops.resample import Ints, Sizes, data
@@ -220,6 +220,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
         )
     if input._data.dtype is bool_:
         return pixel_shuffle(input.float(), upscale_factor).bool()
+    if input._data.dtype is int64:  # numbers only move: all their bits do
+        return pixel_shuffle(input.view(float64), upscale_factor).view(int64)
     return PixelShuffle.apply(input, factor=r)  # type: ignore[no-any-return]
 
 
@@ -235,6 +237,8 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
         )
     if input._data.dtype is bool_:
         return pixel_unshuffle(input.float(), downscale_factor).bool()
+    if input._data.dtype is int64:  # numbers only move: all their bits do
+        return pixel_unshuffle(input.view(float64), downscale_factor).view(int64)
     return PixelUnshuffle.apply(input, factor=r)  # type: ignore[no-any-return]
 
 
