@@ -31,7 +31,7 @@ def lapack(name: str, a: Any, *args: Any, op: str = "", **options: Any) -> Any:
     check_waiting(op or name, a)
     # CuPy ignores what cuSOLVER says of its success unless asked: knowing takes waiting.
     asked: AbstractContextManager[Any] = nullcontext()
-    if name in _ITERATIVE and not on_device(a) and not np.isfinite(a).all():
+    if name in _ITERATIVE and isinstance(a, np.ndarray) and not np.isfinite(a).all():
         raise LinAlgError(
             f"{op or name}: the matrix must be finite to converge; this one contains infinity or NaN"
         )
