@@ -137,6 +137,7 @@ def test_long_progressions(count):
         (lambda: fastdl.zeros(2, shape=3), TypeError, "unexpected argument 'shape'"),
         (lambda: fastdl.zeros(2, -1), RuntimeError, "must not be negative"),
         (lambda: fastdl.zeros(2.5), TypeError, "float"),
+        (lambda: fastdl.full(((2, 3),), 1.0), TypeError, "tuple"),
         (lambda: fastdl.zeros(1 << 62), (MemoryError, ValueError), "."),
         (lambda: fastdl.arange(0, 5, 0), RuntimeError, "step must not be 0"),
         (lambda: fastdl.arange(0, 5, -1), RuntimeError, "contradict the sign"),

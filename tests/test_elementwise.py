@@ -149,6 +149,14 @@ def test_three_operands_as_torch():
     )
 
 
+def test_where_refuses_numbers_that_do_not_fit():
+    condition = fastdl.tensor([True, False])
+    for x, y in ((1.5, 1e300), (1e300, 1.5), (fastdl.ones(2), 1e300), (1e300, fastdl.ones(2))):
+        with pytest.raises(RuntimeError, match="without overflow"):
+            fastdl.where(condition, x, y)
+    assert fastdl.where(condition, 1.5, float("inf")).tolist() == [1.5, float("inf")]
+
+
 def test_where_and_clamp_as_torch():
     torch = pytest.importorskip("torch")
     condition = sample((3, 4), "bool", 3)

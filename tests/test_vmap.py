@@ -257,6 +257,7 @@ IN_PLACE = {
     "activations": lambda v: F.relu(v * 1, inplace=True) + (v * 1).relu_() + F.hardtanh(v * 1, inplace=True),
     "clamp_, add_": lambda v: (v * 1).clamp_(-0.5, 0.5).add_(v[0]).mul_(2),
     "out=": lambda v: fastdl.exp(v, out=fastdl.empty_like(v.detach())) if not v.requires_grad else v.exp(),
+    "comparisons": lambda v: (v * 0 + 1).eq_(v[0]).add_(fastdl.ones(3, 5).double().lt_(v)) + v,
     "median": lambda v: v.median() + v.sort(1)[0],
     "filled from slices": lambda v: fastdl.zeros(3, 5).double().index_copy_(0, fastdl.tensor([1]), v[1:2]),
 }

@@ -64,7 +64,7 @@ void narrow_as(uint16_t* y, const float* x, int64_t n) {
 template <class To, class From>
 void convert_all(void (*run)(To*, const From*, int64_t), To* y, const From* x, int64_t n) {
   const int64_t rest = n % kTwo, whole = n - rest;
-  run(y, x, whole);
+  if (whole) run(y, x, whole);
   if (rest == 0) return;
   From last[kTwo] = {};
   To converted[kTwo];

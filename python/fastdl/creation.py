@@ -301,13 +301,6 @@ frombuffer = from_buffer
 
 def shape_of(op: str, size: Any) -> tuple[int, ...]:
     """The shape given as ``f(2, 3)`` or ``f((2, 3))``, checked."""
-    if size.__class__ is tuple:  # the common cases, without the calls below
-        extents = size[0] if len(size) == 1 and size[0].__class__ is tuple else size
-        for each in extents:
-            if each.__class__ is not int or each < 0:
-                break
-        else:
-            return extents
     try:
         shape = ints(size)
     except TypeError as error:
@@ -413,8 +406,7 @@ def full(
         d = number_dtype(fill_value)
     else:
         d = as_dtype("full", dtype)
-    shape = shape_of("full", size if size.__class__ is tuple else (size,))
-    return _filled("full", shape, fill_value, d, device, requires_grad)
+    return _filled("full", shape_of("full", (size,)), fill_value, d, device, requires_grad)
 
 
 def dtype_and_device(op: str, input: Tensor, dtype: Any, device: Any) -> Any:

@@ -13,8 +13,9 @@ Input input(Source<T>& source) {
   return {&source, source.item};
 }
 
-// Sums, differences and products in half precision by the kernel that converts in registers. A number is the factor of
-// -0 + factor y or of x + factor 1, or one in bfloat16. False: that does not compute it.
+// Sums, differences and products in half precision by the kernel that converts in registers. A number c becomes the
+// factor: c y is -0 + c y, x + c is x + c 1; left of a sum it must be one of bfloat16. False: that kernel does not
+// compute it.
 bool in_registers(Binary op, StridedLoop<3> loop) {
   const Half half = loop.half[0];
   if (op != Binary::add && op != Binary::sub && op != Binary::mul) return false;

@@ -3,7 +3,7 @@
 // Single precision is computed in double, but for sin, cos, 2^x and the angles (2.3 units in the last place):
 // a shorter polynomial and no care for cancellation give results within 0.51 units in the last place, at
 // about the price of a careful single-precision routine. Double precision has its own vector code where it is
-// common (log, sin, cos, the angles) and otherwise goes lane by lane through the C library.
+// common (log, log2, log10, sin, cos, the angles) and otherwise goes lane by lane through the C library.
 #pragma once
 
 #include <cmath>

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdl.arrays import assign
+from fastdl.autograd.view import write
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, is_common_integer, is_half
 from fastdl.errors import ArgumentError, DtypeError, not_a_tensor, not_for_complex
 from fastdl.kernels import array, is_array, on_device, select, select_either
@@ -91,13 +91,7 @@ def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         try:
             result = compare_arrays(name, ufunc, *_arrays(name, input, other))
-            if out is None:
-                return Tensor._wrap(result)
-            if out is input and out._data.shape == result.shape:
-                assign(out._data, result)
-                out._bump_version()
-                return out  # type: ignore[no-any-return]
-            return _result(name, result, out)
+            return Tensor._wrap(result) if out is None else _result(name, result, out)
         except TypeError:
             if is_sparse(input) or is_sparse(other):
                 raise not_for_sparse(name) from None
@@ -107,7 +101,8 @@ def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
 
             if not has_slices((input, other)):
                 raise
-        return in_step(function, input, other)  # type: ignore[no-any-return]
+        batched = in_step(function, input, other)
+        return batched if out is None else write(name, out, batched)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (

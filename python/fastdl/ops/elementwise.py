@@ -57,9 +57,11 @@ class Where(Op):
         elif x is None or y is None:  # a number beside floats is one of them
             given, number = (y, values[0]) if x is None else (x, values[1])
             if given is None and number.__class__ is float and values[1].__class__ is float:
-                given = x = array(number, condition, get_default_dtype())
+                default = get_default_dtype()
+                given = x = array(filler("where", number, default), condition, default)
                 number = values[1]
             if given is not None and given.dtype.kind == "f" and number.__class__ in (float, int):
+                number = filler("where", number, given.dtype)
                 return select(condition).where_forward(
                     condition, number if x is None else x, number if y is None else y
                 )

@@ -32,7 +32,7 @@ from fastdl.errors import DtypeError
 from fastdl.kernels import is_array
 from fastdl.kernels.sparse import SparseArray
 
-_NUMBERS = frozenset("iufV")  # kinds beside which an integer counts for nothing
+_REAL_NUMBERS = frozenset("iufV")  # kinds beside which an integer counts for nothing
 _KIND = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2, "c": 3}
 
 
@@ -96,7 +96,7 @@ def common_dtype(*operands: Any) -> Any:
                     return x.dtype
                 if x.ndim and y.ndim:
                     return _common(x.dtype, y.dtype)
-            elif (y.__class__ is int and x.dtype.kind in _NUMBERS) or (
+            elif (y.__class__ is int and x.dtype.kind in _REAL_NUMBERS) or (
                 y.__class__ is float and x.dtype.kind in FLOATING
             ):
                 return x.dtype
