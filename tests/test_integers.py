@@ -175,6 +175,9 @@ def test_arithmetic_of_narrow_integers(dtype):
     with pytest.raises(RuntimeError, match="division by zero"):
         large.floor_divide_(zeros)
     assert large.sum().item() == 5000
+    for divide in (lambda x: x % 2**31, lambda x: x // 256):  # which as bytes are 0
+        with pytest.raises(RuntimeError, match="division by zero"):
+            divide(fastdl.ones(2, dtype=fastdl.uint8))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])

@@ -109,10 +109,8 @@ class Binary(Op):
                     and has_integer_kernels(x)
                     and (value.__class__ is int if y is None else y.dtype is dtype and not on_device(y))
                 ):
-                    other = value if y is None else y
+                    other = wrapped(value, dtype) if y is None else y
                     self.check(x, other, dtype)
-                    if y is None:
-                        other = wrapped(value, dtype)
                     return getattr(select(x), self.kernel)(x, other, out)
             elif dtype is bool_:
                 if self.logic and y is not None and y.dtype is bool_ and out is None and not on_device(x):
