@@ -51,8 +51,9 @@ constexpr double kCopyCost = 14, kRowCost = kBytes == 64 ? 25 : 40;
 constexpr double kApartCost = 22, kStepCost = 2.5;  // the same with results apart, and for each step of them
 constexpr double kFarNumberCost = 2.5;  // of a number of the copy whose neighbours lie four apart and more
 constexpr double kResultRowCost = 12;   // of a row of a channel of the result
-constexpr double kFarProduct = 1.3, kFarWeights = 1e6;  // bytes that leave no room in L2
-constexpr double kBegin = 18000, kLatticeCost = 1000;   // of laying out a pass, of beginning a lattice
+// Of a product whose weights leave the pixels no room in L2, and their bytes.
+constexpr double kFarProduct = kBytes == 64 ? 1.3 : 1.2, kFarWeights = kBytes == 64 ? 1e6 : 2.4e5;
+constexpr double kBegin = 18000, kLatticeCost = 1000;  // of laying out a pass, of beginning a lattice
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
 // nobody changes it meanwhile.
