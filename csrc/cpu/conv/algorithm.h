@@ -5,6 +5,7 @@
 
 #include "cpu/conv/conv.h"
 #include "cpu/gemm/share.h"
+#include "cpu/simd/simd.h"
 
 namespace fastdl {
 
@@ -60,6 +61,8 @@ double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w);
 
 // Of packing a vector of weights, in products of vectors.
 inline constexpr double kPackCost = 20;
+// Of copying a row into padded planes (the direct algorithms).
+inline constexpr double kCopiedRowCost = simd::kBytes == 64 ? 25 : 40;
 
 // Whether images or groups of so many multiply-adds together are better computed one after the other. (One
 // keeps a thread busy with 10 us of work; half of that is gained, as its parts are uneven and have to be

@@ -46,9 +46,8 @@ constexpr int64_t kStoreCost = 4;  // of a vector of pixels that goes through th
 constexpr int64_t kRowEndCost = kBytes == 64 ? 4 : 24;
 constexpr int64_t kTileStart = 24;  // of a tile, in products
 constexpr int64_t kStrip = 8;       // tiles of a strip
-// Of a vector of the padded copy, of a row copied, of a vector whose elements are stored one by one.
-constexpr double kCopyCost = 14, kRowCost = kBytes == 64 ? 25 : 40;
-constexpr double kApartCost = 22, kStepCost = 2.5;  // the same with results apart, and for each step of them
+// Of a vector of the padded copy; of one whose elements are stored one by one, and for each step from one to the next.
+constexpr double kCopyCost = 14, kApartCost = 22, kStepCost = 2.5;
 constexpr double kFarNumberCost = 2.5;  // of a number of the copy whose neighbours lie four apart and more
 constexpr double kResultRowCost = 12;   // of a row of a channel of the result
 // Of a product whose weights leave the pixels no room in L2, and their bytes.
@@ -390,7 +389,7 @@ const char* refusal(const ConvProblem&) {
   const Costs products = costs(size, w);
   const double copies =
       double(size.plane) * (kCopyCost / double(w) + (size.stride > 3 ? kFarNumberCost : 0)) +
-      kRowCost * double(size.plane / size.width);
+      kCopiedRowCost * double(size.plane / size.width);
   // Weights are transposed in blocks; grad_x's of each channel lie apart.
   const int64_t runs = pass == ConvPass::grad_x ? size.in : 1, steps = size.in * p.taps() / runs;
   const double packs = kPackCost * double(p.groups * ceil_div(size.out, w) * runs * ceil_div(steps, w) * w);

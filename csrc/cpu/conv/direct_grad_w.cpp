@@ -38,12 +38,11 @@ constexpr int kRows = 4;
 #endif
 constexpr int kGradVectors = 2;
 // In products of vectors: of starting a kernel, of a vector copied (one of numbers three apart and more: of each),
-// of a row copied, of a vector of the sums, of an image.
+// of a vector of the sums, of an image.
 constexpr double kProductCost = 0.94, kStartCost = 140, kCopyCost = 10, kFarNumberCost = 3, kSumsCost = 33,
                  kImageCost = 1500;
-constexpr double kCopiedRowCost = kBytes == 64 ? 25 : 40;  // as in direct.cpp
-constexpr double kTurnCost = 5;                            // of turning a weight round
-constexpr int64_t kPositions = 128;                        // at once: 16 kB of grad_y
+constexpr double kTurnCost = 5;      // of turning a weight round
+constexpr int64_t kPositions = 128;  // at once: 16 kB of grad_y
 
 Pieces pieces_of_rows(const ConvProblem& p) {
   return {p.out[1], std::max<int64_t>(1, kPositions / p.out[2])};

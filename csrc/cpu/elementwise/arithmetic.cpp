@@ -207,7 +207,15 @@ void logaddexp_backward(const StridedLoop<5>& loop) {
   });
 }
 
-// Exponents that people write are one or two multiplications; the rest takes power().
+// x ** 0.5 or, inverse, x ** -0.5. sqrt(-0) is -0, (-0) ** 0.5 is 0; (-inf) ** 0.5 is inf.
+template <class T>
+[[gnu::always_inline]] inline Vec<T> root(Vec<T> x, bool inverse) {
+  const Vec<T> plain = square_root<T>(x + T(0));
+  const Vec<T> y = x == -std::numeric_limits<T>::infinity() ? -x : plain;
+  return inverse ? T(1) / y : y;
+}
+
+// Exponents that people write are one or two multiplications, or a root; the rest takes power().
 template <class T>
 void pow_scalar_forward(T exponent, const StridedLoop<2>& loop) {
   using V = Vec<T>;
@@ -215,13 +223,8 @@ void pow_scalar_forward(T exponent, const StridedLoop<2>& loop) {
   if (exponent == T(3)) return map<T>(loop, kGrain, [](V x) { return x * x * x; });
   if (exponent == T(-1)) return map<T>(loop, kGrain, [](V x) { return T(1) / x; });
   if (exponent == T(-2)) return map<T>(loop, kGrain, [](V x) { return T(1) / (x * x); });
-  // sqrt(-0) is -0, (-0) ** 0.5 is 0; (-inf) ** 0.5 is inf.
   if (exponent == T(0.5) || exponent == T(-0.5))
-    return map<T, true>(loop, kGrain, [inverse = exponent < T(0)](V x) {
-      const V plain = square_root<T>(x + T(0));
-      const V root = x == -std::numeric_limits<T>::infinity() ? -x : plain;
-      return inverse ? T(1) / root : root;
-    });
+    return map<T, true>(loop, kGrain, [inverse = exponent < T(0)](V x) { return root<T>(x, inverse); });
   map<T, true>(loop, kGrainSlow, [y = broadcast<T>(exponent)](V x) { return power<T>(x, y); });
 }
 
@@ -233,7 +236,7 @@ void pow_scalar_backward(T exponent, const StridedLoop<3>& loop) {
   if (exponent == T(3)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(3) * (x * x)); });
   if (exponent == T(-1)) return map<T>(loop, kGrain, [](V g, V x) { return g * (T(-1) / (x * x)); });
   map<T, true>(loop, kGrainSlow, [exponent, e = broadcast<T>(exponent - 1)](V g, V x) {
-    return g * (exponent * power<T>(x, e));
+    return g * (exponent * (exponent == T(0.5) ? root<T>(x, true) : power<T>(x, e)));
   });
 }
 

@@ -370,9 +370,6 @@ class Pow(Binary):
         kernels = select(grad)
         x, y = self.x, self.y
         if not is_array(y):
-            if y == 0.5 and grad.dtype.itemsize > 2:  # a root, where the kernel has logarithms
-                slope = kernels.mul_forward(kernels.pow_scalar_forward(x, -0.5), 0.5)
-                return self.give(kernels.mul_forward(grad, slope, slope), None)
             return self.give(kernels.pow_scalar_backward(grad, x, y), None)
         grad_x = grad_y = None
         if self.needs[0]:  # grad y x ** (y - 1), and 0 where y is 0

@@ -90,8 +90,7 @@ def compare_arrays(name: str, ufunc: Any, x: Any, y: Any, out: Any = None) -> An
 def _comparison(name: str, ufunc: Any, sign: str) -> Callable[..., Tensor]:
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
         try:
-            result = compare_arrays(name, ufunc, *_arrays(name, input, other))
-            return Tensor._wrap(result) if out is None else _result(name, result, out)
+            return _result(name, compare_arrays(name, ufunc, *_arrays(name, input, other)), out)
         except TypeError:
             if is_sparse(input) or is_sparse(other):
                 raise not_for_sparse(name) from None

@@ -11,7 +11,6 @@ from fastdl._graph import plain
 from fastdl.arrays import assign
 from fastdl.autograd.graph import converted
 from fastdl.autograd.op import Op
-from fastdl.dtypes import float32
 from fastdl.errors import ArgumentError
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import cast, concat_arrays
@@ -46,8 +45,6 @@ def _joined(parts: Sequence[Any], dim: int) -> Any:
     first = parts[0]
     if first.size >= 4096 and not (first.flags.c_contiguous or on_device(first)):
         return _put_together(parts, dim)
-    if first.dtype is float32:  # the common case
-        return select(first).concat(parts, dim)
     return concat_arrays(parts, dim)
 
 

@@ -29,12 +29,12 @@ def check_waiting(op: str, x: Any) -> None:
 def lapack(name: str, a: Any, *args: Any, op: str = "", **options: Any) -> Any:
     """NumPy's or CuPy's function ``name`` of ``numpy.linalg``; LinAlgError, by ``op``, where it finds no result."""
     check_waiting(op or name, a)
-    # CuPy ignores what cuSOLVER says of its success unless asked: knowing takes waiting.
-    asked: AbstractContextManager[Any] = nullcontext()
     if name in _ITERATIVE and isinstance(a, np.ndarray) and not np.isfinite(a).all():
         raise LinAlgError(
             f"{op or name}: the matrix must be finite to converge; this one contains infinity or NaN"
         )
+    # CuPy ignores what cuSOLVER says of its success unless asked: knowing takes waiting.
+    asked: AbstractContextManager[Any] = nullcontext()
     if on_device(a):
         asked = importlib.import_module("cupyx").errstate(linalg="raise")
     try:

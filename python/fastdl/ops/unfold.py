@@ -208,6 +208,16 @@ def fold(
     )
 
 
+def _moved(op: type[Op], input: Tensor, factor: int) -> Tensor:
+    """``op``, which moves numbers: of integers that floats do not hold it moves the bits."""
+    dtype = input._data.dtype
+    if dtype is bool_:
+        return op.apply(input.float(), factor=factor).bool()  # type: ignore[no-any-return]
+    if dtype is int64:
+        return op.apply(input.view(float64), factor=factor).view(int64)  # type: ignore[no-any-return]
+    return op.apply(input, factor=factor)  # type: ignore[no-any-return]
+
+
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """(*, C * r * r, H, W) -> (*, C, H * r, W * r); see ``torch.nn.functional.pixel_shuffle``."""
     shape, r = data(input, "pixel_shuffle").shape, index(upscale_factor)
@@ -218,11 +228,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
             f"pixel_shuffle: input must be (*, C, H, W) with C divisible by upscale_factor squared ({r * r}), got "
             f"shape {shape}"
         )
-    if input._data.dtype is bool_:
-        return pixel_shuffle(input.float(), upscale_factor).bool()
-    if input._data.dtype is int64:  # numbers only move: all their bits do
-        return pixel_shuffle(input.view(float64), upscale_factor).view(int64)
-    return PixelShuffle.apply(input, factor=r)  # type: ignore[no-any-return]
+    return _moved(PixelShuffle, input, r)
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -235,11 +241,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
             f"pixel_unshuffle: input must be (*, C, H, W) with H and W divisible by downscale_factor ({r}), got "
             f"shape {shape}"
         )
-    if input._data.dtype is bool_:
-        return pixel_unshuffle(input.float(), downscale_factor).bool()
-    if input._data.dtype is int64:  # numbers only move: all their bits do
-        return pixel_unshuffle(input.view(float64), downscale_factor).view(int64)
-    return PixelUnshuffle.apply(input, factor=r)  # type: ignore[no-any-return]
+    return _moved(PixelUnshuffle, input, r)
 
 
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
