@@ -470,6 +470,9 @@ TABLES = {
         x = leaf(3); y = x * 1; y.zero_(); grads(y, x)
         x = leaf(3); y = x * 1; y.copy_(L.zeros(3, dtype=L.float64)); grads(y, x)
         x, z = leaf(3), leaf(2); L.autograd.grad(x.sum(), [x, z], materialize_grads=True)
+        x, z = leaf(3), leaf(2); (_, g) = L.autograd.grad(x.sum(), [x, z], create_graph=True, materialize_grads=True); g.requires_grad
+        x, z = leaf(3), leaf(3, seed=1); y = x * z; x.requires_grad_(False); y.sum().backward(); [x.grad, z.grad]
+        x = leaf(3); y, z = x * 2, x * 3; y.sum().backward(); x.detach_(); z.sum().backward(); x.grad
         x = leaf(3); L.autograd.grad(x * x, x, L.eye(3, dtype=L.float64), is_grads_batched=True)
         x = leaf(3); x.clone().grad_fn.next_functions[0][0].variable is x
         L.autograd.functional.jacobian(lambda a: a * a, reals(3), vectorize=True)
@@ -479,6 +482,19 @@ TABLES = {
         x = L.zeros(1, requires_grad=True); a = L.autograd.set_detect_anomaly(True); (x / x).sum().backward()
         L.autograd.set_detect_anomaly(False).__class__.__name__
         g = nn.Linear(2, 1, bias=False); L.func.functional_call(g, {"weight": L.ones(1, 2)}, (L.ones(3, 2),))
+    """,
+    "strides": """
+        x = reals(3, 4).requires_grad_(); grads(x.as_strided((3,), (0,)) ** 2, x)
+        x = leaf(3, 4); v = x[1:]; grads(v.as_strided((2, 2), (1, 3), 3) ** 2, x)
+        x = leaf(3, 4); v = x[1:]; L.autograd.grad((v.as_strided((2, 2), (1, 3)) ** 2).sum(), v)
+        x = leaf(12); v = x[::2]; grads(v.as_strided((3,), (1,), 3) ** 2, x)
+        x = leaf(3, 4); z = x * 1; v = z[1:]; y = v.as_strided((2, 2), (1, 3), 5); y.mul_(3); grads(v * v, x)
+        L.func.hessian(lambda x: (x.as_strided((3,), (0,)) ** 3).sum() + (x[1:].as_strided((2,), (1,)) ** 3).sum())(reals(2, 2))
+        L.func.jvp(L.func.grad(lambda x: (x.as_strided((2, 2), (1, 1)) ** 3).sum()), (reals(2, 2),), (reals(2, 2, seed=1),))[1]
+        L.func.vmap(lambda x: x.as_strided((2,), (1,), 1))(reals(2, 4))
+        L.func.vmap(lambda x: x[1:].as_strided((2,), (1,)))(reals(2, 4))
+        L.func.vmap(lambda x: x.as_strided((2,), (1,), 1), in_dims=1)(reals(2, 4))
+        L.func.vmap(L.func.grad(lambda x: (x.as_strided((2,), (1,), 0) ** 3).sum()))(reals(2, 4))
     """,
     "optimizers": """
         train("ASGD", lr=0.1, lambd=0.1, alpha=0.5, t0=5, weight_decay=0.1)

@@ -195,7 +195,6 @@ from fastdl.ops.order import (
     unique,
 )
 from fastdl.ops.parts import (
-    as_strided,
     chunk,
     diagonal,
     dsplit,
@@ -256,6 +255,7 @@ from fastdl.ops.softmax import softmax_method as softmax
 from fastdl.ops.special import *
 from fastdl.ops.spectrogram import *
 from fastdl.ops.statistics import *
+from fastdl.ops.strided import as_strided
 from fastdl.ops.variance import std, std_mean, var, var_mean
 from fastdl.ops.views import (
     adjoint,

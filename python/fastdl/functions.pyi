@@ -109,7 +109,6 @@ from fastdl.ops.masks import masked_fill as masked_fill
 from fastdl.ops.masks import masked_scatter as masked_scatter
 from fastdl.ops.order import argsort as argsort
 from fastdl.ops.order import unique as unique
-from fastdl.ops.parts import as_strided as as_strided
 from fastdl.ops.parts import chunk as chunk
 from fastdl.ops.parts import chunk as unsafe_chunk
 from fastdl.ops.parts import diagonal as diagonal
@@ -175,6 +174,7 @@ from fastdl.ops.statistics import cov as cov
 from fastdl.ops.statistics import dist as dist
 from fastdl.ops.statistics import trace as trace
 from fastdl.ops.statistics import unique_consecutive as unique_consecutive
+from fastdl.ops.strided import as_strided as as_strided
 from fastdl.ops.unary import abs as abs
 from fastdl.ops.unary import abs as absolute
 from fastdl.ops.unary import acos as acos

@@ -49,6 +49,7 @@ from fastdl.ops import (
     special,
     spectrogram,
     statistics,
+    strided,
     variance,
     views,
 )
@@ -78,7 +79,8 @@ _METHODS: dict[Any, str] = {
     views: """clone contiguous reshape view view_as reshape_as flatten ravel unflatten squeeze unsqueeze permute
         transpose swapaxes swapdims t movedim moveaxis expand expand_as broadcast_to adjoint""",
     parts: """narrow diagonal unbind split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_chunk
-        unsafe_split unfold as_strided""",
+        unsafe_split unfold""",
+    strided: "as_strided",
     rearrange: "repeat tile repeat_interleave flip fliplr flipud roll rot90",
     diagonals: "tril triu diag diag_embed diagflat",
     cast: "to type_as double half bfloat16 cfloat cdouble long short char byte",

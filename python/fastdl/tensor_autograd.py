@@ -96,7 +96,12 @@ class Differentiable(TensorMethods):
             """Note an in-place change of the data: backward through operations that kept it becomes an error."""
 
     def _accumulate(self, grad: Any, own: bool) -> None:
-        """Add an array to ``.grad``; ``own`` says that nobody else holds it."""
+        """Add an array to ``.grad``; ``own`` says that nobody else holds it.
+
+        Not if ``requires_grad`` was switched off after the graph was made (frozen, ``detach_``).
+        """
+        if not self._requires_grad:
+            return
         have = self._grad
         if have is not None:
             total = add_arrays(have._data, grad, have._data)
@@ -111,6 +116,8 @@ class Differentiable(TensorMethods):
 
     def _accumulate_graph(self, grad: Tensor) -> None:
         """Add a gradient that is part of a graph to ``.grad``: a new tensor, nothing is changed in place."""
+        if not self._requires_grad:
+            return
         have = self._grad
         self._grad = grad.clone() if have is None else have + grad
 

@@ -34,6 +34,7 @@ from fastdl.ops import softmax as _softmax
 from fastdl.ops import special as _special
 from fastdl.ops import spectrogram as _spectrogram
 from fastdl.ops import statistics as _statistics
+from fastdl.ops import strided as _strided
 from fastdl.ops import variance as _variance
 from fastdl.ops import views as _views
 from fastdl.sparse import conversion as _conversion
@@ -78,7 +79,7 @@ class TensorMethods:
     argmin = _extreme.argmin
     argsort = _order.argsort
     argwhere = _counting.argwhere
-    as_strided = _parts.as_strided
+    as_strided = _strided.as_strided
     as_strided_scatter = _placement.as_strided_scatter
     asin = _elementwise.asin
     asinh = _elementwise.asinh

@@ -227,7 +227,10 @@ def grad(
         )
     found = _walk("grad", roots, gradients, retain_graph, create_graph, wanted)
     if materialize_grads:
-        found = [_zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=True)]
+        found = [
+            _zeros_like(t).requires_grad_(create_graph) if g is None else g
+            for g, t in zip(found, wanted, strict=True)
+        ]
     if not allow_unused:
         for i, g in enumerate(found):
             if g is None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from fastdl.batched.tensor import NONE, aligned, leaves, level_of, made, sliced_in, values_at
 from fastdl.kernels.batched import NotAtOnce
-from fastdl.ops import activation
+from fastdl.ops import activation, strided
+from fastdl.ops.common import ints
 from fastdl.sequences import arange
 from fastdl.tensor import Tensor
 
@@ -25,6 +26,18 @@ def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     if ndim < 2:
         raise NotAtOnce("vmap: diagonal needs two axes")
     return made(level, values.diagonal(offset, dim1 % ndim + 1, dim2 % ndim + 1))
+
+
+def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
+    """The strides of every slice, each as far from the one before as in memory; an offset is the first slice's."""
+    level, values, _ = _own("as_strided", input)
+    if values.stride(0) == 0 and values._data.shape[0] > 1:  # each slice is to have its own gradient
+        if not values[0].is_contiguous():
+            raise NotAtOnce("vmap: as_strided takes the memory of slices in another order one by one")
+        storage_offset = None if storage_offset is None else storage_offset - values.storage_offset()
+        values = values.contiguous()
+    extents, steps = (values._data.shape[0], *ints((size,))), (values.stride(0), *ints((stride,)))
+    return made(level, strided.as_strided(values, extents, steps, storage_offset))
 
 
 def index(input: Any, key: Any) -> Any:
@@ -90,6 +103,7 @@ _CHANGES = """relu leaky_relu silu mish elu celu selu hardtanh hardsigmoid hards
     mul div pow remainder clamp clamp_min clamp_max exp log log1p expm1 sqrt rsqrt square reciprocal abs neg sin cos
     floor ceil round trunc erf addcmul addcdiv lerp masked_fill fill zero copy"""
 FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "as_strided": as_strided,
     "diagonal": diagonal,
     "__getitem__": index,
     "__setitem__": set_part,

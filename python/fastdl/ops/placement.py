@@ -34,8 +34,9 @@ from fastdl.ops.gather import (
 )
 from fastdl.ops.indexing import added_in_place, setitem
 from fastdl.ops.masks import put as put_masked
-from fastdl.ops.parts import as_strided, diagonal, select_dim
+from fastdl.ops.parts import diagonal, select_dim
 from fastdl.ops.promotion import is_kernel_dtype
+from fastdl.ops.strided import as_strided
 from fastdl.ops.views import expand, reshape
 from fastdl.tensor import Tensor
 

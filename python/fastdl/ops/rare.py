@@ -15,7 +15,7 @@ from fastdl.autograd.mode import mode
 from fastdl.creation import empty_strided, tensor
 from fastdl.dtypes import as_dtype, float64, get_default_dtype
 from fastdl.errors import not_a_tensor
-from fastdl.ops import parts, views
+from fastdl.ops import parts, strided, views
 from fastdl.ops.arrays import empty
 from fastdl.ops.axes import normal_axis
 from fastdl.ops.common import ints
@@ -96,7 +96,7 @@ def _copying(name: str, view: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
-as_strided_copy = _copying("as_strided_copy", parts.as_strided)
+as_strided_copy = _copying("as_strided_copy", strided.as_strided)
 detach_copy = _copying("detach_copy", _detach)
 diagonal_copy = _copying("diagonal_copy", parts.diagonal)
 expand_copy = _copying("expand_copy", views.expand)
@@ -194,7 +194,7 @@ def set_(
     if size is not None:
         shape = ints((size,))
         steps = [prod(shape[i + 1 :]) for i, _ in enumerate(shape)] if stride is None else stride
-        part = parts.as_strided(source.detach(), shape, steps, storage_offset)
+        part = strided.as_strided(source.detach(), shape, steps, storage_offset)
     self._data, self._counter = part._data, part._version_cell()
     return _elsewhere(self)
 
