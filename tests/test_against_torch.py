@@ -465,6 +465,7 @@ TABLES = {
         x, y = leaf(2, 3), leaf(2, 1, 3, seed=1); (g,) = L.autograd.grad(F.cosine_similarity(x, y, dim=-1).sum(), x, create_graph=True); [g, *L.autograd.grad((g * g).sum(), (x, y))]
         x, w = leaf(), leaf(1, seed=2); (g,) = L.autograd.grad(F.prelu(x, w), w, create_graph=True); [g, *L.autograd.grad((g * g).sum(), x)]
         x, w = leaf(0, 2), leaf(2); (g,) = L.autograd.grad(F.group_norm(x, 1, w).sum(), x, create_graph=True); [g, *L.autograd.grad((g * g).sum(), (x, w), allow_unused=True)]
+        [L.func.jacrev(lambda x: x * 2)(L.zeros(0, 3)).shape, L.func.jacfwd(lambda x: x * 2)(L.zeros(0)).shape]
         L.func.jvp(lambda x: tuple(x.sort()), (reals(4),), (reals(4, seed=1),))
         L.func.jvp(lambda x: (x > 0, x * x), (reals(4),), (reals(4, seed=1),))
         x = leaf(3); y = x * 1; y.zero_(); grads(y, x)

@@ -51,6 +51,31 @@ def test_any_layout(level, shape):
 
 
 @pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64, np.uint8])
+@pytest.mark.parametrize("shape", [(64, 100), (100, 64), (17, 16, 33), (2, 40, 5, 32), (16, 3000)])
+def test_operands_that_lie_across(level, dtype, shape):
+    """Where neighbours of a row are far apart and those of a column are not, the operand is turned first."""
+    kernel = load(level)
+    rng = np.random.default_rng(5)
+    x, y = (rng.integers(1, 9, shape).astype(dtype) for _ in range(2))
+    want = x + y
+    for order in itertools.permutations(range(x.ndim)):
+        across = np.ascontiguousarray(y.transpose(order)).transpose(np.argsort(order))
+        np.testing.assert_array_equal(kernel.add_forward(x, across), want)
+        np.testing.assert_array_equal(kernel.add_forward(across[:1], x), x + y[:1])
+        np.testing.assert_array_equal(kernel.add_forward(x, across, across.copy("K")), want)
+        np.testing.assert_array_equal(kernel.lt_forward(x, across), x < y)
+        both = x.copy()
+        kernel.add_forward(both, across, both)
+        np.testing.assert_array_equal(both, want)
+        np.testing.assert_array_equal(across, y)
+    if min(shape) == 64:
+        square = x[:64, :64].copy()
+        kernel.add_forward(square, square.T, square)  # overlap
+        np.testing.assert_array_equal(square, x[:64, :64] + x[:64, :64].T)
+
+
+@pytest.mark.parametrize("level", backends())
 def test_rows_beside_constants_and_strides(level):
     """Short rows are taken several at once, long ones in blocks: every mixture of operands."""
     kernel = load(level)

@@ -388,7 +388,7 @@ def _rows_at_once(
     Copy i of the inputs is for element i: the gradient of the sum of those elements, each of its own copy, is all rows.
     """
     total = sum(counts)
-    most = chunk_size or max(16, _NUMBERS // (total + sum([x.numel() for x in inputs])))
+    most = chunk_size or max(16, _NUMBERS // max(1, total + sum([x.numel() for x in inputs])))
     parts = []
     for start in range(0, total if total > 3 else 0, most):
         rows = range(start, min(start + most, total))

@@ -3,6 +3,8 @@
 namespace fastdl::binding {
 namespace {
 
+constexpr int64_t kTurnedRow = 16, kTurnedSize = 3072;  // from here on a copy pays
+
 // The bytes an operand touches: [first, last).
 std::pair<const char*, const char*> range(const Operand& operand, int64_t item) {
   const char *first = operand.data, *last = operand.data + item;
@@ -143,6 +145,24 @@ bool order_of(std::initializer_list<Input> inputs, const Shape& shape, int64_t i
           return false;
       }
   return true;
+}
+
+void turn(const Operand& out, Operand& input, int64_t item) {
+  int axis = out.ndim - 1;
+  while (axis >= 0 && out.shape[axis] == 1) --axis;
+  if (!input.owner || axis < 1 || out.shape[axis] < kTurnedRow) return;
+  const int64_t inner = std::abs(input.stride(axis, out.ndim));
+  if (inner <= item) return;
+  int64_t size = 1, dense = 1;
+  for (int other = 0; other < out.ndim; ++other) {
+    if (std::abs(out.strides[other]) < std::abs(out.strides[axis]) && out.shape[other] > 1) return;
+    size *= input.extent(other, out.ndim);
+    if (std::abs(input.stride(other, out.ndim)) == item) dense = out.shape[other];
+  }
+  if (dense < kTurnedRow || size < kTurnedSize) return;
+  const Half half = input.half;
+  input = operand_of(contiguous_copy(reinterpret_cast<const py::array&>(input.owner)));
+  input.half = half;
 }
 
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item) {

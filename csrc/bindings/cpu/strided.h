@@ -46,6 +46,10 @@ Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> oper
 // Replaces an input by a copy if writing `out` would change it before it is read.
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item);
 
+// Replaces an input by a copy in C order if it lies across `out` (the transpose beside a matrix): each number
+// of a row would come from another cache line, whose others are needed rows later.
+void turn(const Operand& out, Operand& input, int64_t item);
+
 // How integers are stored: for these bindings all are int64_t, whose first bytes are the narrower number.
 std::optional<Integer> integer_of(const py::array& array);
 const py::dtype& integer_dtype(Integer type);
@@ -158,6 +162,7 @@ class Result {
       array_ = empty_array(stored_dtype<Out>(stored), shape_, reordered ? strides.data() : nullptr);
       operand_ = operand_of(array_);
       operand_.half = half;
+      turn_all(inputs);
       return;
     }
     if (!is_array(out)) throw py::type_error(std::string(op) + ": out must be an array");
@@ -170,12 +175,17 @@ class Result {
     operand_ = output_of(array_, op);
     operand_.half = half;
     for (const auto& [input, input_item] : inputs) separate(operand_, item, *input, input_item);
+    turn_all(inputs);
   }
   const Shape& shape() const { return shape_; }
   const Operand* operand() const { return &operand_; }
   py::array& array() { return array_; }
 
  private:
+  void turn_all(std::initializer_list<Input> inputs) const {
+    for (const auto& [input, item] : inputs) turn(operand_, *input, item);
+  }
+
   Shape shape_;
   py::array array_{py::reinterpret_steal<py::array>(py::handle())};
   Operand operand_;
