@@ -65,10 +65,17 @@ def test_operands_that_lie_across(level, dtype, shape):
         np.testing.assert_array_equal(kernel.add_forward(across[:1], x), x + y[:1])
         np.testing.assert_array_equal(kernel.add_forward(x, across, across.copy("K")), want)
         np.testing.assert_array_equal(kernel.lt_forward(x, across), x < y)
+        np.testing.assert_array_equal(kernel.where_forward(x < y, across, x), np.where(x < y, y, x))
+        np.testing.assert_array_equal(kernel.where_forward(across < 5, x, y), np.where(y < 5, x, y))
         both = x.copy()
         kernel.add_forward(both, across, both)
         np.testing.assert_array_equal(both, want)
         np.testing.assert_array_equal(across, y)
+    column = y[(slice(None), *[slice(1)] * (y.ndim - 1))]  # its numbers are a row of the whole apart
+    turned = np.asfortranarray(x)
+    np.testing.assert_array_equal(kernel.add_forward(turned, column), x + column)
+    kernel.add_forward(turned, y, turned)  # across a result in the other order
+    np.testing.assert_array_equal(turned, want)
     if min(shape) == 64:
         square = x[:64, :64].copy()
         kernel.add_forward(square, square.T, square)  # overlap

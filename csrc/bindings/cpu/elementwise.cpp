@@ -160,7 +160,8 @@ py::array bind_where(const Object& condition, const Object& x, const Object& y) 
   const auto run = [&]<class T>(T, auto stored) {
     Source<bool> c(condition, "where", "condition");
     Source<T> a(x, "where", "x", stored), b(y, "where", "y", stored);
-    Result<T> z("where", broadcast_shape("where", {&c, &a, &b}), Object(), {}, stored);
+    Result<T> z("where", broadcast_shape("where", {&c, &a, &b}), Object(), {input(c), input(a), input(b)},
+                stored);
     const auto loop = make_loop<4>(z.shape(), {z.operand(), &c, &a, &b});
     launch(loop, [&] {
       if constexpr (std::is_integral_v<T>)
@@ -181,8 +182,8 @@ py::tuple bind_where_backward(const Object& grad, const Object& condition) {
     Source<bool> c(condition, "where_backward", "condition");
     Source<T> g(grad, "where_backward", "grad", half);
     const Shape shape = broadcast_shape("where_backward", {&c, &g});
-    Result<T> grad_x("where_backward", shape, Object(), {}, half),
-        grad_y("where_backward", shape, Object(), {}, half);
+    Result<T> grad_x("where_backward", shape, Object(), {input(c), input(g)}, half),
+        grad_y("where_backward", shape, Object(), {input(c), input(g)}, half);
     const auto loop = make_loop<4>(shape, {grad_x.operand(), grad_y.operand(), &c, &g});
     launch(loop, [&] { where_backward<T>(loop); });
     return py::make_tuple(grad_x.array(), grad_y.array());

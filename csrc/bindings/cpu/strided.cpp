@@ -148,20 +148,27 @@ bool order_of(std::initializer_list<Input> inputs, const Shape& shape, int64_t i
 }
 
 void turn(const Operand& out, Operand& input, int64_t item) {
-  int axis = out.ndim - 1;
-  while (axis >= 0 && out.shape[axis] == 1) --axis;
-  if (!input.owner || axis < 1 || out.shape[axis] < kTurnedRow) return;
-  const int64_t inner = std::abs(input.stride(axis, out.ndim));
-  if (inner <= item) return;
-  int64_t size = 1, dense = 1;
-  for (int other = 0; other < out.ndim; ++other) {
-    if (std::abs(out.strides[other]) < std::abs(out.strides[axis]) && out.shape[other] > 1) return;
-    size *= input.extent(other, out.ndim);
-    if (std::abs(input.stride(other, out.ndim)) == item) dense = out.shape[other];
+  if (!input.owner) return;
+  const int ndim = out.ndim;
+  int first = -1, last = -1, inner = -1;  // axes of the result, the last that along which it is contiguous
+  int64_t size = 1, whole = 1, dense = 1;
+  for (int axis = 0; axis < ndim; ++axis) {
+    size *= input.extent(axis, ndim);
+    whole *= out.shape[axis];
+    if (out.shape[axis] == 1) continue;
+    if (first < 0) first = axis;
+    last = axis;
+    if (inner < 0 || std::abs(out.strides[axis]) < std::abs(out.strides[inner])) inner = axis;
+    if (std::abs(input.stride(axis, ndim)) == item) dense = out.shape[axis];
   }
-  if (dense < kTurnedRow || size < kTurnedSize) return;
+  const bool repeated = 8 * size <= whole;  // many rows of the result are beside one of these
+  if (whole < kTurnedSize || out.shape[inner] < kTurnedRow || (dense < kTurnedRow && !repeated)) return;
+  if (std::abs(input.stride(inner, ndim)) <= item || (inner != last && inner != first)) return;
   const Half half = input.half;
-  input = operand_of(contiguous_copy(reinterpret_cast<const py::array&>(input.owner)));
+  const auto& array = reinterpret_cast<const py::array&>(input.owner);
+  // The other way round for a result in the other order.
+  input = operand_of(inner == last ? contiguous_copy(array)
+                                   : py::array(contiguous_copy(array.attr("T")).attr("T")));
   input.half = half;
 }
 

@@ -46,8 +46,9 @@ Shape broadcast_shape(const char* op, std::initializer_list<const Operand*> oper
 // Replaces an input by a copy if writing `out` would change it before it is read.
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item);
 
-// Replaces an input by a copy in C order if it lies across `out` (the transpose beside a matrix): each number
-// of a row would come from another cache line, whose others are needed rows later.
+// Replaces an input by a copy in the order of `out` if it lies across it (the transpose beside a matrix, a
+// column beside every row): each number of a row would come from another cache line, whose others are needed
+// rows later, if at all.
 void turn(const Operand& out, Operand& input, int64_t item);
 
 // How integers are stored: for these bindings all are int64_t, whose first bytes are the narrower number.

@@ -158,8 +158,12 @@ class Flip(Op):
 
 
 def _flipped(x: Any, dims: tuple[int, ...]) -> Any:
+    if not dims:
+        return pooled_copy(x)
+    if x.ndim > 1 and abs(x.strides[-1]) > x.itemsize:  # transposed: its tiles cannot be read backwards
+        x = pooled_copy(x)
     backwards, along = slice(None, None, -1), slice(None)
-    return pooled_copy(x[tuple([backwards if i in dims else along for i in range(x.ndim)])] if dims else x)
+    return pooled_copy(x[tuple([backwards if i in dims else along for i in range(x.ndim)])])
 
 
 def flip(input: Tensor, *reversed_axes: Any, dims: Any = None) -> Tensor:
