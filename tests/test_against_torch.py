@@ -496,6 +496,9 @@ TABLES = {
         L.func.vmap(lambda x: x[1:].as_strided((2,), (1,)))(reals(2, 4))
         L.func.vmap(lambda x: x.as_strided((2,), (1,), 1), in_dims=1)(reals(2, 4))
         L.func.vmap(L.func.grad(lambda x: (x.as_strided((2,), (1,), 0) ** 3).sum()))(reals(2, 4))
+        L.func.vmap(lambda x: x.clone().unsqueeze_(0).mul_(2))(reals(2, 3, 4))
+        L.func.vmap(lambda x: x.clone().t_().add_(1), in_dims=2, out_dims=-1)(reals(2, 3, 4))
+        L.func.vmap(L.func.grad(lambda x: (x.clone().unsqueeze_(0).squeeze_().transpose_(0, 1) ** 2).sum()))(reals(2, 3, 4))
     """,
     "optimizers": """
         train("ASGD", lr=0.1, lambd=0.1, alpha=0.5, t0=5, weight_decay=0.1)

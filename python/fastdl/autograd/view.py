@@ -390,6 +390,9 @@ def shape_in_place(function: Callable[..., Tensor], name: str) -> Callable[..., 
     """The in-place method made from a view function: ``unsqueeze_`` from ``unsqueeze``; the tensor becomes the view."""
 
     def method(self: Tensor, *args: Any, **options: Any) -> Tensor:
+        if self._data.__class__ is BatchedArray:  # all slices have their history in one tensor
+            self._data = getattr(self, function.__name__)(*args, **options)._data
+            return self
         if mode.enabled and self._requires_grad:
             refuse_leaves(name, self)
             refuse_without_path(name, self)
