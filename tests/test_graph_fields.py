@@ -347,7 +347,7 @@ def test_cycles_are_found():
     assert [r() for r in gone] == [None] * 4
 
 
-def test_a_released_node_keeps_nothing():
+def test_a_released_node_keeps_nothing_but_its_hooks():
     class Holder:
         pass
 
@@ -359,17 +359,57 @@ def test_a_released_node_keeps_nothing():
         def backward(self, grad):
             return grad * 2
 
-    held = [Holder()]
-    gone = weakref.ref(held[0])
+    held, hook = [Holder()], Holder()
+    gone, hook_gone = weakref.ref(held[0]), weakref.ref(hook)
     x = fastdl.ones(2, requires_grad=True)
     y = Keep.apply(x)
-    y.register_hook(lambda grad, holder=held[0]: None)
+    y.register_hook(lambda grad, holder=hook: grad * 3)
     held.clear()
+    del hook
     y.sum().backward()
     gc.collect()
     assert gone() is None
     with pytest.raises(RuntimeError, match="second time"):
         y.sum().backward()
+    (grad,) = fastdl.autograd.grad(y.sum(), y)  # as PyTorch does
+    assert grad.tolist() == [3, 3]
+    del y
+    gc.collect()
+    assert hook_gone() is None
+
+
+def test_what_is_beyond_a_released_node_is_not_needed_for_what_is_before_it():
+    x, w, v = (fastdl.full((2, 2), float(i), requires_grad=True) for i in (1, 2, 3))
+    h = x * w
+    (h * h).sum().backward()
+    loss = (h * v).sum()
+    (grad,) = fastdl.autograd.grad(loss, v, retain_graph=True)
+    assert grad.tolist() == [[2, 2]] * 2
+    loss.backward(inputs=[v], retain_graph=True)
+    assert v.grad.tolist() == [[2, 2]] * 2
+    assert w.grad.tolist() == [[4, 4]] * 2
+    assert fastdl.autograd.grad(
+        loss, fastdl.ones(1, requires_grad=True), retain_graph=True, allow_unused=True
+    ) == (None,)
+    first = fastdl.autograd.grad(loss, [v, h], retain_graph=True, create_graph=True)
+    assert [g.tolist() for g in first] == [[[2, 2]] * 2, [[3, 3]] * 2]
+    for wanted in (w, [v, w]):
+        with pytest.raises(RuntimeError, match="second time"):
+            fastdl.autograd.grad(loss, wanted, retain_graph=True)
+    both = (h * v + w).sum()  # one way leads past the freed node, the other through it
+    with pytest.raises(RuntimeError, match="second time"):
+        fastdl.autograd.grad(both, w)
+
+
+def test_a_long_graph_is_freed_after_backward():
+    x = fastdl.ones(1, requires_grad=True)
+    y = x
+    for _ in range(200_000):
+        y = y * 1.0
+    y.sum().backward()
+    assert x.grad.tolist() == [1]
+    del y
+    gc.collect()
 
 
 def raising(where):

@@ -85,7 +85,7 @@ PyMemberDef tensor_fields[] = {
 #define FIELD(name, text) {#name, T_OBJECT_EX, offsetof(Node, name), 0, text}
 PyMemberDef node_fields[] = {FIELD(needs, "which inputs need a gradient"),
                              FIELD(order, "later nodes compare lower"),
-                             FIELD(edges, "where the gradient of each input goes; None: released"),
+                             FIELD(edges, "where the gradient of each input goes"),
                              FIELD(versions, "of what backward needs, None for nothing"),
                              FIELD(shapes, "of several outputs: (shape, dtype)"),
                              FIELD(hooks, "a list, or None"),

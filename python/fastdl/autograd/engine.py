@@ -84,7 +84,6 @@ def _run(
     leaves: list[Tensor] = []  # leaves with a gradient
     wanted_at, needed = destinations(roots, wanted)
     results: list[Any] = [] if wanted is None else [None] * len(wanted)
-    released: Op | None = None  # a wanted node that an earlier backward freed
 
     def send(target: Any, index: int, grad: Any, own: bool) -> None:
         if target not in pending:
@@ -128,18 +127,13 @@ def _run(
     while heap:
         node = heappop(heap)[1]
         grad = pending.pop(node)
-        edges = node.edges
-        if edges is None:
-            edges = () if needed is not None and is_wanted(node, wanted_at) else check_released(node)
+        edges: Any = node.edges
         if node.hooks is not None:
             grad = _call_hooks(node.hooks, grad) if node.outputs > 1 else _call_hooks(node.hooks, [grad])[0]
         if needed is not None:
             for index in range(node.outputs):
                 for i in wanted_at.get((node, index), ()):
                     results[i] = grad if node.outputs == 1 else grad[index]
-            if node.edges is None:  # what an earlier backward freed is not needed: its own gradient is
-                released = node
-                continue
             asked = leading_to(needed, edges)
             if True not in asked:
                 continue
@@ -206,8 +200,6 @@ def _run(
             if leaf._post_hooks is not None:
                 for hook in list(leaf._post_hooks):
                     hook(leaf)
-    if released is not None and any([result is None for result in results]):
-        check_released(released)
     return results
 
 
@@ -229,11 +221,6 @@ def _added_to_whole(node: Op, grad: Any, pending: dict[Any, Any], owned: set[Any
     return whole.__class__ is not SparseArray and whole.ndim and node.adds_into(whole, grad)
 
 
-def is_wanted(node: Op, wanted_at: Any) -> bool:
-    """Is the gradient of one of the node's outputs asked for?"""
-    return any([(node, index) in wanted_at for index in range(node.outputs)])
-
-
 def adds_at_once(leaf: Tensor) -> bool:
     """May what arrives be added to a leaf's ``.grad`` at once, so that no second set of gradients is kept?
 
@@ -241,16 +228,6 @@ def adds_at_once(leaf: Tensor) -> bool:
     array in ``.grad``, and counts on its values.
     """
     return leaf._hooks is leaf._post_hooks is None and getrefcount(leaf._grad._data) == 2  # type: ignore[union-attr]
-
-
-def check_released(node: Op) -> Sequence[Any]:
-    """The node's edges, or an error if an earlier backward freed it."""
-    if node.edges is None:
-        raise RuntimeError(
-            f"{node.name()}: trying to backward through the graph a second time (its saved values were freed by "
-            "the first). Call backward(retain_graph=True) the first time if the graph is needed again"
-        )
-    return node.edges
 
 
 def edge_to(t: Tensor) -> tuple[Any, int]:
@@ -297,8 +274,7 @@ def _on_the_way(roots: Sequence[Tensor], targets: set[Any]) -> set[Any]:
         )
     found.sort(key=lambda node: node.order, reverse=True)  # oldest first
     for node in found:
-        # A released node is on the way, too: reaching it is the error that says so.
-        if node.edges is None or True in leading_to(needed, node.edges):
+        if True in leading_to(needed, node.edges or ()):
             needed.add(node)
     return needed
 

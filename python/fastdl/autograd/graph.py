@@ -26,11 +26,9 @@ from fastdl.autograd import anomaly
 from fastdl.autograd.edges import GradientEdge as GradientEdge
 from fastdl.autograd.edges import get_gradient_edge as get_gradient_edge
 from fastdl.autograd.engine import (
-    check_released,
     destinations,
     edge_to,
     filled,
-    is_wanted,
     leading_to,
     replaced_by_hooks,
     stand_in,
@@ -76,7 +74,6 @@ def _run_graph(
     leaves: list[Tensor] = []
     wanted_at, needed = destinations(roots, wanted)
     results: list[Tensor | None] = [] if wanted is None else [None] * len(wanted)
-    released: Op | None = None
 
     def send(target: Any, index: int, grad: Tensor) -> None:
         slots = pending.get(target)
@@ -98,17 +95,13 @@ def _run_graph(
     while heap:
         node = heappop(heap)[1]
         grads = pending.pop(node)
-        freed = node.edges is None and is_wanted(node, wanted_at)
-        edges = () if freed else check_released(node)
+        edges: Any = node.edges
         if node.hooks is not None:
             grads = replaced_by_hooks(node.hooks, grads)
         if needed is not None:
             for index, grad_or_none in enumerate(grads):
                 for i in wanted_at.get((node, index), ()):
                     results[i] = grad_or_none
-        if freed:  # what an earlier backward freed is not needed: its own gradient is
-            released = node
-            continue
         asked = node.needs if needed is None else leading_to(needed, edges)
         if True not in asked:
             continue
@@ -139,8 +132,6 @@ def _run_graph(
             leaf._accumulate_graph(total)
             for hook in list(leaf._post_hooks or ()):
                 hook(leaf)
-    if released is not None and any([result is None for result in results]):
-        check_released(released)
     return results
 
 

@@ -43,6 +43,10 @@ class ComplexOperand(NoKernel):
     """Raised by ``forward`` on real arrays: a number among the options makes the result complex."""
 
 
+RELEASED: Any = (([0], 1),)
+"""The ``versions`` of a node that has forgotten what it kept: one that no counter has."""
+
+
 class Op(NodeFields):
     """Base of all operations; see the module's text. ``apply`` and ``record`` are NodeFields' (csrc/bindings/graph)."""
 
@@ -191,7 +195,12 @@ class Op(NodeFields):
         return super().apply(*inputs, **options)  # type: ignore[misc]
 
     def check_versions(self) -> None:
-        """Raise if a kept array was changed in place since forward."""
+        """Raise if a kept array was changed in place since forward, or freed."""
+        if self.versions is RELEASED:
+            raise RuntimeError(
+                f"{self.name()}: trying to backward through the graph a second time (its saved values were freed by "
+                "the first). Call backward(retain_graph=True) the first time if the graph is needed again"
+            )
         for cell, version in self.versions or ():
             if cell[0] != version:
                 raise RuntimeError(
@@ -210,9 +219,14 @@ class Op(NodeFields):
             self.needs = before
 
     def release(self) -> None:
-        """Forget everything kept for backward. Walking through this node again is an error from now on."""
+        """Forget everything kept for backward. Walking through this node again is an error from now on.
+
+        Where it leads stays known: gradients of what was made from it may still be asked for, if none of theirs is
+        beyond it.
+        """
         self.__dict__ = {}
-        self.edges = self.versions = self.hooks = self.shape = self.options = None  # type: ignore[assignment]
+        self.versions = RELEASED
+        self.shape = self.options = None  # type: ignore[assignment]
 
     def stay(self) -> None:
         """The ``release`` of operations that keep no arrays: as in PyTorch, every step of a training loop may go
