@@ -15,7 +15,7 @@ from typing import Any
 
 from fastdl import devices, dtypes
 from fastdl.autograd.mode import mode
-from fastdl.autograd.op import RELEASED, Op
+from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, as_dtype, float16, float32, float64
 from fastdl.ops import (
     activation_rules,
@@ -333,9 +333,8 @@ def _lowered(t: Tensor | None, dtype: dtypes.dtype, cache: bool) -> Tensor | Non
     known = _weights.cache.get(id(t))
     if known is not None:
         parameter, seen, converted = known
-        # Backward through the conversion ends it; and another dtype may have been asked for since.
-        alive = converted._node is not None and converted._node.versions is not RELEASED
-        if parameter is t and seen == version and alive and converted._data.dtype is dtype:
+        # (Another dtype may have been asked for since. Backward does not end a conversion.)
+        if parameter is t and seen == version and converted._data.dtype is dtype:
             return converted
     converted = t.to(dtype)
     _weights.cache[id(t)] = t, version, converted
