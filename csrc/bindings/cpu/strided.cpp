@@ -24,6 +24,13 @@ bool same_layout(const Operand& a, const Operand& b) {
   return true;
 }
 
+// Lets an operand read a copy of its array.
+void replace(Operand& input, const py::array& copy) {
+  const Half half = input.half;
+  input = operand_of(copy);
+  input.half = half;
+}
+
 }  // namespace
 
 Operand operand_of(const py::array& array) {
@@ -164,12 +171,10 @@ void turn(const Operand& out, Operand& input, int64_t item) {
   const bool repeated = 8 * size <= whole;  // many rows of the result are beside one of these
   if (whole < kTurnedSize || out.shape[inner] < kTurnedRow || (dense < kTurnedRow && !repeated)) return;
   if (std::abs(input.stride(inner, ndim)) <= item || (inner != last && inner != first)) return;
-  const Half half = input.half;
   const auto& array = reinterpret_cast<const py::array&>(input.owner);
   // The other way round for a result in the other order.
-  input = operand_of(inner == last ? contiguous_copy(array)
-                                   : py::array(contiguous_copy(array.attr("T")).attr("T")));
-  input.half = half;
+  replace(input,
+          inner == last ? contiguous_copy(array) : py::array(contiguous_copy(array.attr("T")).attr("T")));
 }
 
 void separate(const Operand& out, int64_t item, Operand& input, int64_t input_item) {
@@ -177,9 +182,7 @@ void separate(const Operand& out, int64_t item, Operand& input, int64_t input_it
   const auto [first, last] = range(out, item);
   const auto [input_first, input_last] = range(input, input_item);
   if (last <= input_first || input_last <= first) return;
-  const Half half = input.half;
-  input = operand_of(contiguous_copy(reinterpret_cast<const py::array&>(input.owner)));
-  input.half = half;
+  replace(input, contiguous_copy(reinterpret_cast<const py::array&>(input.owner)));
 }
 
 }  // namespace fastdl::binding
