@@ -79,10 +79,11 @@ part_build() {
   nvidia-smi --query-gpu=compute_cap --format=csv,noheader
   local capability
   capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
-  [ "$capability" = 90 ] && capability=90a
+  local architectures="$capability-real"
+  [ "$capability" = 90 ] && architectures="80;90a-real" # what pip installs: most files by way of PTX of 8.0
   local level=avx2 # the best one of this machine's processor is enough
   if grep -q avx512vl /proc/cpuinfo; then level=avx512; fi
-  cmake -S . -B build/gpu -DFASTDL_CUDA=ON -DFASTDL_CUDA_ARCHITECTURES="$capability-real" -DFASTDL_CUDA_COMPRESS=balance \
+  cmake -S . -B build/gpu -DFASTDL_CUDA=ON -DFASTDL_CUDA_ARCHITECTURES="$architectures" -DFASTDL_CUDA_COMPRESS=balance \
     -DFASTDL_LEVELS="$level" -DSKBUILD_PROJECT_VERSION=0.0.0 \
     -DPython_EXECUTABLE="$(command -v "$python")" -DCMAKE_BUILD_TYPE=Release
   rm -f build/gpu/libfastdl_* # of a level that this build leaves out

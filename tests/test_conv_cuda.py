@@ -92,8 +92,9 @@ def test_cuda_long_sums_are_cut_into_parts():
             assert np.max(np.abs(a - e)) <= 2e-6 * np.max(np.abs(e))
 
 
-# Few channels of a group: whole planes and bands of them, results and pairs over several blocks, ends of runs that are
-# not whole accesses, kernels that reach beyond the image on both sides, strides in all phases.
+# Few channels of a group: whole planes and bands of them, tiles of packs and of elements, results and pairs over more
+# blocks than one, ends of runs that are not whole accesses, kernels that reach beyond the image on both sides, strides
+# in all phases.
 PLANES = {
     "bands": ((2, 3, 61, 30), (3, 1, 3, 3), (1, 1), (1, 1), (1, 1), 3),
     "bands stride": ((1, 2, 75, 33), (2, 1, 3, 3), (2, 2), (1, 0), (1, 1), 2),
@@ -107,6 +108,14 @@ PLANES = {
     "groups of 8 stride": ((2, 16, 13, 14), (16, 8, 3, 3), (2, 2), (1, 1), (1, 1), 2),
     "7x7": ((2, 5, 15, 14), (5, 1, 7, 7), (1, 1), (3, 3), (1, 1), 5),
     "7x7 bands": ((1, 2, 40, 39), (2, 1, 7, 7), (1, 1), (3, 3), (1, 1), 2),
+    "packs": ((3, 5, 9, 12), (5, 1, 3, 3), (1, 1), (1, 1), (1, 1), 5),
+    "packs stride": ((2, 3, 11, 16), (3, 1, 3, 3), (2, 2), (1, 1), (1, 1), 3),
+    "packs 5x5": ((2, 3, 6, 8), (3, 1, 5, 5), (1, 1), (2, 2), (1, 1), 3),
+    "packs 5x5 stride": ((1, 3, 13, 24), (3, 1, 5, 5), (2, 2), (2, 2), (1, 1), 3),
+    "packs 5x5 stride, results by elements": ((1, 3, 13, 20), (3, 1, 5, 5), (2, 2), (2, 2), (1, 1), 3),
+    "packs 7x7": ((1, 4, 10, 16), (4, 1, 7, 7), (1, 1), (3, 3), (1, 1), 4),
+    "many tiles": ((5, 2, 61, 60), (2, 1, 3, 3), (1, 1), (1, 1), (1, 1), 2),
+    "odd and even padding, stride": ((2, 3, 11, 9), (3, 1, 3, 3), (2, 2), (1, 2), (1, 1), 3),
     "first layer": ((2, 3, 33, 35), (16, 3, 3, 3), (2, 2), (1, 1), (1, 1), 1),
     "lenet": ((3, 6, 14, 14), (16, 6, 5, 5), (1, 1), (0, 0), (1, 1), 1),
     "far padding": ((1, 2, 5, 6), (2, 1, 3, 3), (1, 1), (4, 5), (1, 1), 2),

@@ -367,6 +367,17 @@ def test_a_device_that_failed_cannot_go_on(cuda, monkeypatch):
     with pytest.raises(RuntimeError, match=r"attention_forward: .*IllegalAddress.* FASTDL_HOPPER=0"):
         hopper.hopper_trusted("attention_forward", broken)
 
+    copies = (
+        Device()
+    )  # a family without a trial of its waits: the results' copies are the first to hear of it
+    copies.to_host = lambda array: array if array is slow else fails()
+    slow, fast = np.zeros(2), np.zeros(2)
+    monkeypatch.setattr(
+        hopper, "_families", {"rnn_forward": lambda runtime: [fast if hopper._choice.get() else slow]}
+    )
+    with pytest.raises(RuntimeError, match=r"rnn_forward: .*IllegalAddress.* FASTDL_HOPPER=0"):
+        hopper.hopper_trusted("rnn_forward", copies)
+
 
 def test_a_kernel_that_hangs_is_not_waited_for(cuda, monkeypatch):
     """Its barriers have no bound, and what follows in the stream never comes."""
@@ -377,10 +388,11 @@ def test_a_kernel_that_hangs_is_not_waited_for(cuda, monkeypatch):
     asked: list[float] = []
     hanging = Device(attention_forward_trial_end=waits)
     hanging.finishes_within = lambda seconds: bool(asked.append(seconds))
-    monkeypatch.setattr(hopper, "_families", {"attention_forward": lambda runtime: []})
+    hanging.to_host = lambda array: asked.append(0.0)  # what was queued before has all the time it takes
+    monkeypatch.setattr(hopper, "_families", {"attention_forward": lambda runtime: [None]})
     with pytest.raises(TimeoutError, match=r"attention_forward: .* hang in their trial .* FASTDL_HOPPER=0"):
         hopper.hopper_trusted("attention_forward", hanging)
-    assert asked == [hopper._PATIENCE]
+    assert asked == [0.0, hopper._PATIENCE]
 
 
 def test_a_stream_is_asked_until_it_is_done(monkeypatch):

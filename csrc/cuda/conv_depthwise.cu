@@ -1,6 +1,6 @@
 // Depthwise convolution: one input channel in each group, `multiplier` output channels. This is for shapes
-// that conv_planes.cu does not have: three axes, dilation, other kernels and strides, float64. (Plain ones
-// along one axis are conv_depthwise_row.cu's.)
+// that conv_depthwise_planes.cu and conv_planes.cu do not have: three axes, dilation, other kernels and
+// strides, float64. (Plain ones along one axis are conv_depthwise_row.cu's.)
 //
 // Nothing is shared between channels, so there is no product to make: forward and the gradient of x take a
 // thread for each element, which gathers its taps; neighbours read side by side and overlap in the caches, so

@@ -11,8 +11,9 @@
 // 72 FMAs. Its kernel is in registers. Each result is summed by one thread in a fixed order: the same bits
 // everywhere.
 //
-// Kernels are square, 3, 5 or 7 wide, strides 1 and 2 (7: 1). conv_depthwise.cu has the others.
-#include "cuda/conv_planes.h"
+// Kernels are square, 3, 5 or 7 wide, strides 1 and 2 (7: 1). One channel to one is conv_depthwise_planes.cu's;
+// conv_depthwise.cu has the other depthwise ones.
+#include "cuda/conv_depthwise_planes.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -235,16 +236,18 @@ bool conv_planes_exist(Dtype dtype, const ConvProblem& p) {
     return false;
   if (!((stride == 1 && kernel == 7) || ((kernel == 3 || kernel == 5) && (stride == 1 || stride == 2))))
     return false;
+  constexpr int64_t kFar = 1 << 20;
+  if (std::max({p.pad[1], p.pad[2], p.in[1], p.out[1]}) >= kFar ||
+      std::max({p.batch * std::max(p.in_channels, p.out_channels), p.out_channels * p.patch(),
+                p.batch * p.out[1]}) >= kFar * 1024)
+    return false;
+  if (depthwise_planes_fit(p, false) && depthwise_planes_fit(p, true)) return true;
   // What a strip sees of the longest rows has to fit shared memory, with the weights.
   const int64_t seen = (kHigh - 1) * stride + kernel, seen_back = stride == 1 ? seen : kHigh / 2 + kernel / 2;
   const int64_t rows =
       std::max(p.group_in() * seen * (p.in[2] + 16), p.group_out() * seen_back * (p.out[2] + 16)) +
       2 * (seen + kHigh) * (std::max(p.in[2], p.out[2]) + 16);
-  constexpr int64_t kFar = 1 << 20;
   return rows * (dtype == Dtype::float32 ? 4 : 2) <= 96 << 10 && p.group_out() * p.patch() <= kMostWeights &&
-         std::max({p.pad[1], p.pad[2], p.in[1], p.out[1]}) < kFar &&
-         std::max({p.batch * std::max(p.in_channels, p.out_channels), p.out_channels * p.patch(),
-                   p.batch * p.out[1]}) < kFar * 1024 &&
          (p.batch * p.out_channels * p.in_channels * p.out_size() * p.in_size() == 0 ||
           int64_t(std::max(tiling_of(dtype, p, false, kSmallest).shared,
                            tiling_of(dtype, p, true, kSmallest).shared)) <= shared_memory());
@@ -273,6 +276,8 @@ void conv_planes(Dtype dtype, void* y, const void* x, const void* weight, const 
                                   : problem.out_channels * problem.out_size()) ==
       0)
     return;
+  if (depthwise_planes_fit(problem, transposed))
+    return depthwise_planes(dtype, y, x, weight, bias, problem, transposed, stream);
   const Tiling t = best_tiling(dtype, problem, transposed);
   const int64_t chunks = ceil_div(t.planes.results, t.planes.block_results);
   if (t.blocks >= int64_t(1) << 31 || chunks > 65535)

@@ -1,11 +1,12 @@
 // Convolutions of few channels to few channels on planes (images of a channel) as they are: what the kernels
-// of conv_planes.cu and conv_planes_weight.cu share.
+// of conv_planes*.cu and conv_depthwise_planes*.cu share.
 //
-// A thread has kHigh x kWide neighbouring results, or looks at that many positions of y. Along an axis,
-// results see sources in one of two ways. Forward, and backward for stride 1 with the kernel turned around,
-// result r sees by tap k source r * kDown + k of those that its strip of results sees. Backward for stride
-// kUp = 2 it sees source (r - k) / 2 if that is whole, counted from the first. Either is known when a kernel
-// is compiled, so each source is loaded once and used wherever it is seen.
+// A thread has a tile of neighbouring results, or looks at that many positions of y. Along an axis, results
+// see sources in one of two ways. Forward, and backward for stride 1 with the kernel turned around, result r
+// sees by tap k source r * kDown + k of those that its tile sees. Backward for stride kUp = 2 it sees
+// source (r + kShift - k) / 2 if that is whole, counted from the first; a tile then begins where r + padding
+// is even (kShift 0), or at a multiple of its size, and kShift is the padding's last bit. All of it is known
+// when a kernel is compiled, so each source is loaded once and used wherever it is seen.
 //
 // Planes lie side by side in memory, whole ones as well as bands of their rows, and so pass to shared memory
 // as runs in accesses of 16 bytes, whatever their extents: a run begins at the same position modulo 16 bytes
@@ -23,30 +24,37 @@ constexpr int kHigh = 4, kWide = 2;
 constexpr int kPlaneThreads = 256;
 
 // One axis of a kernel of K taps.
-template <int K, int kDown, int kUp>
+template <int K, int kDown, int kUp, int kShift = 0>
 struct Window {
-  static_assert(K % 2 == 1 && (kDown == 1 || kUp == 1) && kUp <= 2);
+  static_assert(K % 2 == 1 && (kDown == 1 || kUp == 1) && kUp <= 2 && kShift < kUp);
+  static constexpr int kBefore =
+      (K - 1) / 2 - kShift;  // sources before the one at (r + padding) / 2, kUp = 2
   static constexpr int sources(int results) {
-    return kUp == 1 ? (results - 1) * kDown + K : (K - 1) / 2 + (results - 1) / 2 + 1;
+    return kUp == 1 ? (results - 1) * kDown + K : kBefore + (results - 1 + kShift) / 2 + 1;
   }
   // Which of the sources a result sees by a tap, or -1.
   static constexpr int source(int result, int tap) {
-    return kUp == 1 ? result * kDown + tap : (result - tap) % 2 != 0 ? -1 : (K - 1) / 2 + (result - tap) / 2;
+    const int up = result + kShift - tap;
+    return kUp == 1 ? result * kDown + tap : up % 2 != 0 ? -1 : kBefore + up / 2;
   }
 };
 
-// Strip i has the results from first + i * kHigh (kWide) on and sees the sources from origin + i * step on.
+// Strip i has the results from first + i * size on and sees the sources from origin + i * step on. aligned: first is 0,
+// also where every second tap meets a result.
 struct PlaneAxis {
   int sources, results, step, origin, first, strips;
 };
-inline PlaneAxis plane_axis(const ConvProblem& p, size_t axis, int size, bool transposed) {
+inline PlaneAxis plane_axis(const ConvProblem& p, size_t axis, int size, bool transposed,
+                            bool aligned = false) {
   const int in = int(p.in[axis]), out = int(p.out[axis]), kernel = int(p.kernel[axis]),
             stride = int(p.stride[axis]), pad = int(p.pad[axis]);
   PlaneAxis a{in, out, size * stride, -pad, 0, 0};
-  if (transposed && stride == 1)
+  if (transposed && stride == 1) {
     a = {out, in, size, pad - (kernel - 1), 0, 0};
-  else if (transposed)
-    a = {out, in, size / 2, pad / 2 - (kernel - 1) / 2, -(pad % 2), 0};
+  } else if (transposed) {
+    const int odd = pad % 2;
+    a = {out, in, size / 2, pad / 2 - (kernel - 1) / 2 + (aligned ? odd : 0), aligned ? 0 : -odd, 0};
+  }
   a.strips = (a.results - a.first + size - 1) / size;
   return a;
 }
@@ -111,6 +119,10 @@ __device__ __forceinline__ void load_sources(float (&values)[kColumns], const T*
   for (int j = 0; j < kColumns; ++j)
     values[j] = inside && uint32_t(at + j) < uint32_t(sources) ? float(widen(source[j])) : 0.0f;
 }
+
+// grad_weight from `splits` parts of as many sums each.
+void conv_planes_add_parts(Dtype dtype, void* grad_weight, const void* parts, int64_t weights, int64_t splits,
+                           Stream stream);
 
 // Calls f(T{}, K, stride) with the problem's, for types and kernels that the planes' kernels exist for.
 template <int N>

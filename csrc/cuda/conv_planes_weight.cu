@@ -8,8 +8,8 @@
 // copies to shared memory run while this one is summed. A thread has 4 x 2 positions of y in registers,
 // passes the sources that they see once, and adds to sums for all taps, which it keeps through all bands.
 // Sums are added over the lanes of a pair and over the blocks in a fixed order.
+#include "cuda/conv_depthwise_planes.h"
 #include "cuda/conv_parts.h"
-#include "cuda/conv_planes.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(threads_for(K), K == 3 ? 3 : 2)
 
 template <class T>
 __global__ void __launch_bounds__(kPartThreads)
-    add_planes_parts(T* grad_weight, const float* parts, int64_t weights, int splits) {
+    add_planes_parts(T* grad_weight, const float* parts, int64_t weights, int64_t splits) {
   add_parts_in_order(parts, weights, splits, [&](int64_t i, float sum) { grad_weight[i] = narrow<T>(sum); });
 }
 
@@ -225,11 +225,14 @@ PairTiling pair_tiling_of(Dtype dtype, const ConvProblem& problem) {
 }  // namespace
 
 int64_t conv_planes_splits(Dtype dtype, const ConvProblem& problem) {
+  if (depthwise_planes_fit(problem, false)) return depthwise_planes_splits(problem);
   return pair_tiling_of(dtype, problem).splits;
 }
 
 void conv_planes_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y, const void* x, void* scratch,
                              const ConvProblem& problem, Stream stream) {
+  if (depthwise_planes_fit(problem, false))
+    return depthwise_planes_grad_weight(dtype, grad_weight, grad_y, x, scratch, problem, stream);
   const PairTiling t = pair_tiling_of(dtype, problem);
   const int64_t weights = int64_t(t.sums.pairs) * problem.taps();
   by_kernel(dtype, problem, [&]<class T, int K, int kStride>(T, Constant<K>, Constant<kStride>) {
@@ -239,11 +242,16 @@ void conv_planes_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y,
            dim3(unsigned(t.threads)), t.shared, stream, parts, static_cast<const T*>(grad_y),
            static_cast<const T*>(x), t.sums);
   });
+  conv_planes_add_parts(dtype, grad_weight, scratch, weights, t.splits, stream);
+}
+
+void conv_planes_add_parts(Dtype dtype, void* grad_weight, const void* parts, int64_t weights, int64_t splits,
+                           Stream stream) {
   by_dtype(dtype, [&]<class T>(T) {
     if constexpr (sizeof(T) < 8)
       launch("conv_planes_grad_weight", add_planes_parts<T>, dim3(grid_for(weights, kPartItems)),
-             dim3(kPartThreads), 0, stream, static_cast<T*>(grad_weight), static_cast<const float*>(scratch),
-             weights, t.splits);
+             dim3(kPartThreads), 0, stream, static_cast<T*>(grad_weight), static_cast<const float*>(parts),
+             weights, splits);
   });
 }
 

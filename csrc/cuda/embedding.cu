@@ -109,13 +109,23 @@ __global__ void __launch_bounds__(32)
   for (int d = int(threadIdx.x); d < kDigits; d += 32) counts[uint32_t(d) * tiles + blockIdx.x] = count[d];
 }
 
-// Exclusive sums, in place, by one block.
+// Exclusive sums, in place, by one block; n is a multiple of kDigits. A thread has neighbouring counts, so that waiting
+// for each other is paid once for some thousand.
 __global__ void __launch_bounds__(1024) scan_counts(uint32_t* counts, uint32_t n) {
+  constexpr int kWide = kWidest<uint32_t>, kPacks = 2, kOwn = kPacks * kWide;
+  static_assert(kDigits % kOwn == 0);
   FASTDL_SHARED(uint32_t, warp_sums, 32);
   uint32_t carry = 0;
-  for (uint32_t start = 0; start < n; start += 1024) {
-    const uint32_t i = start + threadIdx.x;
-    const uint32_t value = i < n ? counts[i] : 0;
+  for (uint32_t start = 0; start < n; start += 1024 * kOwn) {
+    const uint32_t first = start + threadIdx.x * kOwn;
+    auto* const own = reinterpret_cast<Pack<uint32_t, kWide>*>(counts + first);
+    Pack<uint32_t, kWide> packs[kPacks] = {};
+    FASTDL_UNROLL
+    for (int k = 0; k < kPacks; ++k)
+      if (first < n) packs[k] = own[k];
+    uint32_t value = 0;
+    FASTDL_UNROLL
+    for (int k = 0; k < kOwn; ++k) value += packs[k / kWide].v[k % kWide];
     uint32_t sum = value;  // inclusive, of the warp
     FASTDL_UNROLL
     for (int delta = 1; delta < 32; delta *= 2) {
@@ -130,7 +140,16 @@ __global__ void __launch_bounds__(1024) scan_counts(uint32_t* counts, uint32_t n
       total += warp_sums[w];
     }
     sync_threads();
-    if (i < n) counts[i] = carry + before + sum - value;
+    uint32_t running = carry + before + sum - value;
+    FASTDL_UNROLL
+    for (int k = 0; k < kOwn; ++k) {
+      uint32_t& count = packs[k / kWide].v[k % kWide];
+      running += count;
+      count = running - count;
+    }
+    FASTDL_UNROLL
+    for (int k = 0; k < kPacks; ++k)
+      if (first < n) own[k] = packs[k];
     carry += total;
   }
 }

@@ -216,7 +216,7 @@ void by_dtype(Dtype dtype, F&& f) {
   }
 }
 
-inline int64_t ceil_div(int64_t n, int64_t by) {
+constexpr int64_t ceil_div(int64_t n, int64_t by) {
   return (n + by - 1) / by;
 }
 
