@@ -12,7 +12,10 @@
 namespace fastdl::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+// 49 sums, 16 gradients and 10 sources want more registers than 256 threads leave two blocks.
+constexpr int threads_for(int64_t kernel) {
+  return kernel == 7 ? 128 : 256;
+}
 constexpr int64_t kFew = 4;        // tiles of a thread that are not worth a launch to add parts
 constexpr int64_t kBlocks = 4096;  // wanted where there are more
 
@@ -24,11 +27,11 @@ struct Tiles {
 };
 
 template <class T, int K, int kDown, bool kPacked>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(threads_for(K))
     depthwise_tile_weight(T* grad_weight, float* parts, const T* grad_y, const T* x, Tiles p) {
   using W = Window<K, kDown, 1>;
   constexpr int kTaps = K * K, kSeen = W::sources(kSide), kBefore = kPacked ? (K - 1) / 2 : 0;
-  FASTDL_SHARED(float, slots, kTaps* kThreads / 32);
+  FASTDL_SHARED(float, slots, kTaps* threads_for(K) / 32);
   const int channel = int(blockIdx.x);
   float sums[kTaps] = {};
   for (uint32_t item = blockIdx.y * blockDim.x + threadIdx.x; item < p.items;
@@ -83,9 +86,9 @@ int64_t tiles_of(const ConvProblem& p) {  // of a channel
 }  // namespace
 
 int64_t depthwise_planes_splits(const ConvProblem& p) {
-  const int64_t tiles = tiles_of(p);
-  if (tiles <= kFew * kThreads) return 1;
-  return std::clamp<int64_t>(kBlocks / p.in_channels, 1, ceil_div(tiles, 2 * kThreads));
+  const int64_t tiles = tiles_of(p), threads = threads_for(p.kernel[1]);
+  if (tiles <= kFew * threads) return 1;
+  return std::clamp<int64_t>(kBlocks / p.in_channels, 1, ceil_div(tiles, 2 * threads));
 }
 
 void depthwise_planes_grad_weight(Dtype dtype, void* grad_weight, const void* grad_y, const void* x,
@@ -97,7 +100,8 @@ void depthwise_planes_grad_weight(Dtype dtype, void* grad_weight, const void* gr
   p.items = uint32_t(tiles_of(problem));
   p.columns = Divisor(uint32_t(p.w.strips)), p.strips = Divisor(uint32_t(p.h.strips));
   const int64_t splits = depthwise_planes_splits(problem);
-  const auto threads = unsigned(std::min<int64_t>(kThreads, ceil_div(int64_t(p.items), 32) * 32));
+  const auto threads =
+      unsigned(std::min<int64_t>(threads_for(problem.kernel[1]), ceil_div(int64_t(p.items), 32) * 32));
   by_kernel(dtype, problem, [&]<class T, int K, int kStride>(T, Constant<K>, Constant<kStride>) {
     const size_t pack = kSide * sizeof(T);
     const bool packed = p.w.origin == -(K - 1) / 2 && p.w.sources % kSide == 0 && p.w.results % kSide == 0 &&
