@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def wheel():
 
 def test_size(wheel):
     assert Path(WHEEL).stat().st_size <= 5_000_000
+
+
+def test_files_are_deflated_as_far_as_zlib_can(wheel):
+    """By tools/smaller_wheel.py."""
+    largest = max(wheel.infolist(), key=lambda file: file.compress_size)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    size = len(packer.compress(wheel.read(largest))) + len(packer.flush())
+    assert largest.compress_size <= size + 100
 
 
 def test_contents(wheel):
