@@ -267,3 +267,49 @@ def test_second_derivatives(dtype):
         assert gradcheck(function, (a,))
         assert gradgradcheck(function, (a,))
     assert gradcheck(lambda a: lin.eigvals(a), (a,))
+
+
+# A square tells the inverse up to a condition of 1e5 of columns of one length; from there on singular values do.
+@pytest.mark.parametrize("dtype", FIELDS)
+@pytest.mark.parametrize("shape", [(40, 16), (16, 40), (24, 24), (2, 3, 30, 20), (2, 17, 33)])
+@pytest.mark.parametrize("condition", [1, 1e3, 1e7, np.inf])
+@pytest.mark.parametrize("lengths", [0, 3])
+@pytest.mark.filterwarnings("error")
+def test_least_squares_of_any_condition(shape, condition, lengths, dtype):
+    rng = np.random.default_rng(0)
+    double = np.complex128 if dtype.startswith("complex") else np.float64
+    u, s, vh = np.linalg.svd(drawn(shape, np.dtype(double).name), full_matrices=False)
+    s = np.geomspace(1, 1 / condition, s.shape[-1]) if condition < np.inf else np.where(s > s[..., 3:4], s, 0)
+    a = (u * s[..., None, :] @ vh * 10.0 ** rng.uniform(-lengths, 0, shape[-1])).astype(dtype)
+    b = drawn((*shape[:-1], 2), dtype)
+    eps = np.finfo(dtype).eps
+    s = np.linalg.svd(a.astype(double), compute_uv=False)
+    at = eps * max(shape[-2:]) * s[..., :1]
+    if ((s > at / 3) & (s < at * 3)).any():
+        return  # whether that counts is a matter of rounding
+    want = np.linalg.pinv(a.astype(double), rcond=eps * max(shape[-2:]))
+    count = (s > at).sum(-1)
+    worst = (s[..., 0] / np.where(s > at, s, np.inf).min(-1)).max()
+    found = fastdl.linalg.lstsq(fastdl.tensor(a), fastdl.tensor(b))
+    np.testing.assert_array_equal(found.rank.numpy(), count)
+    inverse = fastdl.linalg.pinv(fastdl.tensor(a)).numpy()
+    solution, scale = want @ b.astype(double), np.abs(want) @ np.abs(b)
+    for got, expected, size in ((found.solution.numpy(), solution, scale), (inverse, want, np.abs(want))):
+        assert got.dtype == a.dtype
+        assert np.abs(got - expected).max() <= 20 * eps * worst * size.max()
+
+
+def test_least_squares_of_a_regular_matrix_has_gradients():
+    a, b = (fastdl.tensor(drawn(n, "float64"), requires_grad=True) for n in ((24, 18), (24, 2)))
+    assert gradcheck(lambda a, b: fastdl.linalg.lstsq(a, b).solution[:2], (a, b))
+    assert gradcheck(lambda a: fastdl.linalg.pinv(a)[:1], a)
+    plain = fastdl.linalg.lstsq(a.detach(), b.detach()).solution
+    np.testing.assert_allclose(plain.numpy(), fastdl.linalg.lstsq(a, b).solution.detach().numpy(), rtol=1e-10)
+
+
+def test_least_squares_refuses_what_does_not_fit():
+    a = fastdl.ones(20, 16) + fastdl.eye(20, 16)
+    with pytest.raises(RuntimeError, match=r"must equal the second to last dimension of other \(19\)"):
+        fastdl.linalg.lstsq(a, fastdl.ones(19, 2))
+    with pytest.raises(RuntimeError, match="float64"):
+        fastdl.linalg.lstsq(a, fastdl.ones(20, 2, dtype=fastdl.float64))
