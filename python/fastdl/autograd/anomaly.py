@@ -1,13 +1,20 @@
-"""Finding where NaN comes from: ``detect_anomaly`` makes backward check every gradient."""
+"""Finding where NaN comes from: ``detect_anomaly`` makes backward check every gradient.
+
+While it is on every node of the graph keeps the lines of the program that made it, and an error in its backward says
+them. Nothing asks whether it is: it gives ``Op`` an ``__init__``, and takes that away again.
+"""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from fastdl.autograd.mode import mode
+from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE
 from fastdl.kernels.sparse import SparseArray
 
@@ -22,6 +29,14 @@ class _State:
 state = _State()
 
 
+def _switch(enabled: bool, check_nan: bool) -> None:
+    state.enabled, state.check_nan = enabled, check_nan
+    if enabled:
+        Op.__init__ = _remember  # type: ignore[method-assign, assignment]
+    elif "__init__" in vars(Op):
+        del Op.__init__
+
+
 def is_anomaly_enabled() -> bool:
     """Does backward check gradients for NaN?"""
     return state.enabled
@@ -32,7 +47,7 @@ class set_detect_anomaly:
 
     def __init__(self, mode: bool, check_nan: bool = True) -> None:
         self._before = state.enabled, state.check_nan
-        state.enabled, state.check_nan = bool(mode), bool(check_nan)
+        _switch(bool(mode), bool(check_nan))
 
     def __enter__(self) -> None:
         pass
@@ -40,12 +55,13 @@ class set_detect_anomaly:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        state.enabled, state.check_nan = self._before
+        _switch(*self._before)
 
 
 class detect_anomaly:
     """Inside the block backward stops with an error at the first operation whose gradient has a NaN.
 
+    Before any error in backward a warning shows where the operation was called, if that was inside the block, too.
     See ``torch.autograd.detect_anomaly``.
 
     Example:
@@ -56,7 +72,7 @@ class detect_anomaly:
         ...     (x / x).sum().backward()
         Traceback (most recent call last):
         ...
-        RuntimeError: Function 'DivBackward' returned nan values in its 1th output.
+        RuntimeError: Function 'DivBackward' returned nan values in its 1st output.
     """
 
     def __init__(self, check_nan: bool = True) -> None:
@@ -68,12 +84,12 @@ class detect_anomaly:
 
     def __enter__(self) -> None:
         self._before.append((state.enabled, state.check_nan))
-        state.enabled, state.check_nan = True, self._check_nan
+        _switch(True, self._check_nan)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        state.enabled, state.check_nan = self._before.pop()
+        _switch(*self._before.pop())
 
 
 def check(node: Any, result: Any) -> None:
@@ -82,4 +98,64 @@ def check(node: Any, result: Any) -> None:
         if grad.__class__ is SparseArray:
             grad = grad.values._data
         if grad is not None and grad.dtype.kind in DIFFERENTIABLE and np.isnan(grad).any():
-            raise RuntimeError(f"Function '{node.name()}' returned nan values in its {i}th output.")
+            ending = "th" if 10 < i % 100 < 20 else {1: "st", 2: "nd", 3: "rd"}.get(i % 10, "th")
+            raise RuntimeError(f"Function '{node.name()}' returned nan values in its {i}{ending} output.")
+
+
+_HIDDEN = (__file__.rpartition("autograd")[0], "<frozen ")
+"""How the files of frames begin that are not the program's."""
+
+
+def _remember(node: Op) -> None:
+    """``Op.__init__`` that keeps the program's frames and, of a node made in backward, whose backward that was."""
+    if not mode.enabled:
+        return
+    frames: list[Any] = []
+    outer = None
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith(_HIDDEN):
+            frames.append((code.co_filename, frame.f_lineno, code.co_name, None))
+        elif outer is None:
+            outer = _at_work(frame)
+        frame = frame.f_back
+    made_in = None if outer is None else (outer.name(), vars(outer).get("made_at"))
+    vars(node)["made_at"] = frames[::-1], made_in
+
+
+_WALKS = ("_run", "_run_graph")  # of engine and graph
+
+
+def _at_work(frame: Any) -> Any:
+    """The node whose backward a frame computes, if it is a walk's that has not come to the leaves."""
+    names = frame.f_locals if frame.f_code.co_name in _WALKS else {"leaf": None}
+    return None if "leaf" in names else names.get("node")
+
+
+def tell(error: Exception) -> None:
+    """Warn where the node was made in whose backward ``error`` was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_name not in _WALKS:
+        trace = trace.tb_next
+    node = None if trace is None else _at_work(trace.tb_frame)
+    if node is None:
+        return
+    from traceback import StackSummary
+
+    text, made_at = f"Error detected in {node.name()}. ", vars(node).get("made_at")
+    if made_at is None:
+        text += "No forward pass information available. Enable detect anomaly during forward pass for more information."
+    what = "caused the error"
+    while made_at is not None:
+        frames, made_in = made_at
+        text += f"Traceback of forward call that {what}:\n{''.join(StackSummary.from_list(frames).format())}"
+        outer, made_at = made_in or (None, None)
+        if made_at is not None:
+            text += f"\n\nPrevious calculation was induced by {outer}. "
+            what = "induced the previous calculation"
+    frame: Any = sys._getframe()
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(_HIDDEN):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)

@@ -45,6 +45,10 @@ def run(
         if watchers:
             return watched(_run, roots, gradients, retain_graph, wanted)  # type: ignore[no-any-return]
         return _run(roots, gradients, retain_graph, wanted)
+    except Exception as error:
+        if anomaly.state.enabled:
+            anomaly.tell(error)
+        raise
     finally:
         mode.enabled = before
 

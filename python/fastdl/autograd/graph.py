@@ -59,6 +59,10 @@ def run_graph(
         if watchers:
             return watched(_run_graph, roots, gradients, retain_graph, wanted)  # type: ignore[no-any-return]
         return _run_graph(roots, gradients, retain_graph, wanted)
+    except Exception as error:
+        if anomaly.state.enabled:
+            anomaly.tell(error)
+        raise
     finally:
         mode.enabled = before
 

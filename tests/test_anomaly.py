@@ -1,0 +1,144 @@
+"""Anomaly mode says where: the lines of the program that made the node whose backward failed, as PyTorch's does."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+
+import pytest
+
+import fastdl
+
+
+def root_of_zero(torch, x):
+    y = x.sqrt()
+    (y * 0).sum().backward()
+
+
+def of_a_gradient(torch, x):
+    (slope,) = torch.autograd.grad((x**1.5).sum(), x, create_graph=True)
+    (slope * 0).sum().backward()
+
+
+def of_a_graph_being_made(torch, x):
+    torch.autograd.grad((x / x).sum(), x, create_graph=True)
+
+
+def of_a_view(torch, x):
+    y = x.view(1, 2)
+    y.backward(torch.full((1, 2), float("nan")))
+
+
+def changed_in_place(torch, x):
+    y = x.exp()
+    y.add_(1)
+    y.sum().backward()
+
+
+def of_the_programs_own(torch, x):
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise ValueError("its own")
+
+    y = Own.apply(x)
+    y.sum().backward()
+
+
+def made_before(torch, x):
+    torch.autograd.set_detect_anomaly(False)
+    y = x.sqrt() * 0
+    torch.autograd.set_detect_anomaly(True)
+    y.sum().backward()
+
+
+def complaints(torch, program):
+    """The warnings, without names and frames that are not of this file."""
+    x = torch.zeros(2, requires_grad=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with torch.autograd.set_detect_anomaly(True), pytest.raises((RuntimeError, ValueError)):
+            program(torch, x)
+    said = []
+    for warning in caught:
+        text = re.sub(r"in \w+Backward0?\. |by \w+Backward0?\. ", "in it. ", str(warning.message))
+        for line in text.splitlines():
+            frame = re.fullmatch(r'  File "(.*)", line (\d+), in (\w+)', line)
+            if frame and frame[1] == __file__:
+                said.append((frame[2], frame[3]))
+            elif not frame and line[:1] not in ("", " "):
+                said.append(line)
+    return said
+
+
+PROGRAMS = [
+    root_of_zero,
+    of_a_gradient,
+    of_a_graph_being_made,
+    of_a_view,
+    changed_in_place,
+    of_the_programs_own,
+    made_before,
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_lines_are_torchs(program):
+    torch = pytest.importorskip("torch")
+    said, want = [complaints(library, program) for library in (fastdl, torch)]
+    assert said == [re.sub(r" \(Triggered.*", "", line) if isinstance(line, str) else line for line in want]
+    assert said  # a comparison of nothing would hold as well
+
+
+def test_a_warning_points_to_the_program_and_shows_its_lines_only():
+    x = fastdl.zeros(2, requires_grad=True)
+    with (
+        fastdl.autograd.set_detect_anomaly(True),
+        pytest.warns(UserWarning, match=r"y = x\.sqrt\(\)") as caught,
+        pytest.raises(RuntimeError, match="its 0th output"),
+    ):
+        root_of_zero(fastdl, x)
+    assert caught[0].filename == __file__
+    assert str(fastdl.__file__).rpartition("/")[0] not in str(caught[0].message)
+
+
+def test_outputs_are_counted_in_english():
+    x = fastdl.zeros(24, requires_grad=True)
+    for place, ending in ((0, "0th"), (1, "1st"), (2, "2nd"), (3, "3rd"), (11, "11th"), (21, "21st")):
+        grad = fastdl.zeros(24)
+        grad[place] = float("nan")
+        with (
+            fastdl.autograd.set_detect_anomaly(True),
+            pytest.warns(UserWarning, match="StackBackward"),
+            pytest.raises(RuntimeError, match=f"in its {ending} output"),
+        ):
+            fastdl.stack([x[i] for i in range(24)]).backward(grad)
+
+
+def test_nothing_stays_when_it_is_off():
+    op = importlib.import_module("fastdl.autograd.op").Op
+    x = fastdl.ones(2, requires_grad=True)
+    with fastdl.autograd.set_detect_anomaly(True), fastdl.autograd.set_detect_anomaly(False):
+        assert "made_at" not in vars((x * 2).grad_fn)
+    assert "__init__" not in vars(op)
+    with fastdl.autograd.set_detect_anomaly(True):
+        y = x * 2
+        assert "made_at" in vars(y.grad_fn)
+    y.sum().backward()
+    assert "made_at" not in vars(y.grad_fn)  # released with what backward needs
+
+
+def test_a_hook_of_a_leaf_is_no_nodes_error():
+    def hook(grad):
+        raise ValueError("a hook's")
+
+    x = fastdl.ones(2, requires_grad=True)
+    x.register_hook(hook)
+    loss = (x * 2).sum()
+    with fastdl.autograd.set_detect_anomaly(True), pytest.raises(ValueError, match="a hook's"):
+        loss.backward()  # with a warning it would be that: all are errors in these tests
