@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -263,3 +265,15 @@ def test_a_size_holds_integers():
     for wrong in ([2.0], [fastdl.tensor(1.5)], ["a"]):
         with pytest.raises(TypeError, match="Size: expected integers"):
             fastdl.Size(wrong)
+
+
+def test_packages_of_the_library_load_when_they_are_named():
+    names = ["datasets", "models", "types", "utils.plots", "utils.training"]
+    program = f"""
+import sys
+import fastdl
+assert not sys.modules.keys() & {{"fastdl." + name for name in {names}}}
+for name in {names}:
+    assert eval("fastdl." + name).__name__ == "fastdl." + name
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

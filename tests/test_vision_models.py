@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+from inspect import isfunction
 
 import numpy as np
 import pytest
@@ -95,3 +97,16 @@ def test_blocks_are_left_out_at_random_in_training_only():
 def test_messages(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_weights_are_not_shipped_and_the_error_says_where_to_find_them():
+    names = [name for name, value in vars(models).items() if isfunction(value)]
+    assert len(names) == 26
+    for name in names:
+        for asked in ({"weights": "DEFAULT"}, {"pretrained": True}):
+            with pytest.raises(ValueError, match=rf"{name}: no weights .*{name}\.pth.*_from_url"):
+                getattr(models, name)(**asked)
+    assert pickle.loads(pickle.dumps(models.resnet18)) is models.resnet18
+    assert models.resnet18(weights=None, progress=False, num_classes=2).fc.out_features == 2
+    assert models.mobilenet_v2(pretrained=False, width_mult=0.2).classifier[1].out_features == 1000
+    assert models.vit_b_32(64, num_classes=2).image_size == 64

@@ -6,6 +6,7 @@ Those that torchvision has carry its names, arguments and ``state_dict`` keys, s
 
 from __future__ import annotations
 
+from fastdl.models import _weights
 from fastdl.models.alexnet import *
 from fastdl.models.convnext import *
 from fastdl.models.densenet import *
@@ -15,3 +16,6 @@ from fastdl.models.resnet import *
 from fastdl.models.unet import *
 from fastdl.models.vgg import *
 from fastdl.models.vision_transformer import *
+
+# Here, as the files of the models name nothing that PyTorch has not.
+globals().update(_weights.untrained(globals()))

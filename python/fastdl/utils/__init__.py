@@ -18,7 +18,9 @@ def __getattr__(name: str) -> Any:
         "dlpack",
         "collect_env",
         "flop_counter",
+        "plots",
         "tensorboard",
+        "training",
         "_pytree",
     ):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
