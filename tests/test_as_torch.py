@@ -1,6 +1,8 @@
 """fastdl under PyTorch's name, in processes of their own: the name is the process's."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -233,7 +235,76 @@ def test_what_packages_ask(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["-m"]])
+def test_a_line() -> None:
+    program = "import sys, pickle, torch\nclass K: pass\npickle.dumps(K()), pickle.dumps(torch.int8)\nprint(sys.argv)"
+    done = run("-m", "fastdl.as_torch", "-c", program, "a", "-b")
+    assert done.stdout == "['-c', 'a', '-b']\n", done.stderr
+
+
+def test_errors_begin_in_the_program(tmp_path: Path) -> None:
+    program = "import torch\ndef f():\n    torch.ones(2).view(3)\nf()\n"
+    (tmp_path / "wrong.py").write_text(program)
+    for arguments in (["wrong.py"], ["-m", "wrong"], ["-c", program]):
+        done = run("-m", "fastdl.as_torch", *arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        first, frame = done.stderr.splitlines()[:2]
+        assert first == "Traceback (most recent call last):"
+        assert re.fullmatch(r'  File ".*(wrong\.py|<string>)", line 4, in <module>', frame)
+        assert "runpy" not in done.stderr
+        assert "as_torch" not in done.stderr
+        assert "cannot have shape (3,)" in done.stderr.splitlines()[-1]
+    (tmp_path / "wrong.py").write_text("import torch\nx = (\n")
+    done = run("-m", "fastdl.as_torch", "wrong.py", cwd=tmp_path)
+    assert done.stderr.startswith('  File "wrong.py", line 2')
+
+
+def test_a_file_that_is_not_there() -> None:
+    done = run("-m", "fastdl.as_torch", "nothing.py")
+    assert done.returncode == 2
+    assert done.stderr == "python -m fastdl.as_torch: can't open file 'nothing.py': no such file\n"
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help(option: str) -> None:
+    done = run("-m", "fastdl.as_torch", option)
+    assert done.returncode == 0
+    assert done.stdout.startswith(
+        "usage: python -m fastdl.as_torch FILE ... | -m MODULE ... | -c PROGRAM ...\n"
+    )
+
+
+IMPORTS = """
+import importlib.util
+
+for line, kind, text in (
+    ("from torch.ao.quantization import quantize_dynamic", ModuleNotFoundError, "'torch.ao': there are no quantised"),
+    ("import torch.export", ModuleNotFoundError, "No module named 'torch.export': models run as they are"),
+    ("from torch import export", ImportError, "cannot import name 'export' from 'torch': models run"),
+    ("from torch import quantize_per_tensor", ImportError, "from 'torch': there are no quantised tensors"),
+    ("from torchvision import datasets", ModuleNotFoundError, "'torchvision': it is made for PyTorch's own core"),
+    ("import torchvision.transforms", ModuleNotFoundError, "fastdl.datasets.load_mnist"),
+):
+    try:
+        exec(line)
+    except ImportError as error:
+        assert type(error) is kind and text in str(error), (line, error)
+    else:
+        raise AssertionError(line)
+for name in ("torch.ao", "torchvision"):
+    assert importlib.util.find_spec(name) is None
+"""
+
+
+def test_imports_that_fail_say_why() -> None:
+    if importlib.util.find_spec("torchvision") is not None:
+        pytest.skip("torchvision is there")
+    done = run("-m", "fastdl.as_torch", "-c", IMPORTS)
+    assert done.returncode == 0, done.stderr
+    done = run("-c", "import fastdl, torchvision")
+    assert done.stderr.endswith("No module named 'torchvision'\n")  # nobody else's imports change
+
+
+@pytest.mark.parametrize("arguments", [[], ["-m"], ["-c"], ["-x"]])
 def test_usage(arguments: list[str]) -> None:
     done = run("-m", "fastdl.as_torch", *arguments)
     assert done.returncode == 1

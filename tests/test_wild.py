@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import io
 import pickle
@@ -212,6 +212,47 @@ def test_names_that_are_not_there_say_why():
     names = [name for name in absent._HINTS if hasattr(fastdl, name) or hasattr(x, name)]
     assert names == []
     assert [name for name in absent._HINTS if not re.search(rf"\b{name}\b", ABSENT)] == []
+
+
+def test_imports_that_fail_say_why():
+    for program, kind, text in (
+        (
+            "import fastdl.ao.quantization",
+            ModuleNotFoundError,
+            "No module named 'fastdl.ao': there are no quantised",
+        ),
+        (
+            "from fastdl.export import export",
+            ModuleNotFoundError,
+            "No module named 'fastdl.export': .*fastdl.compile",
+        ),
+        (
+            "from fastdl import quasirandom",
+            ImportError,
+            "cannot import name 'quasirandom' from 'fastdl': .*scipy",
+        ),
+        (
+            "from fastdl import squeeze_",
+            ImportError,
+            r"cannot import name 'squeeze_' from 'fastdl': .*x\.squeeze_",
+        ),
+        ("import fastdl.nonsense", ModuleNotFoundError, "No module named 'fastdl.nonsense'$"),
+        ("from fastdl import nonsense", ImportError, r"cannot import name 'nonsense' from 'fastdl' \("),
+        ("import no_such_package.ao", ModuleNotFoundError, "No module named 'no_such_package'$"),
+    ):
+        with pytest.raises(kind, match=text) as error:
+            exec(program)
+        assert error.type is kind
+    assert importlib.util.find_spec("fastdl.ao") is None
+
+
+def test_a_class_of_tensors_lists_what_it_has_and_what_torchs_has():
+    torch = pytest.importorskip("torch")
+    absent_ones = {name for name in dir(fastdl.Tensor) if not hasattr(fastdl.Tensor, name)}
+    assert absent_ones >= {name for name in absent._HINTS if hasattr(torch.Tensor, name)}
+    named = {"names", "rename", "rename_", "refine_names", "align_to"}  # PyTorch 2.13 has them no more
+    assert [name for name in absent_ones - named if not hasattr(torch.Tensor, name)] == []
+    assert not absent_ones & set(dir(fastdl.ones(1)))
 
 
 def test_what_programs_ask_of_their_environment():

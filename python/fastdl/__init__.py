@@ -21,6 +21,7 @@ from fastdl import (
     unbound,
     windows,
 )
+from fastdl.absent import explain_imports as _explain_imports
 from fastdl.amp import autocast, get_autocast_dtype, is_autocast_enabled
 from fastdl.autograd import (
     enable_grad,
@@ -225,6 +226,7 @@ from fastdl.nn.functional import (  # isort: skip
 newaxis = None  # x[:, newaxis], as in NumPy
 
 _publish(globals(), _MADE, " ".join(_MADE))
+_explain_imports()
 
 __all__ = [
     "BoolTensor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 _BLOCKS = "sparse layouts are sparse_coo, sparse_csr and sparse_csc"
@@ -18,8 +19,16 @@ _WHY = {
     "models run as they are; fastdl.compile returns its argument": "export",
     "pass padded tensors and masks": "nested masked",
     "axes go by number": "names rename rename_ refine_names align_to",
+    "fastdl.save keeps a model's state_dict; its program is a Python module like any other": "package",
+    "fastdl.from_numpy(scipy.stats.qmc.Sobol(d).random(n)) are such points": "quasirandom",
 }
 _HINTS = {name: why for why, names in _WHY.items() for name in names.split()}
+_OF_TENSORS = """to_sparse_bsr to_sparse_bsc dequantize q_scale q_zero_point int_repr chalf storage is_shared
+    names rename rename_ refine_names align_to"""
+_TORCHVISION = (
+    "it is made for PyTorch's own core. fastdl.datasets.load_mnist reads MNIST, fastdl.models has its models; "
+    "nn.functional.pad and slices, x.flip(-1), and affine_grid with grid_sample augment batches"
+)
 
 
 class Absent:
@@ -38,10 +47,9 @@ class Absent:
 
 
 def mark_absent(cls: type) -> None:
-    """Put an :class:`Absent` into ``cls`` for every name of PyTorch's that it has not."""
-    for name in _HINTS:
-        if name not in vars(cls):
-            setattr(cls, name, Absent(name))
+    """Put an :class:`Absent` into ``cls`` for every name of PyTorch's tensors that it has not."""
+    for name in _OF_TENSORS.split():
+        setattr(cls, name, Absent(name))
 
 
 def hint(name: str) -> str:
@@ -52,3 +60,37 @@ def hint(name: str) -> str:
     if why is None and name.endswith("_") and callable(getattr(Tensor, name, None)):
         why = f"what works in place is a method, x.{name}()"
     return "" if why is None else f": {why} (docs/differences.md)"
+
+
+class Finder:
+    """Asked for a module when nobody else has found it: an import that fails says why, as a missing attribute does.
+
+    Whether there is such a module (``importlib.util.find_spec``) is answered as ever.
+    """
+
+    @staticmethod
+    def find_spec(fullname: str, path: Any = None, target: Any = None) -> None:
+        from fastdl.dtypes import package  # "torch" under fastdl.as_torch
+
+        parent, _, name = fullname.partition(".")
+        if parent in ("fastdl", package):
+            why = hint(name)
+        elif fullname == "torchvision" and package == "torch":
+            why = f": {_TORCHVISION} (docs/differences.md)"
+        else:
+            return
+        frame: Any = sys._getframe(1)
+        callers = set()
+        while frame is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
+            callers.add(frame.f_code.co_name)
+            frame = frame.f_back
+        if not why or "_find_and_load" not in callers:
+            return
+        if "_handle_fromlist" in callers:
+            raise ImportError(f"cannot import name {name!r} from {parent!r}{why}", name=parent)
+        raise ModuleNotFoundError(f"No module named {fullname!r}{why}", name=fullname)
+
+
+def explain_imports() -> None:
+    """Let imports that fail say why."""
+    sys.meta_path.append(Finder)

@@ -4,6 +4,7 @@ A program as it is::
 
     python -m fastdl.as_torch train.py --epochs 3
     python -m fastdl.as_torch -m package.train
+    python -m fastdl.as_torch -c "import torch; print(torch.eye(2))"
 
 or :func:`install` before anything imports PyTorch. ``torch`` is then fastdl with the ``__version__`` of the PyTorch
 that it is compared with, and ``torch.nn.functional`` is ``fastdl.nn.functional`` itself; what fastdl does not have is
@@ -19,6 +20,7 @@ Example:
 from __future__ import annotations
 
 import functools
+import os
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
@@ -207,20 +209,45 @@ def install() -> None:
     _private.update(private_names.install())
 
 
+_ON_THE_WAY = (__file__, runpy.run_path.__code__.co_filename)
+_USAGE = "usage: python -m fastdl.as_torch FILE ... | -m MODULE ... | -c PROGRAM ..."
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Run a program, ``FILE ARGUMENTS...`` or ``-m MODULE ARGUMENTS...``, with fastdl as its PyTorch."""
-    if not arguments or (arguments[0] == "-m" and len(arguments) < 2):
-        sys.exit("usage: python -m fastdl.as_torch FILE ... | -m MODULE ...")
+    """Run a program, ``FILE``, ``-m MODULE`` or ``-c PROGRAM`` and its arguments, with fastdl as its PyTorch."""
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        print(_USAGE, (__doc__ or "").partition("Example:")[0], sep="\n\n")
+        return
+    if not first or (first[0] == "-" and (first not in ("-m", "-c") or len(arguments) < 2)):
+        sys.exit(_USAGE)
+    if first[0] != "-" and not os.path.exists(first):
+        print(f"python -m fastdl.as_torch: can't open file {first!r}: no such file", file=sys.stderr)
+        sys.exit(2)
     install()
-    if arguments[0] == "-m":
+    sys.excepthook = functools.partial(_report, sys.excepthook)
+    if first == "-m":
         sys.argv = list(arguments[1:])
         sys.path.insert(0, "")
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        sys.path.insert(0, "")
+        program = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(arguments[1], "<string>", "exec"), vars(program))
     else:
         sys.argv = list(arguments)
-        sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
-        runpy.run_path(arguments[0], run_name="__main__")
+        sys.path.insert(0, str(Path(first).resolve().parent))
+        runpy.run_path(first, run_name="__main__")
+
+
+def _report(hook: Any, kind: Any, error: BaseException, trace: Any) -> None:
+    """``sys.excepthook`` without the frames that lead to the program."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in _ON_THE_WAY:
+        trace = trace.tb_next
+    hook(kind, error.with_traceback(trace), trace)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # Not this module's own: what pickle looks for by name is in fastdl.as_torch.
+    import_module("fastdl.as_torch").main(sys.argv[1:])
