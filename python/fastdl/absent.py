@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import wraps
+from inspect import isfunction
 from typing import Any
+
+from fastdl.errors import ArgumentError
 
 _BLOCKS = "sparse layouts are sparse_coo, sparse_csr and sparse_csc"
 _QUANTISED = "there are no quantised tensors; float16 and bfloat16 halve the memory"
@@ -94,3 +99,25 @@ class Finder:
 def explain_imports() -> None:
     """Let imports that fail say why."""
     sys.meta_path.append(Finder)
+
+
+def untrained(models: dict[str, Any]) -> dict[str, Any]:
+    """The functions among ``models``, with torchvision's arguments for weights, of which none are shipped."""
+    return {name: _untrained(value) for name, value in models.items() if isfunction(value)}
+
+
+def _untrained(build: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(build)
+    def model(
+        *args: Any, weights: Any = None, pretrained: bool = False, progress: bool = True, **options: Any
+    ) -> Any:
+        if weights is None and not pretrained:
+            return build(*args, **options)
+        name = build.__name__
+        raise ArgumentError(
+            f"{name}: no weights are shipped. Those of torchvision load: model = {name}(); "
+            f'model.load_state_dict(fastdl.load("{name}.pth")), or the result of hub.load_state_dict_from_url(url)'
+        )
+
+    model.__module__ = "fastdl.models"  # where pickle finds it
+    return model

@@ -103,7 +103,7 @@ def check(node: Any, result: Any) -> None:
 
 
 _HIDDEN = (__file__.rpartition("autograd")[0], "<frozen ")
-"""How the files of frames begin that are not the program's."""
+"""How files begin whose frames are not the program's."""
 
 
 def _remember(node: Op) -> None:
@@ -155,7 +155,6 @@ def tell(error: Exception) -> None:
             text += f"\n\nPrevious calculation was induced by {outer}. "
             what = "induced the previous calculation"
     frame: Any = sys._getframe()
-    level = 1
-    while frame is not None and frame.f_code.co_filename.startswith(_HIDDEN):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, stacklevel=level)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HIDDEN):
+        frame = frame.f_back
+    warnings.warn_explicit(text, UserWarning, frame.f_code.co_filename, frame.f_lineno)

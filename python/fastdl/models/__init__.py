@@ -6,7 +6,7 @@ Those that torchvision has carry its names, arguments and ``state_dict`` keys, s
 
 from __future__ import annotations
 
-from fastdl.models import _weights
+from fastdl import absent as _absent
 from fastdl.models.alexnet import *
 from fastdl.models.convnext import *
 from fastdl.models.densenet import *
@@ -17,5 +17,5 @@ from fastdl.models.unet import *
 from fastdl.models.vgg import *
 from fastdl.models.vision_transformer import *
 
-# Here, as the files of the models name nothing that PyTorch has not.
-globals().update(_weights.untrained(globals()))
+# Here: the files of the models need nothing that PyTorch has not, under which bench/ runs them.
+globals().update(_absent.untrained(globals()))
