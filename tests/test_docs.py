@@ -65,6 +65,36 @@ def test_public_names_have_docstrings():
     assert not missing
 
 
+def test_docstrings_show_no_private_names():
+    """Except an argument of PyTorch's, names of parameters, and what an optimizer's subclass has to define."""
+    documented = {"_random_samples", "_reverse", "_state_names", "_update"}
+    public = [fastdl, fastdl.nn, fastdl.nn.functional, fastdl.optim, fastdl.optim.lr_scheduler, fastdl.Tensor]
+    shown = {
+        f"{place.__name__}.{name}": private
+        for place in public
+        for name in dir(place)
+        if not name.startswith("_") and callable(getattr(place, name, None))
+        for private in re.findall(
+            r"``(_[a-z]\w*)", getattr(getattr(place, name, None), "__doc__", None) or ""
+        )
+        if private not in documented
+    }
+    assert not shown
+
+
+@pytest.mark.parametrize("name", [n for n in fastdl.optim.lr_scheduler.__all__ if n != "LRScheduler"])
+def test_schedulers_have_an_example(name):
+    assert ">>> schedule = " in getattr(fastdl.optim.lr_scheduler, name).__doc__
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_signatures_of_recurrent_layers(name):
+    names = list(inspect.signature(getattr(fastdl.nn, name)).parameters)
+    assert names[:3] == ["input_size", "hidden_size", "num_layers"]
+    assert {"batch_first", "bidirectional", "device"} < set(names)
+    assert not {"args", "options"} & set(names)
+
+
 def test_method_stubs_are_current(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
     stubs = importlib.import_module("make_method_stubs")

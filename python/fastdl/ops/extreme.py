@@ -341,6 +341,11 @@ def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False, **names
     """Where the largest element is: along ``dim``, or in the flattened tensor; the first of equals.
 
     See ``torch.argmax``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.argmax(fastdl.tensor([[1.0, 4.0], [3.0, 2.0]]), dim=1)
+        tensor([1, 0])
     """
     if names:
         dim, keepdim = numpy_names("argmax", names, dim, keepdim)

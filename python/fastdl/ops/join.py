@@ -191,7 +191,13 @@ class Stack(Op):
 
 
 def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
-    """Tensors of equal shape along a new axis; see ``torch.stack``."""
+    """Tensors of equal shape along a new axis; see ``torch.stack``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.stack([fastdl.zeros(2, 3)] * 5, dim=1).shape
+        (2, 5, 3)
+    """
     if names:
         dim, _ = numpy_names("stack", names, dim)
     unrecorded = _are_plain(tensors)

@@ -87,6 +87,12 @@ def topk(
     """The ``k`` largest (or smallest) elements along ``dim``, best first, and where they are.
 
     See ``torch.topk``.
+
+    Example:
+        >>> import fastdl
+        >>> values, indices = fastdl.topk(fastdl.tensor([1.0, 4.0, 3.0]), 2)
+        >>> values, indices
+        (tensor([4., 3.]), tensor([1, 2]))
     """
     if names:
         dim, _ = numpy_names("topk", names, dim)

@@ -193,6 +193,11 @@ def split(input: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Ten
     """Consecutive parts along ``dim``, as views: all of one size (the last may be smaller), or of the listed sizes.
 
     See ``torch.split``.
+
+    Example:
+        >>> import fastdl
+        >>> [tuple(part.shape) for part in fastdl.split(fastdl.zeros(5, 2), 2)]
+        [(2, 2), (2, 2), (1, 2)]
     """
     shape = input._data.shape
     if not shape:

@@ -323,7 +323,13 @@ class Transpose(View):
 
 @in_one_call("permute", Permute)
 def permute(input: Tensor, *axes_in_order: Any, dims: Any = None) -> Tensor:
-    """Axes in the order ``dims``; see ``torch.permute``."""
+    """Axes in the order ``dims``; see ``torch.permute``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.zeros(8, 5, 6, 3).permute(0, 3, 1, 2).shape  # channels before height and width
+        (8, 3, 5, 6)
+    """
     order = ints(axes_in_order if dims is None else (dims,))
     ndim = input._data.ndim
     if len(order) != ndim:

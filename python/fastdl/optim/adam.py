@@ -24,6 +24,21 @@ class Adam(Optimizer):
     instead), negated first with ``maximize``; with ``amsgrad`` v is replaced by its maximum over time. Kingma and Ba
     (2014). See ``torch.optim.Adam``; ``foreach``, ``differentiable`` and ``fused`` choose nothing here. ``capturable``
     keeps the counts of steps on the GPU, which recording a step in a CUDA graph needs.
+
+    Args:
+        params: parameters, or groups of them, dicts with ``"params"`` and options of their own.
+        lr: learning rate (default 1e-3).
+        betas: beta1 and beta2, how much of m and v is kept (default 0.9 and 0.999).
+        eps: against division by zero (default 1e-8).
+        weight_decay: default 0.
+
+    Example:
+        >>> from fastdl import nn, ones, optim
+        >>> model = nn.Linear(3, 1)
+        >>> optimizer = optim.Adam(model.parameters(), lr=1e-2)
+        >>> model(ones(2, 3)).sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.zero_grad()
     """
 
     def __init__(
@@ -96,7 +111,25 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (default 1e-2): p shrinks by ``lr * weight_decay`` before the update.
 
-    Loshchilov and Hutter (2017). See ``torch.optim.AdamW``.
+    Formula and arguments are otherwise those of :class:`Adam`. Loshchilov and Hutter (2017). See ``torch.optim.AdamW``.
+
+    Args:
+        params: parameters, or groups of them, dicts with ``"params"`` and options of their own.
+        lr: learning rate (default 1e-3).
+        betas: how much of the means of the gradient and of its square is kept (default 0.9 and 0.999).
+        eps: against division by zero (default 1e-8).
+        weight_decay: default 1e-2.
+        amsgrad: divide by the largest mean square so far (default False).
+        maximize: go up instead of down (default False).
+
+    Example:
+        >>> from fastdl import nn, ones, optim
+        >>> model = nn.Linear(3, 1)
+        >>> groups = [{"params": model.weight}, {"params": model.bias, "weight_decay": 0}]
+        >>> optimizer = optim.AdamW(groups, lr=1e-2)
+        >>> model(ones(2, 3)).sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.zero_grad()
     """
 
     def __init__(

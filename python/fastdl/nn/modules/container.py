@@ -185,7 +185,14 @@ def _check_times(times: Any) -> None:
 
 
 class ModuleList(_NumberedModules):
-    """A list of modules whose parameters are registered. See ``torch.nn.ModuleList``."""
+    """A list of modules whose parameters are registered. See ``torch.nn.ModuleList``.
+
+    Example:
+        >>> from fastdl import nn
+        >>> layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        >>> len(layers), len(list(layers.parameters()))
+        (3, 6)
+    """
 
     def __init__(self, modules: Iterable[Module] | None = None) -> None:
         super().__init__()

@@ -27,7 +27,15 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """Drops single elements; the others are scaled by 1 / (1 - p). See ``torch.nn.Dropout``."""
+    """Drops single elements with probability ``p``; the others are scaled by 1 / (1 - p). See ``torch.nn.Dropout``.
+
+    Example:
+        >>> import fastdl
+        >>> dropout = fastdl.nn.Dropout(p=0.2)
+        >>> y = dropout(fastdl.ones(100))  # zeros, and 1.25
+        >>> dropout.eval()(fastdl.ones(2))
+        tensor([1., 1.])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.dropout(input, self.p, self.training, self.inplace)

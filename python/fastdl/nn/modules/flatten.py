@@ -24,6 +24,11 @@ class Flatten(Module):
     """Joins the axes ``start_dim`` to ``end_dim``; by default all but the batch. See ``torch.nn.Flatten``.
 
     Shape: (N, C, H, W) -> (N, C * H * W) by default.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.Flatten()(fastdl.zeros(8, 3, 5, 5)).shape
+        (8, 75)
     """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:

@@ -89,7 +89,13 @@ class L1Loss(_Loss):
 
 
 class MSELoss(_Loss):
-    """(x - t)^2, reduced. See ``torch.nn.MSELoss`` and ``functional.mse_loss``."""
+    """(x - t)^2, reduced. See ``torch.nn.MSELoss`` and ``functional.mse_loss``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.MSELoss()(fastdl.tensor([1.0, 2.0]), fastdl.tensor([1.0, 4.0]))
+        tensor(2.)
+    """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return mse_loss(input, target, reduction=self.reduction)
@@ -155,8 +161,26 @@ class NLLLoss(_WeightedLoss):
 
 
 class CrossEntropyLoss(_WeightedLoss):
-    """Softmax cross entropy between logits and class indices or probabilities.
-    See ``torch.nn.CrossEntropyLoss`` and ``functional.cross_entropy``."""
+    """``loss = -sum_c w_c q_c log softmax(x)_c`` of logits x, for class indices or class probabilities q.
+
+    q is 1 at a target that is an index; ``label_smoothing`` mixes q with the uniform distribution. See
+    ``torch.nn.CrossEntropyLoss`` and, for errors, ``functional.cross_entropy``.
+
+    Args:
+        weight: one factor w per class (C).
+        ignore_index: targets with this index neither count nor receive a gradient (default -100).
+        reduction: ``"mean"`` (default; of indices: over the sum of their weights), ``"sum"`` or ``"none"``.
+        label_smoothing: in [0, 1] (default 0).
+
+    Shape: input (C), (N, C) or (N, C, d1, ...), floating point; target without C, integers, or as input, probabilities;
+    the loss is a scalar, with ``"none"`` of the shape without C.
+
+    Example:
+        >>> import fastdl
+        >>> loss = fastdl.nn.CrossEntropyLoss()
+        >>> loss(fastdl.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), fastdl.tensor([0, 2]))
+        tensor(0.3955)
+    """
 
     ignore_index: int
     label_smoothing: float
@@ -258,7 +282,13 @@ class BCELoss(_WeightedLoss):
 
 class BCEWithLogitsLoss(_Loss):
     """Binary cross entropy of logits.
-    See ``torch.nn.BCEWithLogitsLoss`` and ``functional.binary_cross_entropy_with_logits``."""
+    See ``torch.nn.BCEWithLogitsLoss`` and ``functional.binary_cross_entropy_with_logits``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.BCEWithLogitsLoss()(fastdl.tensor([0.0, 3.0]), fastdl.tensor([1.0, 1.0]))
+        tensor(0.3709)
+    """
 
     weight: Tensor | None
     pos_weight: Tensor | None

@@ -175,21 +175,27 @@ _BATCH_DOC = """Normalises each channel of {layout} by the batch's mean and vari
         bias: False: no bias is learned.
 
     ``state_dict``: ``weight``, ``bias``, ``running_mean``, ``running_var`` (C,) and ``num_batches_tracked``.
+
+    Example:
+        >>> import fastdl
+        >>> norm = fastdl.nn.{name}(3)
+        >>> norm(fastdl.randn({sizes})).shape, norm.running_mean.shape
+        (({sizes}), (3,))
     """
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = _BATCH_DOC.format(layout="(N, C) or (N, C, L)", name="BatchNorm1d")
+    __doc__ = _BATCH_DOC.format(layout="(N, C) or (N, C, L)", name="BatchNorm1d", sizes="8, 3")
     _ranks = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = _BATCH_DOC.format(layout="(N, C, H, W)", name="BatchNorm2d")
+    __doc__ = _BATCH_DOC.format(layout="(N, C, H, W)", name="BatchNorm2d", sizes="8, 3, 5, 5")
     _ranks = (4,)
 
 
 class BatchNorm3d(_BatchNorm):
-    __doc__ = _BATCH_DOC.format(layout="(N, C, D, H, W)", name="BatchNorm3d")
+    __doc__ = _BATCH_DOC.format(layout="(N, C, D, H, W)", name="BatchNorm3d", sizes="8, 3, 5, 5, 5")
     _ranks = (5,)
 
 
@@ -325,6 +331,12 @@ class LayerNorm(Module):
         dtype: of the parameters, float32 by default.
 
     Parameters: ``weight`` and ``bias``, of shape normalized_shape.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.LayerNorm(2)(fastdl.tensor([[1.0, 3.0], [5.0, 5.0]]))
+        tensor([[-1.0000,  1.0000],
+                [ 0.0000,  0.0000]], grad_fn=<LayerNormBackward>)
     """
 
     normalized_shape: tuple[int, ...]

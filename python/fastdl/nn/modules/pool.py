@@ -83,7 +83,13 @@ class MaxPool1d(_MaxPool):
 
 
 class MaxPool2d(_MaxPool):
-    """Maximum over windows of (N, C, H, W) or (C, H, W); see :func:`fastdl.nn.functional.max_pool2d`."""
+    """Maximum over windows of (N, C, H, W) or (C, H, W); see :func:`fastdl.nn.functional.max_pool2d`.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.nn.MaxPool2d(2)(fastdl.zeros(1, 3, 8, 6)).shape
+        (1, 3, 4, 3)
+    """
 
     pool = staticmethod(ops.max_pool2d)
 

@@ -347,7 +347,8 @@ class RNN(RNNBase):
         bidirectional: bool = False,
         device: Any = None,
         dtype: Any = None,
-        **options: Any,
+        *,
+        proj_size: int = 0,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"RNN: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
@@ -360,9 +361,9 @@ class RNN(RNNBase):
             batch_first,
             dropout,
             bidirectional,
-            device=device,
-            dtype=dtype,
-            **options,
+            proj_size,
+            device,
+            dtype,
         )
         self.nonlinearity = nonlinearity
 
@@ -409,13 +410,39 @@ class LSTM(RNNBase):
         ((2, 7, 5), (1, 2, 5))
     """
 
-    def __init__(self, *args: Any, recurrent_dropout: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        recurrent_dropout: float = 0.0,
+    ) -> None:
         if not 0 <= recurrent_dropout <= 1:
             raise ValueError(
                 "LSTM: recurrent_dropout, the probability of being dropped, must be between 0 and 1, got "
                 f"{recurrent_dropout}"
             )
-        super().__init__("LSTM", *args, **options)
+        super().__init__(
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
         self.recurrent_dropout = float(recurrent_dropout)
 
     def _states(self, hx: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -475,8 +502,34 @@ class GRU(RNNBase):
         ((7, 2, 10), (4, 2, 5))
     """
 
-    def __init__(self, *args: Any, reset_after: bool = True, **options: Any) -> None:
-        super().__init__("GRU", *args, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        reset_after: bool = True,
+        proj_size: int = 0,
+    ) -> None:
+        super().__init__(
+            "GRU",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
         self.reset_after = reset_after
         if not reset_after:
             self._cell = "gru_before"

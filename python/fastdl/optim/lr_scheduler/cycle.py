@@ -13,7 +13,18 @@ __all__ = ["CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "OneC
 
 
 class CosineAnnealingLR(LRScheduler):
-    """Half a cosine from the initial rate to ``eta_min`` over ``T_max`` epochs, and back. Loshchilov, Hutter (2016)."""
+    """Half a cosine from the initial rate to ``eta_min`` over ``T_max`` epochs, and back. Loshchilov, Hutter (2016).
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 0.85 0.5 0.15 0
+    """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max = T_max
@@ -43,7 +54,18 @@ class CosineAnnealingLR(LRScheduler):
 
 class CosineAnnealingWarmRestarts(LRScheduler):
     """Half cosines from the initial rate to ``eta_min``: the first over ``T_0`` epochs, each next ``T_mult`` times as
-    long. ``step(epoch)`` takes fractions of epochs. Loshchilov, Hutter (2016)."""
+    long. ``step(epoch)`` takes fractions of epochs. Loshchilov, Hutter (2016).
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 0.5 1 0.5 1
+    """
 
     def __init__(
         self,
@@ -121,6 +143,16 @@ class CyclicLR(_Cycling):
             by ``gamma`` every step.
         scale_fn: own height by cycle or step (``scale_mode`` ``"cycle"`` or ``"iterations"``), instead of ``mode``.
         cycle_momentum: move the momentum (or beta1) between ``max_momentum`` and ``base_momentum`` against the rate.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.CyclicLR(optimizer, base_lr=0.1, max_lr=0.5, step_size_up=2)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        0.1 0.3 0.5 0.3 0.1
     """
 
     _unsaved = ("optimizer", "_scale_fn")
@@ -205,6 +237,16 @@ class OneCycleLR(_Cycling):
         anneal_strategy: ``"cos"`` or ``"linear"``.
         cycle_momentum: move the momentum (or beta1) between ``max_momentum`` and ``base_momentum`` against the rate.
         three_phase: fall back to the initial rate as fast as it rose, then to the end.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=5)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        0.04 0.95 0.61 0.19 4e-06
     """
 
     def __init__(

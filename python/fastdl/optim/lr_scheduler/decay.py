@@ -44,14 +44,36 @@ class _Lambdas(LRScheduler):
 
 
 class LambdaLR(_Lambdas):
-    """The initial rate times ``lr_lambda(epoch)``: one function, or a list with one per group."""
+    """The initial rate times ``lr_lambda(epoch)``: one function, or a list with one per group.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 0.9 0.81 0.73 0.66
+    """
 
     def get_lr(self) -> list[float]:
         return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]
 
 
 class MultiplicativeLR(_Lambdas):
-    """The rate before times ``lr_lambda(epoch)``: one function, or a list with one per group."""
+    """The rate before times ``lr_lambda(epoch)``: one function, or a list with one per group.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.MultiplicativeLR(optimizer, lambda epoch: 0.9)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 0.9 0.81 0.73 0.66
+    """
 
     def get_lr(self) -> list[float]:
         if self._is_initial:
@@ -60,7 +82,18 @@ class MultiplicativeLR(_Lambdas):
 
 
 class StepLR(LRScheduler):
-    """Times ``gamma`` every ``step_size`` epochs."""
+    """Times ``gamma`` every ``step_size`` epochs.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.StepLR(optimizer, step_size=2)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 1 0.1 0.1 0.01
+    """
 
     def __init__(
         self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
@@ -79,7 +112,18 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """Times ``gamma`` at each of the epochs ``milestones``."""
+    """Times ``gamma`` at each of the epochs ``milestones``.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.MultiStepLR(optimizer, milestones=[1, 3])
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 0.1 0.1 0.01 0.01
+    """
 
     def __init__(
         self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1
@@ -99,7 +143,18 @@ class MultiStepLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """Times ``factor`` until epoch ``total_iters``."""
+    """Times ``factor`` until epoch ``total_iters``.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=2)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        0.5 0.5 1 1 1
+    """
 
     def __init__(
         self,
@@ -127,7 +182,18 @@ class ConstantLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """Times a factor that goes from ``start_factor`` to ``end_factor`` in equal steps over ``total_iters`` epochs."""
+    """Times a factor that goes from ``start_factor`` to ``end_factor`` in equal steps over ``total_iters`` epochs.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.LinearLR(optimizer, start_factor=0.25, total_iters=3)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        0.25 0.5 0.75 1 1
+    """
 
     def __init__(
         self,
@@ -164,7 +230,18 @@ class LinearLR(LRScheduler):
 
 
 class ExponentialLR(LRScheduler):
-    """Times ``gamma`` every epoch."""
+    """Times ``gamma`` every epoch.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 0.5 0.25 0.12 0.062
+    """
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
         self.gamma = gamma
@@ -180,7 +257,18 @@ class ExponentialLR(LRScheduler):
 
 
 class PolynomialLR(LRScheduler):
-    """Times (1 - epoch / total_iters) ** power, until zero at epoch ``total_iters``."""
+    """Times (1 - epoch / total_iters) ** power, until zero at epoch ``total_iters``.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.PolynomialLR(optimizer, total_iters=4, power=2)
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        1 0.56 0.25 0.062 0
+    """
 
     def __init__(
         self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1

@@ -20,6 +20,16 @@ class ReduceLROnPlateau(LRScheduler):
         cooldown: epochs to wait after a reduction before counting again.
         min_lr: lower bound of the rate, or a list with one per group.
         eps: reductions by less are not made.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> schedule = optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1)
+        >>> for loss in (0.5, 0.4, 0.4, 0.4):
+        ...     optimizer.step()
+        ...     schedule.step(loss)
+        ...     print(schedule.get_last_lr()[0], end=" ")
+        1.0 1.0 1.0 0.1
     """
 
     def __init__(

@@ -50,7 +50,20 @@ class _Several(LRScheduler):
 
 
 class SequentialLR(_Several):
-    """One schedule after the other: the next takes over at each of the epochs ``milestones``."""
+    """One schedule after the other: the next takes over at each of the epochs ``milestones``.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> warm = optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
+        >>> fall = optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> schedule = optim.lr_scheduler.SequentialLR(optimizer, [warm, fall], milestones=[2])
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        0.5 0.75 1 0.5 0.25
+    """
 
     def __init__(
         self,
@@ -97,7 +110,20 @@ class SequentialLR(_Several):
 
 
 class ChainedScheduler(_Several):
-    """Several schedules at once: each changes the rate that the ones before it have set."""
+    """Several schedules at once: each changes the rate that the ones before it have set.
+
+    Example:
+        >>> from fastdl import optim, zeros
+        >>> optimizer = optim.SGD([zeros(1)], lr=1.0)
+        >>> warm = optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
+        >>> fall = optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> schedule = optim.lr_scheduler.ChainedScheduler([warm, fall])
+        >>> for _ in range(5):
+        ...     print(f"{schedule.get_last_lr()[0]:.2g}", end=" ")
+        ...     optimizer.step()
+        ...     schedule.step()
+        0.5 0.38 0.25 0.12 0.062
+    """
 
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
         self.optimizer = self._check(schedulers, optimizer)
