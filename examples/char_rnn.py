@@ -1,6 +1,6 @@
 """A recurrent network learns to write Python, one character after the other.
 
-    python examples/char_rnn.py                       one minute: an LSTM reads Python's standard library
+    python examples/char_rnn.py                       a minute or two: an LSTM reads Python's standard library
     python examples/char_rnn.py --cell GRU --layers 3 --optimizer Adagrad
     python examples/char_rnn.py --text novel.txt      reads something else
     python examples/char_rnn.py --resume --steps 9000 goes on where the last run ended, bit for bit
@@ -132,6 +132,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         f"parameters; {len(text):,} characters, {len(alphabet)} different"
     )
 
+    common.note_unknown("--start", given.start, alphabet)
     progress = common.Progress(step, given.steps)
     for step in progress:
         # Truncated back-propagation through time: the text is one long sequence, read in pieces of ``length``. The

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,8 +81,19 @@ class Alphabet:
         places = np.searchsorted(self._codes, codes).clip(max=len(self) - 1)
         return fastdl.from_numpy(places[self._codes[places] == codes])
 
+    def unknown(self, text: str) -> str:
+        """The characters that ``encode`` leaves out."""
+        return "".join(sorted(set(text) - set(self.characters)))
+
     def decode(self, numbers: Sequence[int]) -> str:
         return "".join(self.characters[i] for i in numbers)
+
+
+def note_unknown(option: str, text: str, alphabet: Alphabet) -> None:
+    """Say which characters of an option's text the network never saw: it does not read them."""
+    unknown = alphabet.unknown(text)
+    if unknown:
+        print(f"{option}: {unknown!r} is not in the text that was learned from, and is left out")
 
 
 def choose(logits: fastdl.Tensor, temperature: float, top_k: int, generator: fastdl.Generator) -> int:
@@ -101,17 +113,20 @@ def choose(logits: fastdl.Tensor, temperature: float, top_k: int, generator: fas
 
 
 class Progress:
-    """Iterates over step numbers behind tqdm's bar, or with a line now and then where tqdm is missing."""
+    """Iterates over step numbers behind tqdm's bar, or with a line now and then without a terminal or tqdm."""
 
     def __init__(self, start: int, stop: int) -> None:
         self._steps = range(start + 1, stop + 1)
         self._text = ""
-        try:
-            from tqdm import tqdm
-
-            self._bar = tqdm(initial=start, total=max(start, stop), unit="step", dynamic_ncols=True)
-        except ImportError:
-            self._bar = None
+        self._bar: Any = None
+        if not self._steps:
+            print(f"nothing left to train after step {start}")
+        elif sys.stderr.isatty():  # in a file the bar's updates would be one long line
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return
+            self._bar = tqdm(initial=start, total=stop, unit="step", dynamic_ncols=True)
 
     def __iter__(self) -> Iterator[int]:
         for step in self._steps:
@@ -196,7 +211,12 @@ def pyplot() -> Any:
 
 
 def plot_losses(
-    losses: Sequence[float], validation: Sequence[tuple[int, float]], path: Path, unit: str, log: bool = False
+    losses: Sequence[float],
+    validation: Sequence[tuple[int, float]],
+    path: Path,
+    unit: str,
+    held_out: str = "held-out text",
+    log: bool = False,
 ) -> list[Path]:
     """Training loss of each step (pale), its running mean, and the loss on held-out data; returns what was written.
 
@@ -211,10 +231,12 @@ def plot_losses(
     width = max(1, len(losses) // 50)
     if len(losses) >= 2 * width:
         mean = np.convolve(losses, np.full(width, 1 / width), "valid")
-        axes.plot(steps[width - 1 :], mean, color="tab:blue", label=f"training (mean of {width} steps)")
+        middles = steps[: len(mean)] + (width - 1) / 2
+        axes.plot(middles, mean, color="tab:blue", label=f"training (mean of {width} steps)")
         axes.legend(frameon=False)
     if validation:
-        axes.plot(*zip(*validation, strict=True), "o-", color="tab:orange", label="held-out text")
+        style = "o-" if len(validation) <= 30 else "-"
+        axes.plot(*zip(*validation, strict=True), style, color="tab:orange", label=held_out)
         axes.legend(frameon=False)
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
@@ -222,8 +244,9 @@ def plot_losses(
         axes.set_yscale("log")
     else:
         low, high = np.quantile(losses, [0.0, 0.995])  # the first steps would leave the rest no room
+        low = min([low, *(loss for _, loss in validation)])
         axes.set_ylim(max(0.0, low - 0.1 * (high - low)), high + 0.05 * (high - low))
-    axes.set_xlim(0, len(losses))
+    axes.set_xlim(0, 1.02 * len(losses))  # with room for the last dot
     bare_frame(axes)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -71,14 +71,20 @@ def rmse(forecast: Array, truth: Array, part: Array) -> float:
     return float(np.sqrt(np.mean((forecast[part] - truth[part]) ** 2)))
 
 
-def train(windows: Array, targets: Array, parts: dict[str, Array], options: Any) -> tuple[Array, list[float]]:
-    """Forecasts of the network with the weights that did best on the validation part, and the loss of each step."""
+def train(
+    windows: Array, targets: Array, parts: dict[str, Array], options: Any
+) -> tuple[Array, list[float], list[tuple[int, float]]]:
+    """Forecasts of the network with the weights that did best on the validation part, and losses.
+
+    The losses are squared errors: of each step, and of each epoch, with its step, on the validation part.
+    """
     inputs = fastdl.from_numpy(windows.astype(np.float32))
     wanted = fastdl.from_numpy(targets.astype(np.float32))
     numbers = fastdl.from_numpy(np.flatnonzero(parts["training"]))
     model = Forecaster(options.size)
     optimizer = fastdl.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.01)
     losses: list[float] = []
+    validation: list[tuple[int, float]] = []
     best, forecast = np.inf, targets
     order: list[fastdl.Tensor] = []
     progress = common.Progress(0, options.steps)
@@ -97,10 +103,11 @@ def train(windows: Array, targets: Array, parts: dict[str, Array], options: Any)
             with fastdl.no_grad():
                 now = model(inputs).numpy()
             error = rmse(now, targets, parts["validation"])
+            validation.append((step, error**2))
             if error < best:
                 best, forecast = error, now
             progress.show(f"validation {error:.3f}, best {best:.3f}")
-    return forecast, losses
+    return forecast, losses, validation
 
 
 def plot(
@@ -158,7 +165,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     }
     print(", ".join(f"{part.sum()} months {name}" for name, part in parts.items()))
 
-    network, losses = train(windows, targets, parts, options)
+    network, losses, validation = train(windows, targets, parts, options)
     forecasts = {
         "the last value again": windows[:, -1],
         "mean of the month": monthly_means(series, dates, known)[first:],
@@ -176,7 +183,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     test = parts["test"]
     shown = {name: forecasts[name][test] for name in ("linear regression", "LSTM")}
     pictures = plot(when[test], truth[test], shown, errors, folder / "forecast.png")
-    pictures += common.plot_losses(losses, [], folder / "loss.png", "squared error (deviations)")
+    pictures += common.plot_losses(
+        losses, validation, folder / "loss.png", "squared error (deviations)", "validation years", log=True
+    )
     common.report_written(folder, pictures)
     return errors
 

@@ -1,6 +1,6 @@
 """A small GPT learns to write Python, one character after the other.
 
-    python examples/gpt.py                                   two minutes: train, write, draw what it attends to
+    python examples/gpt.py                                   some minutes: train, write, draw what it attends to
     python examples/gpt.py --resume --steps 4000             goes on where the last run ended, bit for bit
     python examples/gpt.py --resume --prompt "class Tree"    only writes, if the checkpoint has reached --steps
     python examples/gpt.py --text novel.txt --top-k 20 --temperature 0.9
@@ -175,17 +175,17 @@ def plot_attention(model: GPT, alphabet: common.Alphabet, text: str, path: Path)
         x = block(x, None)
     rows, columns = len(maps), len(maps[0])
     figure, panels = plt.subplots(
-        rows, columns, figsize=(3.1 * columns, 3.3 * rows), layout="constrained", squeeze=False
+        rows, columns, figsize=(3.4 * columns, 3.6 * rows), layout="constrained", squeeze=False
     )
     for i, heads in enumerate(maps):
         for j, weights in enumerate(heads):
             axes = panels[i, j]
             axes.imshow(weights**0.5, cmap="Blues", vmin=0, vmax=1)  # the root makes small weights visible
-            axes.set_title(f"block {i + 1}, head {j + 1}", fontsize=9)
-            axes.set_xticks(range(len(labels)), labels, fontsize=6, family="monospace")
-            axes.set_yticks(range(len(labels)), labels, fontsize=6, family="monospace")
+            axes.set_title(f"block {i + 1}, head {j + 1}", fontsize=11)
+            axes.set_xticks(range(len(labels)), labels, fontsize=9, family="monospace")
+            axes.set_yticks(range(len(labels)), labels, fontsize=9, family="monospace")
             axes.tick_params(length=0, pad=1)
-    figure.suptitle("What each character (row) attends to (columns)")
+    figure.suptitle("What each character (row) attends to (columns)", fontsize=14)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return [path]
@@ -250,6 +250,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )
 
     begun = step
+    common.note_unknown("--prompt", given.prompt, alphabet)
     progress = common.Progress(step, given.steps)
     for step in progress:
         starts = fastdl.randint(0, len(training) - length, (config["batch"],))
@@ -290,7 +291,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         loss = validation[-1][1]
         print(f"held-out text: {loss:.3f} nats = {loss / math.log(2):.2f} bits per character")
     pictures = common.plot_losses(losses, validation, folder / "loss.png", "nats per character")
-    pictures += plot_attention(model, alphabet, "def area(self):\n    return self.", folder / "attention.png")
+    pictures += plot_attention(model, alphabet, "def f(self):\n    return", folder / "attention.png")
     common.report_written(folder, [folder / common.CHECKPOINT, folder / "sample.txt", *pictures])
     return {"losses": losses, "model": model}
 

@@ -182,11 +182,17 @@ def plot_alignment(model: Translator, texts: list[str], path: Path) -> list[Path
     figure, panels = plt.subplots(2, 2, figsize=(12, 6.4), layout="constrained")
     answers, attention = translate(model, texts)
     for axes, text, answer, weights in zip(panels.flat, texts, answers, attention.numpy(), strict=True):
-        axes.imshow(weights[: len(answer), : len(text)], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        shown = weights[: len(answer), : len(text)]
+        image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(text)), list(text.replace(" ", "\u2423")), family="monospace")
         axes.set_yticks(range(len(answer)), list(answer), family="monospace")
         axes.tick_params(length=0)
         axes.set_title(f"{text}  \u2192  {answer}", fontsize=11)
+    for axes in panels[-1]:
+        axes.set_xlabel("the date as given")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("the answer")
+    figure.colorbar(image, ax=panels, label="attention", aspect=40)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return [path]
@@ -197,7 +203,13 @@ def plot_alignment(model: Translator, texts: list[str], path: Path) -> list[Path
 
 def options(arguments: list[str] | None) -> Any:
     parser = common.parser(__doc__, "fastdl-seq2seq", steps=600, every=100)
-    parser.add_argument("--translate", metavar="DATE", nargs="+", default=[], help="dates to translate")
+    parser.add_argument(
+        "--translate",
+        metavar="DATE",
+        nargs="+",
+        default=[],
+        help="dates to translate (whatever it reads, the answer is a date)",
+    )
     parser.add_argument("--score", choices=("additive", "multiplicative"), default="additive")
     parser.add_argument("--size", type=int, default=128, help="hidden units (default: 128)")
     parser.add_argument("--batch", type=int, default=64, help="dates per step (default: 64)")
@@ -253,7 +265,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for text, answer, iso in wrong[:3]:
         print(f"  wrong: {text:34}{answer}  should be {iso}")
     for text in given.translate:
-        print(f"  {text:41}{translate(model, [text])[0][0]}")
+        unknown = ALPHABET.unknown(text)
+        note = f"  (read without {unknown!r}: no date of the training has it)" if unknown else ""
+        print(f"  {text:41}{translate(model, [text])[0][0]}{note}")
     shown = ["the 3rd of March 1999", "Tuesday, Sept. 12, '87", "7/21/2016", "28.11.2011"]
     pictures = common.plot_losses(losses, [], folder / "loss.png", "nats per character", log=True)
     pictures += plot_alignment(model, shown, folder / "alignment.png")

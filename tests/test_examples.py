@@ -108,6 +108,45 @@ def test_without_the_demo_extra(run, tmp_path, capsys, monkeypatch, name):
     assert not list((tmp_path / "out").glob("*.png"))
 
 
+def test_a_log_has_lines_and_no_bar(run, capsys):
+    """The tests' stderr is no terminal, so tqdm's bar, which is redrawn many times a second, stays away."""
+    pytest.importorskip("tqdm")
+    run("forecast", "--steps 200")
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "step 200/200 validation" in printed.out
+
+
+def test_pictures_show_means_in_the_middle_of_their_steps(run, tmp_path, monkeypatch):
+    """The running mean of a straight line is the line itself; the held-out losses' dots are inside the frame."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    common = import_module("common")
+    close = plt.close
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    losses = [5 - step / 100 for step in range(1, 401)]
+    common.plot_losses(losses, [(200, 3.0), (400, 0.5)], tmp_path / "loss.png", "nats")
+    axes = plt.gcf().axes[0]
+    x, y = axes.lines[1].get_data()
+    np.testing.assert_allclose(y, 5 - x / 100)
+    assert axes.get_xlim()[1] > 400
+    assert axes.get_ylim()[0] < 0.5
+    close("all")
+
+
+def test_unknown_characters_are_named(run, capsys):
+    run("seq2seq", "--steps 2 --translate 2001-02-03 \u20ac5")
+    lines = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("  2001-02-03 ", "  \u20ac5 "))
+    ]
+    assert "read without" not in lines[-2]
+    assert lines[-1].endswith("(read without '\u20ac': no date of the training has it)")
+    for name, option in (("gpt", "--prompt"), ("char_rnn", "--start")):
+        run(name, f"--steps 2 --characters 3 {option} def\u20ac")
+        assert f"{option}: '\u20ac' is not in the text" in capsys.readouterr().out
+
+
 def test_a_finished_model_writes_without_training(run, capsys):
     run("gpt", "--steps 5")
     before = capsys.readouterr().out
@@ -116,6 +155,7 @@ def test_a_finished_model_writes_without_training(run, capsys):
     first = capsys.readouterr().out
     assert len(result["losses"]) == 5
     assert "\ndef" in first
+    assert "nothing left to train after step 5\n" in first
     run("gpt", "--steps 5 --resume --temperature 0 --prompt def")
     assert (
         first.split("\ndef")[1].split("80 characters")[0] in capsys.readouterr().out

@@ -13,7 +13,7 @@ from fastdl import nn
 from fastdl.nn import functional as F
 from fastdl.utils.data import DataLoader, IterableDataset, TensorDataset
 from fastdl.utils.plots import plot_history
-from fastdl.utils.training import evaluate, fit, progress_bar
+from fastdl.utils.training import History, evaluate, fit, progress_bar
 
 
 def data(count=20):
@@ -71,6 +71,17 @@ def test_validation_of_a_regression_has_no_accuracy(tmp_path, capsys):
     assert f"epoch 3/3: loss {history.epoch_losses[-1]:.3f}, validation " in capsys.readouterr().err
     pytest.importorskip("matplotlib")
     plot_history(history, tmp_path / "loss.png")
+
+
+def test_epochs_means_are_drawn_in_their_middles(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    close = plt.close
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    plot_history(History([4.0, 3.0, 2.0, 1.0], [3.5, 1.5], [2.5, 0.5]), tmp_path / "loss.png")
+    _, training, validation = plt.gcf().axes[0].lines
+    np.testing.assert_array_equal(training.get_xdata(), [1.5, 3.5])
+    np.testing.assert_array_equal(validation.get_xdata(), [2, 4])
+    close("all")
 
 
 def test_refusals():

@@ -32,11 +32,12 @@ def plot_history(history: History, path: str | Path) -> None:
     steps = len(history.step_losses)
     epochs = len(history.epoch_losses)
     per_epoch = steps / max(epochs, 1)
-    at = per_epoch * np.arange(1, epochs + 1)
+    at = per_epoch * np.arange(1, epochs + 1)  # where epochs end; their means belong to their middles
     axes.plot(np.arange(1, steps + 1), history.step_losses, color="tab:blue", alpha=0.25, linewidth=0.8)
-    axes.plot(at, history.epoch_losses, color="tab:blue", label="training loss (mean of epoch)")
+    middles = at - (per_epoch - 1) / 2
+    axes.plot(middles, history.epoch_losses, ".-", color="tab:blue", label="training loss (mean of epoch)")
     if history.validation_losses:
-        axes.plot(at, history.validation_losses, color="tab:orange", label="validation loss")
+        axes.plot(at, history.validation_losses, ".-", color="tab:orange", label="validation loss")
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
@@ -45,7 +46,7 @@ def plot_history(history: History, path: str | Path) -> None:
     if history.accuracies:
         right = axes.twinx()
         lines += right.plot(
-            at, 100 * np.array(history.accuracies), color="tab:green", label="validation accuracy"
+            at, 100 * np.array(history.accuracies), ".-", color="tab:green", label="validation accuracy"
         )
         right.set_ylabel("accuracy, %")
         right.set_ylim(top=100.5)
