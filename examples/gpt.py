@@ -182,11 +182,11 @@ def plot_attention(model: GPT, alphabet: common.Alphabet, text: str, path: Path)
             axes = panels[i, j]
             axes.imshow(weights**0.5, cmap="Blues", vmin=0, vmax=1)  # the root makes small weights visible
             axes.set_title(f"block {i + 1}, head {j + 1}", fontsize=11)
-            axes.set_xticks(range(len(labels)), labels, fontsize=9, family="monospace")
-            axes.set_yticks(range(len(labels)), labels, fontsize=9, family="monospace")
+            axes.set_xticks(range(len(labels)), labels, fontsize=8, family="monospace")
+            axes.set_yticks(range(len(labels)), labels, fontsize=8, family="monospace")
             axes.tick_params(length=0, pad=1)
     figure.suptitle("What each character (row) attends to (columns)", fontsize=14)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=130)
     plt.close(figure)
     return [path]
 
