@@ -1,6 +1,6 @@
 """Dates as people write them into ISO form: "the 3rd of March, 1999" -> 1999-03-03.
 
-    python examples/seq2seq.py                                     half a minute: train, count, draw the alignment
+    python examples/seq2seq.py                                     under a minute: train, count, draw the alignment
     python examples/seq2seq.py --resume --translate "12 Sept 87"   translates yours, if the checkpoint is trained
     python examples/seq2seq.py --score multiplicative              Luong's attention instead of Bahdanau's
     python examples/seq2seq.py --resume --steps 1200               goes on where the last run ended, bit for bit
