@@ -192,7 +192,6 @@ from fastdl.nn.functional import (  # isort: skip
     adaptive_avg_pool1d,
     adaptive_max_pool1d,
     avg_pool1d,
-    batch_norm,
     bilinear,
     binary_cross_entropy_with_logits,
     cdist,
@@ -207,7 +206,6 @@ from fastdl.nn.functional import (  # isort: skip
     ctc_loss,
     group_norm,
     hinge_embedding_loss,
-    instance_norm,
     kl_div,
     layer_norm,
     margin_ranking_loss,
@@ -226,6 +224,9 @@ from fastdl.nn.functional import (  # isort: skip
 newaxis = None  # x[:, newaxis], as in NumPy
 
 _publish(globals(), _MADE, " ".join(_MADE))
+_publish(globals(), ["tril_indices", "triu_indices"])
+_publish(globals(), [f"{_name}_like" for _name in ("empty", "full", "ones", "zeros")])
+_publish(globals(), [f"{_name}_window" for _name in ("bartlett", "blackman", "hamming", "hann", "kaiser")])
 _explain_imports()
 
 __all__ = [
@@ -254,7 +255,6 @@ __all__ = [
     "autocast",
     "autograd",
     "avg_pool1d",
-    "batch_norm",
     "bilinear",
     "binary_cross_entropy_with_logits",
     "bool",
@@ -317,7 +317,6 @@ __all__ = [
     "inf",
     "inference_mode",
     "initial_seed",
-    "instance_norm",
     "int",
     "int8",
     "int16",
@@ -443,9 +442,11 @@ _SELDOM = frozenset(
         "SymBool",
         "SymFloat",
         "SymInt",
+        "batch_norm",
         "fill",
         "get_autocast_cpu_dtype",
         "get_autocast_gpu_dtype",
+        "instance_norm",
         "is_autocast_cpu_enabled",
         "is_deterministic_algorithms_warn_only_enabled",
         "is_inference_mode_enabled",

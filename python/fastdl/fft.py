@@ -18,6 +18,7 @@ from fastdl.published import publish as _publish
 __all__ = transforms.__all__
 
 _OUT = """
-fft fft2 fftn hfft hfft2 hfftn ifft ifft2 ifftn ihfft ihfft2 ihfftn irfft irfft2 irfftn rfft rfft2 rfftn
+fft fft2 fftfreq fftn hfft hfft2 hfftn ifft ifft2 ifftn ihfft ihfft2 ihfftn irfft irfft2 irfftn rfft rfft2
+rfftfreq rfftn
 """
 _publish(globals(), __all__, _OUT)

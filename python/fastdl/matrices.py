@@ -8,16 +8,13 @@ import numpy as np
 
 from fastdl import linalg
 from fastdl.errors import ArgumentError
-from fastdl.linalg import cholesky, det, matrix_exp, matrix_power, slogdet
-from fastdl.linalg import householder_product as orgqr
-from fastdl.linalg import inv as inverse
-from fastdl.linalg import pinv as pinverse
+from fastdl.linalg import det, matrix_exp, matrix_power, slogdet
 from fastdl.ops.axes import numpy_names
 from fastdl.ops.elementwise import where
-from fastdl.ops.linalg import QrResult
+from fastdl.ops.linalg import QrResult, reflections
 from fastdl.ops.linear import matmul
 from fastdl.ops.lu import lu_factor_ex, lu_unpack
-from fastdl.ops.matrix import TriangularSolve, check_matrix, failed
+from fastdl.ops.matrix import Inverse, TriangularSolve, check_matrix, failed
 from fastdl.ops.reduce import vector_norm
 from fastdl.printing import named_lines
 from fastdl.published import publish
@@ -43,6 +40,34 @@ __all__ = [
     "svd",
     "triangular_solve",
 ]
+
+
+def cholesky(input: Tensor, upper: bool = False) -> Tensor:
+    """The older form of ``linalg.cholesky``. See ``torch.cholesky``."""
+    return linalg.cholesky(input, upper=upper)
+
+
+def inverse(input: Tensor) -> Tensor:
+    """``linalg.inv`` under another name. See ``torch.inverse``."""
+    check_matrix("inverse", input)
+    return Inverse.apply(input, op="inverse")[0]  # type: ignore[no-any-return]
+
+
+def pinverse(input: Tensor, rcond: Any = 1e-15) -> Tensor:
+    """``linalg.pinv`` that keeps singular values down to 1e-15 of the largest. See ``torch.pinverse``.
+
+    Example:
+        >>> import fastdl
+        >>> fastdl.pinverse(fastdl.tensor([[1.0, 0.0], [0.0, 1e-9]])).diagonal()
+        tensor([1.0000e+00, 1.0000e+09])
+    """
+    check_matrix("pinverse", input, square=False)
+    return linalg.pinv(input, rcond)
+
+
+def orgqr(input: Tensor, tau: Tensor) -> Tensor:
+    """``linalg.householder_product`` under another name. See ``torch.orgqr``."""
+    return reflections("orgqr", input, tau)
 
 
 def qr(input: Tensor, some: bool = True) -> QrResult:

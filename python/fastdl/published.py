@@ -36,7 +36,18 @@ _OURS = {
     "train": "training",
     "split_size": "split_size_or_sections",
     "split_sizes": "split_size_or_sections",
+    "tensor_indices_or_sections": "indices_or_sections",
+    "from": "from_",
+    "element": "elements",
+    "test_element": "test_elements",
+    "b": "B",
+    "other": "B",
 } | dict.fromkeys(("indices", "sections"), "indices_or_sections")  # by other names of PyTorch's, or NumPy's
+_PLACES = {
+    "input": 0,
+    "input2": 1,
+}  # what PyTorch calls the first tensors where its documentation says A, L or tau
+_DENSE = ("layout", "pin_memory")  # options of all that makes tensors, which change nothing
 _REFUSED = (AttributeError, TypeError, ValueError, IndexError, RuntimeError)
 _done: dict[Function, Function] = {}
 _done_out: dict[Function, Function] = {}
@@ -166,12 +177,28 @@ def explain(
         raise DtypeError(f"{op}: {rest}") from None
 
 
-def _by_our_names(function: Function, options: dict[str, Any]) -> dict[str, Any] | None:
+def _by_our_names(op: str, function: Function, options: dict[str, Any]) -> dict[str, Any] | None:
     """``options`` by the function's own names where others were given; None if there are none."""
-    code = unwrap(function).__code__
+    function = unwrap(function)
+    code = function.__code__
+    if code.co_flags & CO_VARKEYWORDS:
+        return None
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    renamed = {name if name in known else _OURS.get(name, name): value for name, value in options.items()}
-    return renamed if len(renamed) == len(options) and renamed.keys() != options.keys() else None
+    tensors = {
+        name: known[place]
+        for name, place in _PLACES.items()
+        if place < code.co_argcount and function.__annotations__.get(known[place]) == "Tensor"
+    }
+    renamed, kept = {}, 0
+    for name, value in options.items():
+        if name in _DENSE and name not in known and "device" in known:
+            from fastdl.creation import ignore
+
+            ignore(op, {name: value})
+            continue
+        kept += 1
+        renamed[name if name in known else tensors.get(name) or _OURS.get(name, name)] = value
+    return renamed if len(renamed) == kept and renamed.keys() != options.keys() else None
 
 
 def _answer(call: Any, args: Any, options: dict[str, Any], error: Exception) -> Any:
@@ -179,7 +206,10 @@ def _answer(call: Any, args: Any, options: dict[str, Any], error: Exception) -> 
 
     None lets the error pass, unless :func:`explain` has raised a better one.
     """
-    if isinstance(error, TypeError) and (renamed := _by_our_names(_wrapped[call], options)) is not None:
+    if (
+        isinstance(error, TypeError)
+        and (renamed := _by_our_names(call.__name__, _wrapped[call], options)) is not None
+    ):
         return call(*args, **renamed)
     if BatchedArray.made and isinstance(error, (TypeError, AttributeError, NotImplementedError)):
         from fastdl.batched import called_with_slices, has_slices
@@ -220,7 +250,7 @@ def call_into(op: str, function: Function, args: Any, options: dict[str, Any], o
         if not isinstance(tensor, Tensor):
             raise not_a_tensor(op, f"out[{i}]" if several else "out", tensor)
         constant(tensor)
-    if op in MADE:
+    if op in MADE or op in ("fftfreq", "rfftfreq"):
         options = {"dtype": out.dtype, "device": out.device, **options}
     result = function(*args, **options)
     if isinstance(result, Tensor) and not several:

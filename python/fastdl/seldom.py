@@ -10,6 +10,7 @@ from fastdl.autograd import no_grad
 from fastdl.cuda import OutOfMemoryError as OutOfMemoryError
 from fastdl.futures import Future as Future
 from fastdl.jit import ScriptModule as ScriptModule
+from fastdl.nn import functional
 from fastdl.tensor import Tensor
 
 
@@ -41,6 +42,38 @@ def fill(input: Tensor, value: Any) -> Tensor:
         tensor([3., 3.])
     """
     return input.clone().fill_(value)
+
+
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """``nn.functional.batch_norm`` with its arguments in another order, all of them. See ``torch.batch_norm``."""
+    return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """``nn.functional.instance_norm`` with its arguments in another order. See ``torch.instance_norm``."""
+    return functional.instance_norm(
+        input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+    )
 
 
 def is_inference_mode_enabled() -> bool:

@@ -143,7 +143,7 @@ _TYPE_NAMES = {
 }
 
 
-def type_(input: Tensor, dtype: Any = None) -> Any:
+def type_(input: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
     """The dtype's name in PyTorch's old notation (``'fastdl.FloatTensor'``), or the tensor in another dtype.
 
     The other dtype may be given in that notation, too, which says whether the result is on a GPU.

@@ -210,17 +210,18 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     return Tensor._wrap(lapack("eigvalsh", A._data, UPLO))
 
 
-def svd(A: Tensor, full_matrices: bool = True) -> SvdResult:
+def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> SvdResult:
     """The singular value decomposition A = U diag(S) Vh. See ``torch.linalg.svd``.
 
-    With ``full_matrices`` U and Vh are square; gradients of what they then have more are ignored.
+    With ``full_matrices`` U and Vh are square; gradients of what they then have more are ignored. ``driver``, which in
+    PyTorch names an algorithm of cuSOLVER's, changes nothing.
     """
     check_matrix("svd", A, square=False)
     return SvdResult(*SingularValues.apply(A, full=full_matrices))
 
 
-def svdvals(A: Tensor) -> Tensor:
-    """The singular values in descending order. See ``torch.linalg.svdvals``."""
+def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
+    """The singular values in descending order; ``driver`` changes nothing. See ``torch.linalg.svdvals``."""
     if _differentiated(A):
         return svd(A, False).S
     check_matrix("svdvals", A, square=False)
@@ -286,11 +287,14 @@ def householder_product(A: Tensor, tau: Tensor) -> Tensor:
     v_i is 0 above the diagonal of column i of ``A``, 1 on it and the column below it. See
     ``torch.linalg.householder_product``.
     """
+    return reflections("householder_product", A, tau)
+
+
+def reflections(op: str, A: Tensor, tau: Tensor) -> Tensor:
+    """:func:`householder_product` under the name ``op``."""
     m, n = A.shape[-2:]
     if m < n or tau.shape[-1] > n:
-        raise RuntimeError(
-            f"householder_product: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}"
-        )
+        raise RuntimeError(f"{op}: A must be tall and tau as long as it is wide, got {A.shape}, {tau.shape}")
     # The product is I - V D (I + S D)^-1 V^H with D = diag(tau) and S what V^H V has above its diagonal.
     count, unit = tau.shape[-1], Tensor._wrap(eye(m, A._data.dtype, A._data)[:, :n])
     if count == 0:

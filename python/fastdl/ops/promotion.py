@@ -122,7 +122,7 @@ def common_dtype(*operands: Any) -> Any:
     return result
 
 
-def result_type(tensor1: Any, tensor2: Any) -> Any:
+def result_type(tensor: Any, other: Any) -> Any:
     """The dtype of an operation on two tensors or numbers; see ``torch.result_type``.
 
     Example:
@@ -130,7 +130,7 @@ def result_type(tensor1: Any, tensor2: Any) -> Any:
         >>> fastdl.result_type(fastdl.Tensor([1, 2]), 1.0)
         dtype('float32')
     """
-    return common_dtype(*[getattr(t, "_data", t) for t in (tensor1, tensor2)])
+    return common_dtype(*[getattr(t, "_data", t) for t in (tensor, other)])
 
 
 def floating_dtype(dtype: Any) -> Any:

@@ -239,6 +239,7 @@ def randint_like(
     generator: Generator | None = None,
     dtype: Any = None,
     device: Any = None,
+    requires_grad: bool = False,
     memory_format: Any = None,
 ) -> Tensor:
     """:func:`randint` with the shape and dtype of ``input``: ``randint_like(x, high)`` or ``(x, low, high)``."""
@@ -246,7 +247,8 @@ def randint_like(
     if is_sparse(input):
         raise not_for_sparse("randint_like")
     bounds = (0, low) if high is None else (low, high)
-    return randint(*bounds, input.shape, generator=generator, **same(input, dtype, device))
+    options = same(input, dtype, device)
+    return randint(*bounds, input.shape, generator=generator, requires_grad=requires_grad, **options)
 
 
 def normal(

@@ -270,9 +270,9 @@ def sspaddmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alph
     return coalesce(input * beta + to_sparse(mm(mat1, mat2) * alpha))
 
 
-def smm(input: Tensor, mat: Tensor) -> Tensor:
+def smm(input: Tensor, mat2: Tensor) -> Tensor:
     """``input @ mat`` of a sparse matrix and a dense one, sparse; see ``torch.smm``."""
-    return to_sparse(mm(input, mat))
+    return to_sparse(mm(input, mat2))
 
 
 def hspmm(mat1: Tensor, mat2: Tensor) -> Tensor:

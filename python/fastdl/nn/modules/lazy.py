@@ -281,8 +281,9 @@ class _LazyInstanceNorm(_LazyNorm):
         track_running_stats: bool = True,
         device: Any = None,
         dtype: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(eps, momentum, affine, track_running_stats, device, dtype, **options)
 
 
 class LazyInstanceNorm1d(_LazyInstanceNorm, InstanceNorm1d):
