@@ -114,6 +114,7 @@ def test_reductions_along_one_dim_as_torch(name):
 
 
 @pytest.mark.parametrize("name", ["var", "std", "var_mean", "std_mean"])
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom:UserWarning")
 def test_spreads_as_torch(name):
     torch = pytest.importorskip("torch")
     for dtype, shape in itertools.product(["float32", "float64", "int64"], [(3, 4, 5), (7,), (1,)]):

@@ -4,6 +4,10 @@ PyTorch reports most wrong arguments as RuntimeError where Python's own habit is
 for either catches these.
 """
 
+import os
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,17 @@ class RangeError(IndexError, RuntimeError):
 
 class LinAlgError(np.linalg.LinAlgError, RuntimeError):
     """A matrix has no inverse or no factor, or what should find it did not converge."""
+
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """A warning that shows the line outside of this package which led to it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def not_for_complex(op: str, hint: str = "") -> NotImplementedError:

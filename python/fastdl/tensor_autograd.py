@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import ref
@@ -11,6 +10,7 @@ from fastdl import _graph
 from fastdl.arrays import add_arrays, pooled_copy
 from fastdl.devices import device_of
 from fastdl.dtypes import DIFFERENTIABLE, Size
+from fastdl.errors import warn_caller
 from fastdl.kernels.sparse import SparseArray
 
 if TYPE_CHECKING:
@@ -151,11 +151,9 @@ class Differentiable(TensorMethods):
     def grad(self) -> Tensor | None:
         """The gradient that ``backward`` accumulated here; None before."""
         if self._grad is None and self._node is not None and not self._retains:
-            warnings.warn(
+            warn_caller(
                 "grad: this tensor was computed from others, and backward() fills .grad of leaf tensors only; call "
-                "x.retain_grad() before backward() to have it here",
-                UserWarning,
-                stacklevel=2,
+                "x.retain_grad() before backward() to have it here"
             )
         return self._grad
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from fastdl.creation import as_tensor
 from fastdl.dtypes import as_dtype, bool_
+from fastdl.errors import warn_caller
 from fastdl.kernels.sparse import is_sparse
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
@@ -133,7 +133,7 @@ def assert_allclose(
     msg: str = "",
 ) -> None:
     """:func:`assert_close` for anything that :func:`fastdl.as_tensor` takes, whatever its dtype; deprecated."""
-    warnings.warn("assert_allclose is deprecated, use assert_close instead", FutureWarning, stacklevel=2)
+    warn_caller("assert_allclose is deprecated, use assert_close instead", FutureWarning)
     pair = [as_tensor(v) for v in (actual, expected)]
     assert_close(*pair, rtol=rtol, atol=atol, equal_nan=equal_nan, check_dtype=False, msg=msg or None)
 

@@ -7,7 +7,6 @@ converts the inputs first, and leaving the last one takes that away again. A thr
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -17,6 +16,7 @@ from fastdl import devices, dtypes
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING, as_dtype, float16, float32, float64
+from fastdl.errors import warn_caller
 from fastdl.ops import (
     activation_rules,
     adaptive_pool,
@@ -219,9 +219,7 @@ class autocast:
         if kind not in ("cpu", "cuda"):
             raise RuntimeError(f"autocast: device_type must be 'cuda' or 'cpu', got {device_type!r}")
         if enabled and kind == "cuda" and (reason := devices.missing()) is not None:
-            warnings.warn(
-                f"autocast: device_type 'cuda' has no effect here: {reason}", UserWarning, stacklevel=2
-            )
+            warn_caller(f"autocast: device_type 'cuda' has no effect here: {reason}")
             enabled = False
         if enabled:
             wanted = dtype if dtype is not None else float16 if kind == "cuda" else "bfloat16"

@@ -16,6 +16,7 @@ import numpy as np
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE
+from fastdl.errors import warn_caller
 from fastdl.kernels.sparse import SparseArray
 
 __all__ = ["detect_anomaly", "is_anomaly_enabled", "set_detect_anomaly"]
@@ -78,9 +79,7 @@ class detect_anomaly:
     def __init__(self, check_nan: bool = True) -> None:
         self._check_nan = check_nan
         self._before: list[tuple[bool, bool]] = []
-        warnings.warn(
-            "Anomaly Detection has been enabled: backward is slower; use it to debug only", stacklevel=2
-        )
+        warn_caller("Anomaly Detection has been enabled: backward is slower; use it to debug only")
 
     def __enter__(self) -> None:
         self._before.append((state.enabled, state.check_nan))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad, no_grad
 from fastdl.devices import to_host
 from fastdl.dtypes import DIFFERENTIABLE
+from fastdl.errors import warn_caller
 from fastdl.kernels import is_writable
 from fastdl.tensor import Tensor
 
@@ -112,11 +112,7 @@ def gradcheck(
         raise ValueError("gradcheck: at least one input must be a tensor that requires a gradient")
     for i, x in checked:
         if x.dtype not in (np.float64, np.complex128):
-            warnings.warn(
-                f"gradcheck: input {i} has dtype {x.dtype}; differences need float64 to be accurate",
-                UserWarning,
-                stacklevel=2,
-            )
+            warn_caller(f"gradcheck: input {i} has dtype {x.dtype}; differences need float64 to be accurate")
         if not is_writable(x._data):
             raise RuntimeError(f"gradcheck: input {i} has repeated or read-only memory; pass x.clone()")
     try:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ from fastdl.autograd.in_float32 import InFloat32, compute
 from fastdl.autograd.op import ComplexOperand, NoKernel, Op
 from fastdl.devices import device_of, to_host
 from fastdl.dtypes import CPU, FLOATING, META, float64, int64, is_half
-from fastdl.errors import not_a_tensor, not_for_complex
+from fastdl.errors import not_a_tensor, not_for_complex, warn_caller
 from fastdl.kernels import MetaArray, is_array
 from fastdl.kernels.batched import BatchedArray
 from fastdl.kernels.meta import NoValues, zeros
@@ -123,7 +122,7 @@ def _on_cpu(
 ) -> Any:
     if cls not in _told:
         _told.add(cls)
-        warnings.warn(f"{error}: computed on the CPU, with copies there and back", UserWarning, stacklevel=4)
+        warn_caller(f"{error}: computed on the CPU, with copies there and back")
     moved = [None if t is None else t.to(CPU) for t in inputs]
     result = cls.apply_itself(*moved, **{name: _hosted(value) for name, value in options.items()})
     return tuple([r.to(where) for r in result]) if isinstance(result, tuple) else result.to(where)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from fastdl.distributions import constraints
 from fastdl.distributions.distribution import Distribution, broadcast_all
 from fastdl.distributions.gamma import Beta, _standard_gamma
 from fastdl.distributions.multivariate_normal import cholesky_factor, one_matrix
+from fastdl.errors import warn_caller
 from fastdl.ops.diagonals import diag_embed
 from fastdl.ops.elementwise import where
 from fastdl.ops.gamma import digamma, lgamma, mvlgamma
@@ -114,9 +114,8 @@ class Wishart(Distribution):
         if self._validate_args if validate_args is None else validate_args:
             self._require(self.arg_constraints[name], matrix, f"parameter {name}")
         if bool((freedom < d).any()):
-            warnings.warn(
-                "Low df values detected. Singular samples are highly likely to occur for ndim - 1 < df < ndim.",
-                stacklevel=2,
+            warn_caller(
+                "Low df values detected. Singular samples are highly likely to occur for ndim - 1 < df < ndim."
             )
         lower = cholesky_factor(name, matrix)
         batch = np.broadcast_shapes(lower.shape[:-2], freedom.shape)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ import numpy as np
 from fastdl.autograd.mode import no_grad
 from fastdl.devices import device_of, make, to_device
 from fastdl.dtypes import CPU, FLOATING
+from fastdl.errors import warn_caller
 from fastdl.kernels import array as as_array
 from fastdl.ops.complex import ViewAsReal
 from fastdl.random import default_generator
@@ -142,10 +142,9 @@ def trunc_normal_(
     if std <= 0 or a >= b:
         raise ValueError(f"trunc_normal_: needs std > 0 and a < b, got std={std}, a={a}, b={b}")
     if mean < a - 2 * std or mean > b + 2 * std:
-        warnings.warn(
+        warn_caller(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
-            "The distribution of values may be incorrect.",
-            stacklevel=2,
+            "The distribution of values may be incorrect."
         )
     propose = _truncated_normal((a - mean) / std, (b - mean) / std, generator)
 
@@ -274,7 +273,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> 
 
 def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float | None:
     if 0 in tensor.shape:
-        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+        warn_caller("Initializing zero-element tensors is a no-op")
         return None
     return calculate_gain(nonlinearity, a) / math.sqrt(_calculate_correct_fan(tensor, mode))
 
@@ -356,7 +355,7 @@ def __getattr__(name: str) -> Any:
     @functools.wraps(function)
     def older(*arguments: Any, **options: Any) -> Any:
         message = f"`nn.init.{name}` is now deprecated in favor of `nn.init.{name}_`."
-        warnings.warn(message, FutureWarning, stacklevel=2)
+        warn_caller(message, FutureWarning)
         return function(*arguments, **options)
 
     return older

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from fastdl._graph import plain
 from fastdl.autograd.mode import mode
 from fastdl.autograd.refused import apply_otherwise
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, float32, float64, is_common_integer, is_half
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import ArgumentError, not_a_tensor, warn_caller
 from fastdl.kernels import is_array, on_device, select
 from fastdl.ops.arrays import wrapped
 from fastdl.ops.binary import (
@@ -160,11 +159,7 @@ def older_order(op: str, factor: Any, tensors: tuple[Any, ...], count: int, now:
         or not all([isinstance(t, Tensor) for t in tensors])
     ):
         raise TypeError(f"{op}: expected {op}({now}), got {len(tensors) + 2} arguments by place")
-    warnings.warn(
-        f"{op}: a factor before the tensors is PyTorch's older order; call {op}({now})",
-        UserWarning,
-        stacklevel=4,
-    )
+    warn_caller(f"{op}: a factor before the tensors is PyTorch's older order; call {op}({now})")
 
 
 def add(input: Any, other: Any, *older: Any, alpha: float = 1, out: Any = None) -> Tensor:

@@ -64,6 +64,7 @@ class Diff(Op):
                 x = by_numpy("diff", ufunc, x.dtype, None, later, earlier)
         return x
 
+    @np.errstate(all="ignore")
     def backward(self, grad: Any) -> Any:
         if grad.size == 0:
             return zeros(self.shape, grad.dtype, grad)

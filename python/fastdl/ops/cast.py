@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from fastdl.dtypes import (
     int64,
     uint8,
 )
+from fastdl.errors import warn_caller
 from fastdl.kernels import on_device
 from fastdl.tensor import Tensor
 
@@ -54,7 +54,7 @@ def cast(input: Tensor, dtype: Any) -> Tensor:
     if have == dtype:
         return input
     if have.kind == "c" and dtype.kind not in "cb":
-        warnings.warn("Casting complex values to real discards the imaginary part", UserWarning, stacklevel=3)
+        warn_caller("Casting complex values to real discards the imaginary part")
     if plain(input):  # no node where nothing is recorded
         return Tensor._wrap(pooled_copy(input._data, dtype))
     return Cast.apply(input, dtype=dtype)  # type: ignore[no-any-return]

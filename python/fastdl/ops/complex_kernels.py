@@ -162,6 +162,7 @@ def product(a: Any, b: Any) -> Any:
         if min(m, p) > 2 and a.shape[-1] == n and max(a.size * p, b.size * m) >= _WORTH:
             pairs = (a if a.flags.c_contiguous else pooled_copy(a)).view(float32)
             return k.matmul(pairs, k.complex_rows(b)).view(complex64)
-    if a.ndim == 2 and b.ndim == 2:
-        return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))
-    return as_array(np.matmul(a, b), a)
+    with np.errstate(all="ignore"):
+        if a.ndim == 2 and b.ndim == 2:
+            return np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype, a))
+        return as_array(np.matmul(a, b), a)

@@ -59,6 +59,7 @@ class CosineSimilarity(Op):
         product = k.mul_forward(self.lengths[0, ...], self.lengths[1, ...])
         return k.div_forward(self.dot, product, product)
 
+    @np.errstate(all="ignore")
     def backward(self, grad: Any) -> Any:
         # cos = dot / (l1 l2): d cos / d(x . x) = -cos / (2 l^2), nothing where eps replaced the length.
         grad_sums = empty((3, *grad.shape), grad.dtype, grad)

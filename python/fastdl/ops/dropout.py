@@ -9,14 +9,13 @@ is kept for backward but that offset.
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import Op
 from fastdl.autograd.view import alias, check_writable, write
 from fastdl.dtypes import float32, is_half
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import ArgumentError, not_a_tensor, warn_caller
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import full
 from fastdl.random import default_generator
@@ -134,10 +133,9 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     """
     if input.ndim != 4:
         _at_least_two("dropout2d", input)
-        warnings.warn(
+        warn_caller(
             f"dropout2d: expected an input (N, C, H, W), got shape {tuple(input.shape)}; its first "
-            "two axes are taken as N and C, so whole rows of the others are dropped",
-            stacklevel=2,
+            "two axes are taken as N and C, so whole rows of the others are dropped"
         )
     return _apply("dropout2d", input, p, training, inplace, _channel_length(input, 2))
 
@@ -146,10 +144,9 @@ def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: boo
     """Drop whole channels of (N, C, D, H, W) or (C, D, H, W). See ``torch.nn.functional.dropout3d``."""
     if input.ndim not in (4, 5):
         _at_least_two("dropout3d", input)
-        warnings.warn(
+        warn_caller(
             f"dropout3d: expected an input (N, C, D, H, W) or (C, D, H, W), got shape {tuple(input.shape)}; "
-            "its first axis is taken as C",
-            stacklevel=2,
+            "its first axis is taken as C"
         )
     return _apply(
         "dropout3d", input, p, training, inplace, _channel_length(input, 2 if input.ndim == 5 else 1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
 
-from fastdl.errors import LinAlgError
+from fastdl.errors import LinAlgError, warn_caller
 from fastdl.kernels import capture, on_device
 from fastdl.tensor import Tensor
 
@@ -35,11 +34,7 @@ def on_host(function: Function) -> Function:
                 )
             if function not in _told:
                 _told.add(function)
-                warnings.warn(
-                    f"{name} has no CUDA kernel: computed on the CPU, with copies there and back",
-                    UserWarning,
-                    stacklevel=2,
-                )
+                warn_caller(f"{name} has no CUDA kernel: computed on the CPU, with copies there and back")
             args = tuple(_moved(a, "cpu") for a in args)
             options = {name: _moved(value, "cpu") for name, value in options.items()}
         try:

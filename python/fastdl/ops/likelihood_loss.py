@@ -6,14 +6,13 @@ Each is one kernel call each way, reduction included; the kernels are in the fam
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import Op
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, warn_caller
 from fastdl.kernels import array, select
 from fastdl.ops.arithmetic import number
 from fastdl.ops.arrays import full as filled
@@ -146,10 +145,9 @@ def kl_div(
         return KlDivBatchMean.apply(input, target, options=(log_target, "sum"))  # type: ignore[no-any-return]
     reduction = check_reduction(op, size_average, reduce, reduction)
     if reduction == "mean":
-        warnings.warn(
+        warn_caller(
             "kl_div: reduction='mean' divides by the number of elements and is not the divergence; "
-            "'batchmean' is",
-            stacklevel=2,
+            "'batchmean' is"
         )
     target = matching_target(op, input, target)
     return KlDiv.apply(input, target, options=(log_target, reduction))  # type: ignore[no-any-return]

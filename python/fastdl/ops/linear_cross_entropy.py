@@ -7,7 +7,6 @@ computes the pieces' logits again, since each row's upstream gradient is unknown
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from math import prod
@@ -19,7 +18,7 @@ from fastdl.autograd.gradients import grad
 from fastdl.autograd.mode import enable_grad, is_grad_enabled
 from fastdl.autograd.op import Op, needing
 from fastdl.dtypes import float32, is_half
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, warn_caller
 from fastdl.kernels import array
 from fastdl.ops.arrays import cast
 from fastdl.ops.cross_entropy import cross_entropy
@@ -267,9 +266,8 @@ def linear_cross_entropy(
     if options is not None:
         if input.ndim == 2 and len(input) and len(classes) == 1 and target.shape == input.shape[:1]:
             return _in_pieces(input, linear_weight, linear_bias, target, loss, options)
-        warnings.warn(
-            f"{op}: pieces need input (N, F), linear_weight (C, F) and class indices (N); computed as a whole",
-            stacklevel=2,
+        warn_caller(
+            f"{op}: pieces need input (N, F), linear_weight (C, F) and class indices (N); computed as a whole"
         )
     if len(classes) > 1:
         if input.ndim == 1:

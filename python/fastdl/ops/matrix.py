@@ -24,6 +24,8 @@ from fastdl.ops.join import cat
 from fastdl.ops.lapack import check_waiting, lapack
 from fastdl.tensor import Tensor
 
+_quiet = np.errstate(all="ignore")  # infinity and NaN are results
+
 
 def mH(a: Any) -> Any:
     """The conjugate transpose, named as the tensors' property; of real matrices the transpose, a view."""
@@ -166,16 +168,17 @@ class Determinant(Op):
     takes_complex = True
     saves = (0,)
 
+    @_quiet
     def forward(self, a: Any) -> Any:
         self.a = a
         if on_device(a):
             packed, pivots, _ = select(a).lu_factor(a, True)
             self.y = _diagonal(packed).prod(-1) * _sign(pivots, a.dtype)
         else:
-            with np.errstate(invalid="ignore"):  # NaN of NaN
-                self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
+            self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
         return self.y
 
+    @_quiet
     def backward(self, grad: Any) -> Any:
         packed, pivots, info = select(grad).lu_factor(self.a, True)
         if failed(info):
@@ -328,6 +331,7 @@ class SingularValues(Op):
         self.u, self.s, self.vh = contiguous(u), s, contiguous(vh)
         return self.u, self.s, self.vh
 
+    @_quiet
     def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
         s, k = self.s, self.s.shape[-1]
         if grad_u is None and grad_vh is None:
@@ -347,8 +351,7 @@ class SingularValues(Op):
             inner = inner + 1j * turned[..., None] * one
         inner = inner + (f * (of_u - mH(of_u))) * s[..., None, :] + s[..., :, None] * (f * (of_v - mH(of_v)))
         result = u @ inner @ vh
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inverse = np.where(s == 0, 0, 1 / np.where(s == 0, 1, s)).astype(s.dtype)
+        inverse = np.where(s == 0, 0, 1 / np.where(s == 0, 1, s)).astype(s.dtype)
         if u.shape[-2] > k:
             result = result + (grad_u - u @ of_u) * inverse[..., None, :] @ vh
         if vh.shape[-1] > k:
@@ -419,6 +422,7 @@ class Orthogonal(Op):
         self.q, self.r = contiguous(q), contiguous(r)
         return self.q, self.r
 
+    @_quiet
     def backward(self, grad_q: Any, grad_r: Any) -> Any:
         k = self.q.shape[-1]
         if k == self.r.shape[-1]:

@@ -121,9 +121,8 @@ def _regular(x: Any, rtol: Any) -> _Regular | None:
     square = product(a, mH(a)) if a.shape[-2] < a.shape[-1] else product(mH(a), a)
     with np.errstate(all="ignore"):  # what is not finite is not below a limit
         sizes = square.diagonal(axis1=-2, axis2=-1).real
-        scale = 1 / np.sqrt(
-            sizes
-        )  # columns of one length: only their angles can make the square lose anything
+        # Columns of one length: only their angles can make the square lose anything.
+        scale = 1 / np.sqrt(sizes)
         try:
             lower = lapack("cholesky", square * scale[..., None] * scale[..., None, :])
         except LinAlgError:
@@ -140,6 +139,7 @@ def _squares(w: Any) -> Any:
     return (np.abs(w) ** 2).sum((-2, -1))
 
 
+@np.errstate(all="ignore")
 def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
     rtol, x = rtol if rcond is None else rcond, A._data
     if x.size == 0:

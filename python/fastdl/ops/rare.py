@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from math import floor, isfinite, prod
 from typing import Any
@@ -14,7 +13,7 @@ from fastdl.arrays import assign
 from fastdl.autograd.mode import mode
 from fastdl.creation import empty_strided, tensor
 from fastdl.dtypes import as_dtype, float64, get_default_dtype
-from fastdl.errors import not_a_tensor
+from fastdl.errors import not_a_tensor, warn_caller
 from fastdl.ops import parts, strided, views
 from fastdl.ops.arrays import empty
 from fastdl.ops.axes import normal_axis
@@ -36,7 +35,7 @@ def range(
     """start, start + step, ... up to ``end``, which belongs to it; deprecated, see ``torch.range``."""
     if end is None:
         raise TypeError("range: end is missing")
-    warnings.warn("range is deprecated, use arange, whose end does not belong to it", stacklevel=2)
+    warn_caller("range is deprecated, use arange, whose end does not belong to it")
     if not all(map(isfinite, (start, end, step))):
         raise RuntimeError(f"range: needs finite numbers, got {start} -> {end} in steps of {step}")
     dtype = get_default_dtype() if dtype is None else as_dtype("range", dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import mode
 from fastdl.autograd.op import Op
 from fastdl.dtypes import FLOATING
-from fastdl.errors import ArgumentError, DtypeError
+from fastdl.errors import ArgumentError, DtypeError, warn_caller
 from fastdl.kernels import array, select
 from fastdl.ops.cast import cast, to
 from fastdl.ops.promotion import promote_types
@@ -30,9 +29,7 @@ def check_reduction(op: str, size_average: bool | None, reduce: bool | None, red
                 f"then called: nn.MSELoss()(input, target)"
             )
         reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
-        warnings.warn(
-            f"{op}: size_average and reduce are deprecated; use reduction='{reduction}'", stacklevel=3
-        )
+        warn_caller(f"{op}: size_average and reduce are deprecated; use reduction='{reduction}'")
     if reduction not in REDUCTIONS:
         raise ArgumentError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     return reduction
@@ -119,10 +116,9 @@ def matching_target(
                 f"{op}: input of shape {x.shape} and target of shape {t.shape} do not broadcast"
             ) from None
         if warn:
-            warnings.warn(
+            warn_caller(
                 f"{op}: target of shape {t.shape} is broadcast against input of shape {x.shape}; if that is "
-                "not meant, make their shapes equal",
-                stacklevel=3,
+                "not meant, make their shapes equal"
             )
     return target
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import index
@@ -14,7 +13,7 @@ from fastdl.arrays import assign
 from fastdl.autograd.graph import linear_backward
 from fastdl.autograd.op import OF_ITSELF, Op
 from fastdl.dtypes import FLOATING, complex64, complex128, float32, float64, int32, int64, uint8
-from fastdl.errors import ArgumentError, not_a_tensor
+from fastdl.errors import ArgumentError, not_a_tensor, warn_caller
 from fastdl.kernels import on_device, select
 from fastdl.ops.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from fastdl.ops.arrays import cast, contiguous, filler, full, memory_order
@@ -310,19 +309,19 @@ def upsample(
     align_corners: bool | None = None,
 ) -> Tensor:
     """Deprecated name of :func:`interpolate`."""
-    warnings.warn("upsample is deprecated, use interpolate instead", stacklevel=2)
+    warn_caller("upsample is deprecated, use interpolate instead")
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
 def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
     """Deprecated: :func:`interpolate` with ``mode="nearest"``."""
-    warnings.warn("upsample_nearest is deprecated, use interpolate instead", stacklevel=2)
+    warn_caller("upsample_nearest is deprecated, use interpolate instead")
     return interpolate(input, size, scale_factor, "nearest")
 
 
 def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
     """Deprecated: :func:`interpolate` with ``mode="bilinear", align_corners=True``."""
-    warnings.warn("upsample_bilinear is deprecated, use interpolate instead", stacklevel=2)
+    warn_caller("upsample_bilinear is deprecated, use interpolate instead")
     return interpolate(input, size, scale_factor, "bilinear", align_corners=True)
 
 

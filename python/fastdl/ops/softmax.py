@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from fastdl.autograd.op import Op
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, warn_caller
 from fastdl.kernels import select
 from fastdl.ops.cast import cast
 from fastdl.ops.common import axis
@@ -87,9 +86,7 @@ def _apply(op: str, node: type[Op], input: Tensor, dim: int | None, dtype: Any) 
     ndim = input._data.ndim
     if dim is None:
         dim = 0 if ndim in (0, 1, 3) else 1
-        warnings.warn(
-            f"{op}: the choice of dim={dim} for {ndim} dimensions is deprecated; pass dim", stacklevel=3
-        )
+        warn_caller(f"{op}: the choice of dim={dim} for {ndim} dimensions is deprecated; pass dim")
     if ndim == 0:  # one number is a distribution over one class
         axis(op, dim, 0)
         return node.apply(input.reshape(1), dim=0).reshape(())  # type: ignore[no-any-return]

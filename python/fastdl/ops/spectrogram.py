@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from fastdl.autograd.op import Op
+from fastdl.errors import warn_caller
 from fastdl.ops.fourier import complex_transform, inverse_real_transform, real_transform
 from fastdl.ops.parts import Windows, overlapped
 from fastdl.ops.resample import pad
@@ -88,7 +88,7 @@ def stft(
             )
         return_complex = True
     if not return_complex:
-        warnings.warn("stft: return_complex=False is PyTorch's older form", UserWarning, stacklevel=3)
+        warn_caller("stft: return_complex=False is PyTorch's older form")
     if input.ndim not in (1, 2):
         raise RuntimeError(f"stft: expected a 1D or 2D tensor, got shape {tuple(input.shape)}")
     single = input.ndim == 1
@@ -192,10 +192,8 @@ def istft(
         )
     signal = signal / envelope
     if length is not None and signal.shape[1] < length:
-        warnings.warn(
-            "istft: the length of the signal is shorter than the length parameter; it is filled with zeros",
-            UserWarning,
-            stacklevel=3,
+        warn_caller(
+            "istft: the length of the signal is shorter than the length parameter; it is filled with zeros"
         )
         signal = pad(signal, [0, length - signal.shape[1]])
     return signal.squeeze(0) if single else signal

@@ -11,7 +11,7 @@ from fastdl._graph import plain
 from fastdl.autograd.graph import linear_backward, replay
 from fastdl.autograd.op import Op
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, bool_, float32, float64, int64
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, warn_caller
 from fastdl.kernels import array, on_device, select
 from fastdl.ops.arithmetic import add, div, mul, sub
 from fastdl.ops.arrays import cast, contiguous, count_true, full, in_float32, zeros
@@ -352,6 +352,10 @@ def cov(
             lost = 1 if aweights is None else div(sum(mul(weights, aweights)), total)
             degrees = sub(total, mul(lost, correction) if isinstance(lost, Tensor) else lost * correction)
         degrees = clamp(degrees, min=0)
+    if not degrees:
+        warn_caller(
+            "cov(): degrees of freedom is <= 0. Correction should be strictly less than the number of observations."
+        )
     return squeeze(div(matmul(weighted, conj(centred.t())), degrees))
 
 

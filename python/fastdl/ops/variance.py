@@ -6,7 +6,7 @@ import builtins
 from typing import Any
 
 from fastdl.arrays import pooled_copy
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, warn_caller
 from fastdl.kernels import select
 from fastdl.ops.axes import check_flag, normal_axes, numpy_names, reduced_count
 from fastdl.ops.reduce import Reduction, floating_input, mean
@@ -102,7 +102,13 @@ def _arguments(
         correction = 1 if unbiased else 0
     input = floating_input(op, input)
     correction = 1.0 if correction is None else float(correction)
-    return input, normal_axes(op, dim, input._data.ndim, keepdim), keepdim, correction
+    axes = normal_axes(op, dim, input._data.ndim, keepdim)
+    if reduced_count(input._data.shape, axes) <= correction:
+        warn_caller(
+            f"{op}(): degrees of freedom is <= 0. Correction should be strictly less than the reduction factor (input "
+            "numel divided by output numel)."
+        )
+    return input, axes, keepdim, correction
 
 
 def var(

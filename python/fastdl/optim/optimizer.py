@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -15,6 +14,7 @@ from fastdl.arrays import assign, pooled_copy
 from fastdl.autograd.mode import enable_grad
 from fastdl.devices import to_device
 from fastdl.dtypes import CPU, float32, float64, is_half
+from fastdl.errors import warn_caller
 from fastdl.kernels import Remembered, capture, fill_with_zeros, on_device, select
 from fastdl.kernels import array as as_array
 from fastdl.kernels.sparse import SparseArray, is_sparse
@@ -168,7 +168,7 @@ class Optimizer:
             param_group.setdefault(name, default)
         ids = {id(p) for p in params}
         if len(ids) != len(params):
-            warnings.warn("optimizer contains a parameter group with duplicate parameters", stacklevel=3)
+            warn_caller("optimizer contains a parameter group with duplicate parameters")
         for group in self.param_groups:
             if ("param_names" in group) != ("param_names" in param_group):
                 named = "with names" if "param_names" in param_group else "without names"

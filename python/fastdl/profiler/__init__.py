@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ContextDecorator
@@ -25,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastdl import cuda
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, warn_caller
 from fastdl.profiler.averages import EventList, FunctionEvent, FunctionEventAvg
 from fastdl.profiler.recorder import Event, Recorder
 
@@ -100,7 +99,7 @@ def schedule(
             f"skip_first={skip_first}"
         )
     if warmup == 0:
-        warnings.warn("Profiler won't be using warmup, this can skew profiler results", stacklevel=2)
+        warn_caller("Profiler won't be using warmup, this can skew profiler results")
     length = wait + warmup + active
 
     def action(step: int) -> ProfilerAction:
@@ -255,7 +254,7 @@ class profile:
             if self._recorder is None:
                 self._begin()
         elif self._recorder is not None:
-            warnings.warn("Incorrect schedule: RECORD followed by no RECORD_AND_SAVE", stacklevel=2)
+            warn_caller("Incorrect schedule: RECORD followed by no RECORD_AND_SAVE")
             self._end()
         self._enter_step()
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+
+from fastdl.errors import warn_caller
 
 Problem = Callable[[Any], list[Any]]
 _families: dict[str, Problem] = {}
@@ -107,11 +108,10 @@ def _decided(name: str, runtime: Any) -> bool:
                 return False  # another stream is being recorded: the next call decides
             _verdicts[key] = objection is None
             if objection is not None:
-                warnings.warn(
+                warn_caller(
                     f"{name}: the kernels for compute capability 9.0 failed their trial on this device ({objection}); "
                     "slower ones are used instead. Please report this; FASTDL_HOPPER=0 silences it.",
                     RuntimeWarning,
-                    stacklevel=4,
                 )
         return _verdicts[key]
 

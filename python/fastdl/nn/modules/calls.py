@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fastdl.autograd.op import Op
+from fastdl.errors import warn_caller
 from fastdl.published import explain
 from fastdl.tensor import Tensor
 from fastdl.utils.hooks import RemovableHandle, add_hook
@@ -184,10 +184,9 @@ class Calls:
                         else:
                             hook(self, args, None)
                     except Exception as error:  # the first error is the one to report
-                        warnings.warn(
+                        warn_caller(
                             f"forward hook with always_call=True of {self._get_name()} raised an error that was "
-                            f"silenced because forward had raised another: {error}",
-                            stacklevel=3,
+                            f"silenced because forward had raised another: {error}"
                         )
             raise
 

@@ -8,7 +8,6 @@ made from both when somebody asks for them. Calling and hooks are in ``calls.py`
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSet
 from typing import Any, Self, TypeVar
 
@@ -19,6 +18,7 @@ from fastdl.autograd.mode import no_grad
 from fastdl.creation import empty_like
 from fastdl.devices import to_device
 from fastdl.dtypes import DIFFERENTIABLE, FLOATING, as_dtype
+from fastdl.errors import warn_caller
 from fastdl.kernels import fill_with_zeros
 from fastdl.kernels.sparse import is_sparse
 from fastdl.nn.modules.arguments import explained
@@ -49,9 +49,7 @@ def _convert(tensor: Tensor, dtype: Any, where: Any = None, kinds: str = FLOATIN
         array = to_device(array, where)
     if dtype is not None and array.dtype.kind in kinds and array.dtype != dtype:
         if array.dtype.kind == "c" != dtype.kind:
-            warnings.warn(
-                "Casting complex values to real discards the imaginary part", UserWarning, stacklevel=2
-            )
+            warn_caller("Casting complex values to real discards the imaginary part")
         array = pooled_copy(array, dtype)
     return tensor if array is tensor._data else Tensor._wrap(array)
 

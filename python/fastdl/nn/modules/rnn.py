@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 from fastdl.autograd.mode import mode
+from fastdl.errors import warn_caller
 from fastdl.nn import init
 from fastdl.nn.modules.module import Module
 from fastdl.nn.parameter import Parameter, empty
@@ -75,9 +75,8 @@ class RNNBase(Module):
                 f"{name}: dropout, the probability of being dropped, must be between 0 and 1, got {dropout!r}"
             )
         if dropout > 0 and num_layers == 1:
-            warnings.warn(
-                f"{name}: dropout={dropout} acts between layers, and there is only one (num_layers=1)",
-                stacklevel=3,
+            warn_caller(
+                f"{name}: dropout={dropout} acts between layers, and there is only one (num_layers=1)"
             )
         for what, flag in (("bias", bias), ("batch_first", batch_first)):
             if not isinstance(flag, bool):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from fastdl.arrays import assign, pooled_copy
 from fastdl.dtypes import float32, is_half
-from fastdl.errors import not_for_complex
+from fastdl.errors import not_for_complex, warn_caller
 from fastdl.kernels import array, on_device, select
 from fastdl.kernels.sparse import SparseArray, is_sparse, not_for_sparse
 from fastdl.ops.arrays import any_true
@@ -141,7 +140,7 @@ def clip_grad_norm(
     foreach: bool | None = None,
 ) -> Tensor:
     """The older name of :func:`clip_grad_norm_`, with a warning."""
-    warnings.warn("clip_grad_norm is deprecated, use clip_grad_norm_ instead", FutureWarning, stacklevel=2)
+    warn_caller("clip_grad_norm is deprecated, use clip_grad_norm_ instead", FutureWarning)
     return clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
 
 

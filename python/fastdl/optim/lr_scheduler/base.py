@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
+from fastdl.errors import warn_caller
 from fastdl.optim.optimizer import Optimizer
 from fastdl.tensor import Tensor
 
@@ -90,11 +90,9 @@ class LRScheduler:
         """Go to the next epoch (or to ``epoch``) and set its rates."""
         ours = type(self.optimizer).step is Optimizer.step
         if self._step_count == 1 and ours and not self.optimizer._stepped:
-            warnings.warn(
+            warn_caller(
                 "Detected call of `lr_scheduler.step()` before `optimizer.step()`: call them in the opposite order, or "
-                "the first value of the schedule is skipped",
-                UserWarning,
-                stacklevel=2,
+                "the first value of the schedule is skipped"
             )
         self._step_count += 1
         self._update(epoch)

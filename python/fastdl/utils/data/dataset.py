@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
+from fastdl.errors import warn_caller
 from fastdl.kernels import select
 from fastdl.random import default_generator
 from fastdl.tensor import Tensor
@@ -188,9 +188,7 @@ def random_split(dataset: Dataset[T], lengths: Sequence[float], generator: Any =
             sizes[i % len(sizes)] += 1
         for i, size in enumerate(sizes):
             if size == 0:
-                warnings.warn(
-                    f"Length of split at index {i} is 0. This might result in an empty dataset.", stacklevel=2
-                )
+                warn_caller(f"Length of split at index {i} is 0. This might result in an empty dataset.")
     if sum(sizes) != total:
         raise ValueError(
             "Sum of input lengths does not equal the length of the input dataset! "

@@ -7,14 +7,13 @@ import wave
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
-from warnings import warn
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 
-from fastdl.errors import ArgumentError
+from fastdl.errors import ArgumentError, warn_caller
 from fastdl.tensor import Tensor
 from fastdl.utils.tensorboard.arrays import as_array, bytes_of_image
 
@@ -163,7 +162,7 @@ def audio(tag: str, tensor: Any, sample_rate: int = 44100) -> Any:
     if samples.ndim != 1:
         raise ArgumentError(f"add_audio: snd_tensor must be one channel, (1, L) or (L,), got {samples.shape}")
     if np.abs(samples).max(initial=0) > 1:
-        warn("add_audio: snd_tensor goes beyond -1 .. 1 and is cut off there", stacklevel=3)
+        warn_caller("add_audio: snd_tensor goes beyond -1 .. 1 and is cut off there")
     output = io.BytesIO()
     with wave.open(output, "wb") as file:
         file.setnchannels(1)
