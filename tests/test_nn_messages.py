@@ -135,7 +135,7 @@ t, ones = fastdl.tensor, fastdl.ones
         (
             lambda: nn.Sequential([nn.ReLU()]),
             TypeError,
-            r"list is not a Module subclass; nn.Sequential\(\*layers\) takes the layers one by one",
+            r"list is not a Module subclass; nn.Sequential\(\*layers\) makes one module of layers, which",
         ),
         (lambda: fastdl.full((2,), None), TypeError, "full: fill_value must be a number, got None"),
         (lambda: fastdl.ones(2.5), TypeError, "ones: the extents must be integers, got 2.5"),

@@ -244,9 +244,9 @@ def test_save_errors(tmp_path):
     cyclic: list = []
     cyclic.append(cyclic)
     for obj, error, message in (
-        ({"a": {"b": object()}}, TypeError, r"save: a\.b is a object"),
-        ({"a": nn.Linear(1, 1)}, TypeError, r"a is a Linear.*pass its state_dict\(\)"),
-        ({"a": {3, object}}, TypeError, r"a\.\d is a type"),
+        ({"a": {"b": object()}}, TypeError, r"save: a\.b is of type object"),
+        ({"a": nn.Linear(1, 1)}, TypeError, r"a is of type Linear.*pass its state_dict\(\)"),
+        ({"a": {3, object}}, TypeError, r"a\.\d is of type type"),
         ({(1, 2): 3}, TypeError, "key of type tuple"),
         ({"a": np.zeros(2, np.clongdouble)}, TypeError, "a has dtype complex256"),
         ({"a": np.array(["x"])}, TypeError, "a has dtype <U1"),

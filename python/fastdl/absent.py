@@ -12,13 +12,15 @@ from fastdl.errors import ArgumentError
 
 _BLOCKS = "sparse layouts are sparse_coo, sparse_csr and sparse_csc"
 _QUANTISED = "there are no quantised tensors; float16 and bfloat16 halve the memory"
+_FAKE = "round with a straight-through autograd.Function: its forward rounds, its backward returns grad"
+NO_SCRIPT = ": models run as they are; save the state_dict, and make the model where it is loaded (docs/differences.md)"
 _COMPLEX = "complex numbers have parts of 32 and 64 bits: complex64 and complex128"
 _STORAGE = "a tensor lies in a NumPy array: x.numpy() is that memory, x.data_ptr() its address"
 _WHY = {
     _BLOCKS: "sparse_bsr sparse_bsc sparse_bsr_tensor sparse_bsc_tensor to_sparse_bsr to_sparse_bsc",
     _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel dequantize qint8 quint8 qint32
-        q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2 fake_quantize_per_tensor_affine
-        fake_quantize_per_channel_affine""",
+        q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
+    _FAKE: "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
     _COMPLEX: "complex32 chalf",
     _STORAGE: "storage is_shared",
     "models run as they are; fastdl.compile returns its argument": "export",
@@ -42,12 +44,12 @@ class Absent:
     A ``__getattr__`` would say it, too, but with one the interpreter looks up every attribute the slow way.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, why: str = "") -> None:
+        self.name, self.why = name, why
 
     def __get__(self, instance: Any, owner: type) -> Any:
         whose = f"type object {owner.__name__!r}" if instance is None else f"{owner.__name__!r} object"
-        text = f"{whose} has no attribute {self.name!r}{hint(self.name)}"
+        text = f"{whose} has no attribute {self.name!r}{self.why or hint(self.name)}"
         raise AttributeError(text, name=self.name, obj=instance)
 
 

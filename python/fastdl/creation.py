@@ -425,7 +425,7 @@ def sparse_like(input: Tensor, dtype: Any, device: Any, requires_grad: bool) -> 
     """A sparse tensor without entries, of the shape and layout of ``input``."""
     from fastdl.sparse.creation import empty_like
 
-    return empty_like(input, dtype, device, requires_grad)
+    return empty_like(input, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def empty_like(

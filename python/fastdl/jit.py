@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin
 
+from fastdl.absent import NO_SCRIPT
 from fastdl.nn.modules.module import Module
 
 __all__ = [
@@ -147,7 +148,4 @@ def is_tracing() -> bool:
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    raise AttributeError(
-        f"module 'fastdl.jit' has no attribute {name!r}: models run as they are; save the state_dict, and make the "
-        "model where it is loaded (docs/differences.md)"
-    )
+    raise AttributeError(f"module 'fastdl.jit' has no attribute {name!r}{NO_SCRIPT}")

@@ -192,8 +192,8 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
     if isinstance(value, (argparse.Namespace, os.PathLike)):
         hint = "; pass vars() of it" if isinstance(value, argparse.Namespace) else "; pass str() of it"
     raise TypeError(
-        f"save: {path or 'obj'} is a {type(value).__name__}; only tensors, arrays, numbers, text, bytes, dtypes, None, "
-        f"and dicts, lists and tuples of them can be stored{hint}"
+        f"save: {path or 'obj'} is of type {type(value).__name__}; only tensors, arrays, numbers, text, bytes, dtypes, "
+        f"None, and dicts, lists and tuples of them can be stored{hint}"
     )
 
 

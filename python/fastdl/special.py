@@ -1,7 +1,7 @@
 """Special functions; see ``torch.special``."""
 
 from fastdl.ops.activation import sigmoid as expit
-from fastdl.ops.bessel import i0, i0e, i1, i1e
+from fastdl.ops.bessel import i0, i0e, i1, i1e, spherical_bessel_j0
 from fastdl.ops.elementwise import erf, expm1, log1p, round
 from fastdl.ops.error_functions import erfc, erfcx, erfinv, log_ndtr, ndtr, ndtri
 from fastdl.ops.gamma import digamma, polygamma, zeta
@@ -16,6 +16,7 @@ from fastdl.ops.special import entr, exp2, logit, sinc, xlog1py, xlogy
 from fastdl.published import publish as _publish
 
 psi = digamma
+modified_bessel_i0, modified_bessel_i1 = i0, i1
 
 __all__ = [
     "digamma",
@@ -39,6 +40,8 @@ __all__ = [
     "log_softmax",
     "logit",
     "logsumexp",
+    "modified_bessel_i0",
+    "modified_bessel_i1",
     "multigammaln",
     "ndtr",
     "ndtri",
@@ -47,6 +50,7 @@ __all__ = [
     "round",
     "sinc",
     "softmax",
+    "spherical_bessel_j0",
     "xlog1py",
     "xlogy",
     "zeta",
@@ -56,5 +60,6 @@ _publish(
     globals(),
     __all__,
     """digamma entr erfc erfcx erfinv exp2 expit gammainc gammaincc gammaln i0 i0e i1 i1e log_ndtr logit logsumexp
-    multigammaln ndtr ndtri polygamma psi sinc xlog1py xlogy zeta""",
+    modified_bessel_i0 modified_bessel_i1 multigammaln ndtr ndtri polygamma psi sinc spherical_bessel_j0 xlog1py
+    xlogy zeta""",
 )

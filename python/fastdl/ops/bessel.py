@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastdl.ops.arithmetic import add, div, mul, sub
-from fastdl.ops.elementwise import where
+from fastdl.ops.elementwise import isinf, where
 from fastdl.ops.evaluated import special
-from fastdl.ops.unary import sign
+from fastdl.ops.unary import sign, sin
 from fastdl.tensor import Tensor
 
 
@@ -33,6 +33,13 @@ def i1(input: Tensor) -> Tensor:
 def i1e(input: Tensor) -> Tensor:
     """exp(-|x|) :func:`i1`, which does not overflow. See ``torch.special.i1e``."""
     return special("i1e", input, lambda x: sub(i0e(x), add(mul(sign(x), i1e(x)), _over(i1e(x), x))))
+
+
+def spherical_bessel_j0(x: Tensor) -> Tensor:
+    """sin(x) / x, 1 at 0 and 0 at infinity. See ``torch.special.spherical_bessel_j0``."""
+    zero = x == 0
+    values = where(zero, 1.0, div(sin(x), where(zero, 1.0, x)))
+    return where(isinf(x), 0.0, values)  # type: ignore[no-any-return]
 
 
 def _over(y: Tensor, x: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from fastdl.kernels import array
 from fastdl.tensor import Tensor
 
 
-def axis(op: str, dim: Any, ndim: int, name: str = "dim") -> int:
-    """``dim`` counted from the front, checked."""
+def axis(op: str, dim: Any, ndim: int, name: str = "dim", new: int = 0) -> int:
+    """``dim`` counted from the front, checked; of ``ndim`` dimensions the tensor lacks ``new``, which it will get."""
     try:
         d = to_int(dim)
     except TypeError:
@@ -28,8 +28,8 @@ def axis(op: str, dim: Any, ndim: int, name: str = "dim") -> int:
         if ndim == 0 and d in (0, -1):
             return 0
         raise IndexError(
-            f"{op}: {name} must be in [{-max(ndim, 1)}, {max(ndim, 1) - 1}] for a tensor of {ndim} "
-            f"dimensions, got {dim}"
+            f"{op}: {name} must be in [{-max(ndim, 1)}, {max(ndim, 1) - 1}] for a tensor of "
+            f"{ndim - new} dimensions, got {dim}"
         )
     return d
 

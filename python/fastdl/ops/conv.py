@@ -108,9 +108,11 @@ def _check_shapes(
     op: str, axes: int, x: Ints, weight: Ints, bias: Ints | None, groups: int, transposed: bool
 ) -> None:
     """Ranks, channels and groups; raises ValueError with what to do about it."""
-    layout = f"(batch, channels, {_AXES[axes]}) or (channels, {_AXES[axes]})"
     if len(x) not in (axes + 1, axes + 2):
-        raise ArgumentError(f"{op}: input must be {axes + 2}-D or {axes + 1}-D {layout}, got shape {x}")
+        raise ArgumentError(
+            f"{op}: input must be {axes + 2}-D (batch, channels, {_AXES[axes]}) or {axes + 1}-D (channels, "
+            f"{_AXES[axes]}), got shape {x}"
+        )
     channels = (
         ("in_channels", "out_channels/groups") if transposed else ("out_channels", "in_channels/groups")
     )

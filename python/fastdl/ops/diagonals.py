@@ -112,7 +112,7 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     if input._data.ndim < 1:
         raise RuntimeError("diag_embed: expects at least 1 dimension")
     ndim = input._data.ndim + 1
-    a, b = axis("diag_embed", dim1, ndim, "dim1"), axis("diag_embed", dim2, ndim, "dim2")
+    a, b = axis("diag_embed", dim1, ndim, "dim1", 1), axis("diag_embed", dim2, ndim, "dim2", 1)
     if a == b:
         raise RuntimeError(f"diag_embed: dim1 and dim2 must differ, got {dim1} and {dim2}")
     result = DiagonalEmbed.apply(input, offset=int(offset))

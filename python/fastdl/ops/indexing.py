@@ -47,7 +47,7 @@ from fastdl.ops.index_keys import (
     to_front,
 )
 from fastdl.ops.masks import MaskedSelect, put
-from fastdl.ops.parts import Basic, Select
+from fastdl.ops.parts import Select, Slice
 from fastdl.ops.views import in_one_call
 from fastdl.tensor import Tensor
 
@@ -167,7 +167,7 @@ class Put(Op):
     dtype: Any
 
 
-@in_one_call("getitem", Select, Basic)
+@in_one_call("getitem", Select, Slice)
 def getitem(input: Tensor, key: Any) -> Tensor:
     """``input[key]``: a view for integers, slices, None and Ellipsis; a copy where tensors or lists index."""
     data = input._data
@@ -187,10 +187,10 @@ def getitem(input: Tensor, key: Any) -> Tensor:
             return needing(MaskedSelect.apply(input, mask=index), key)
     basic, advanced = parse(data.shape, key)
     if advanced is None:
-        return Basic.apply(input, key=basic)  # type: ignore[no-any-return]
+        return Slice.apply(input, key=basic)  # type: ignore[no-any-return]
     advanced = beside(advanced, data)
     if basic is not WHOLE:
-        input = Basic.apply(input, key=basic)
+        input = Slice.apply(input, key=basic)
     places = [dim for dim, k in enumerate(advanced) if k is not FULL]
     index = advanced[places[0]]
     if len(places) == 1 and index.ndim == 1 and index.dtype is int64:

@@ -208,7 +208,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, **names: Any) -> Tensor:
         if a.shape != shape:
             raise RuntimeError(f"stack: shapes must be equal: tensor 0 has {shape}, tensor {i} has {a.shape}")
         alike = alike and a.dtype is dtype
-    d = dim if dim.__class__ is int and 0 <= dim <= len(shape) else axis("stack", dim, len(shape) + 1)
+    d = dim if dim.__class__ is int and 0 <= dim <= len(shape) else axis("stack", dim, len(shape) + 1, new=1)
     if alike and unrecorded:
         return Tensor._wrap(_stacked(arrays, d))
     return Stack.apply(*parts, dim=d, dtype=dtype if alike else common_dtype(parts))  # type: ignore[no-any-return]

@@ -48,7 +48,7 @@ class Select(Part):
         return x[(slice(None),) * dim + (index, ...)]
 
 
-class Basic(Part):
+class Slice(Part):
     """Integers, slices, None and Ellipsis."""
 
     @staticmethod

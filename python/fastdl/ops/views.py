@@ -253,7 +253,7 @@ class Squeezed(Reshape):
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a new axis of extent 1 at ``dim``; see ``torch.unsqueeze``."""
     shape = input._data.shape
-    d = axis("unsqueeze", dim, len(shape) + 1)
+    d = axis("unsqueeze", dim, len(shape) + 1, new=1)
     return _reshape_ones(input, (*shape[:d], 1, *shape[d:]))
 
 

@@ -180,7 +180,7 @@ class profile:
         record_shapes: keep the shapes of inputs.
         profile_memory: note by how much the memory of tensors on the CPU grew in each call.
         with_stack, with_flops, with_modules, experimental_config, execution_trace_observer, acc_events,
-            custom_trace_id_callback: accepted for code written for PyTorch, without effect.
+            custom_trace_id_callback, post_processing_timeout_s: accepted for code written for PyTorch, without effect.
         use_cuda: the older way to ask for CUDA.
     """
 
@@ -200,6 +200,7 @@ class profile:
         acc_events: bool = False,
         use_cuda: bool | None = None,
         custom_trace_id_callback: Any = None,
+        post_processing_timeout_s: float | None = None,
     ) -> None:
         wanted = supported_activities() if activities is None else set(activities)
         if use_cuda is not None:

@@ -274,7 +274,9 @@ def sparse_compressed_tensor(
     )
 
 
-def empty_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty_like(
+    input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """No entries, with the shape, layout and dtype of a sparse tensor: what ``zeros_like`` gives of one."""
     array = input._data
     result = array.values.new_zeros((0, *array.values.shape[1:]), dtype=dtype, device=device)

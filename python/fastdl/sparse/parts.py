@@ -81,7 +81,7 @@ def adjoint(input: Tensor) -> Tensor:
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """A new axis of extent 1."""
     pattern, values, sparse = _coo(input)
-    d = axis("unsqueeze", dim, input.ndim + 1)
+    d = axis("unsqueeze", dim, input.ndim + 1, new=1)
     if d > sparse:
         return made(pattern, values.unsqueeze(d - sparse + 1))  # type: ignore[no-any-return]
     shape = (*pattern.shape[:d], 1, *pattern.shape[d:])
@@ -126,7 +126,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Sparse tensors side by side along a new axis."""
     if isinstance(tensors, Tensor):
         raise TypeError(f"stack: expects a tuple or list of tensors, got {type(tensors).__name__}")
-    return cat([unsqueeze(x, dim) for x in tensors], axis("stack", dim, tensors[0].ndim + 1))
+    return cat([unsqueeze(x, dim) for x in tensors], axis("stack", dim, tensors[0].ndim + 1, new=1))
 
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from fastdl.dtypes import DIFFERENTIABLE
+from fastdl.errors import warn_caller
 from fastdl.nn.modules.linear import LINEAR, Linear, fusable_activation, is_called_as_usual
 from fastdl.nn.modules.module import Module, indent_rest
 from fastdl.nn.parameter import Parameter
 from fastdl.ops.linear import linear
 from fastdl.tensor import Tensor
 
-__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
+__all__ = ["Container", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
 
 
 class _NumberedModules(Module):
@@ -184,6 +185,16 @@ def _check_times(times: Any) -> None:
         raise ValueError(f"Non-positive multiplication factor {times} for Sequential")
 
 
+class Container(Module):
+    """Modules by name, which :class:`Module` itself holds; deprecated. See ``torch.nn.Container``."""
+
+    def __init__(self, **modules: Any) -> None:
+        super().__init__()
+        warn_caller("`nn.Container` is deprecated. Subclass `nn.Module` instead.", FutureWarning)
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+
 class ModuleList(_NumberedModules):
     """A list of modules whose parameters are registered. See ``torch.nn.ModuleList``.
 
@@ -240,6 +251,17 @@ class ModuleList(_NumberedModules):
         return f"{self._get_name()}(\n  " + "\n  ".join(lines) + "\n)"
 
 
+def _pairs(cls: str, items: Iterable[Any]) -> Iterator[Any]:
+    for i, pair in enumerate(items):
+        if not isinstance(pair, Collection):
+            raise TypeError(
+                f"{cls} update sequence element #{i} should be Iterable; is {type(pair).__name__}"
+            )
+        if len(pair) != 2:
+            raise ValueError(f"{cls} update sequence element #{i} has length {len(pair)}; 2 is required")
+        yield pair
+
+
 class ModuleDict(Module):
     """A dictionary of modules whose parameters are registered; keeps insertion order. See ``torch.nn.ModuleDict``."""
 
@@ -291,12 +313,7 @@ class ModuleDict(Module):
                 + type(modules).__name__
             )
         pairs = modules.items() if isinstance(modules, (Mapping, ModuleDict)) else modules
-        for i, pair in enumerate(pairs):
-            if not isinstance(pair, Iterable):
-                raise TypeError(
-                    f"ModuleDict update sequence element #{i} should be Iterable; is {type(pair).__name__}"
-                )
-            key, module = pair
+        for key, module in _pairs("ModuleDict", pairs):
             self[key] = module
 
 
@@ -480,7 +497,7 @@ class ParameterDict(Module):
             parameters = parameters.items()
         elif isinstance(parameters, Mapping):
             parameters = [(key, parameters[key]) for key in sorted(parameters)]
-        for key, value in parameters:
+        for key, value in _pairs("ParameterDict", parameters):
             self[key] = value
 
     def extra_repr(self) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastdl.errors import warn_caller
 from fastdl.nn.modules.distance import PairwiseDistance
 from fastdl.nn.modules.module import Module
 from fastdl.ops.binary_cross_entropy import binary_cross_entropy, binary_cross_entropy_with_logits
@@ -47,6 +48,7 @@ __all__ = [
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "NLLLoss2d",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
@@ -158,6 +160,14 @@ class NLLLoss(_WeightedLoss):
         return nll_loss(
             input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
         )
+
+
+class NLLLoss2d(NLLLoss):
+    """The older name of :class:`NLLLoss`, with a warning. See ``torch.nn.NLLLoss2d``."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        warn_caller("`NLLLoss2d` has been deprecated. Please use `NLLLoss` instead.", FutureWarning)
+        super().__init__(*args, **options)
 
 
 class CrossEntropyLoss(_WeightedLoss):

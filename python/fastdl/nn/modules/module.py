@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from fastdl.absent import NO_SCRIPT, Absent
 from fastdl.arrays import pooled_copy
 from fastdl.autograd.mode import no_grad
 from fastdl.creation import empty_like
@@ -250,7 +251,7 @@ class Module(State):
             if isinstance(module, type) and issubclass(module, Module):
                 hint = f"; {module.__name__} is the class, {module.__name__}() makes a layer"
             elif isinstance(module, (list, tuple)):
-                hint = "; nn.Sequential(*layers) takes the layers one by one"
+                hint = "; nn.Sequential(*layers) makes one module of layers, which it takes one by one"
             elif callable(module):
                 hint = "; a function is called in forward, or has a layer: nn.ReLU() for relu"
             raise TypeError(f"add_module: {_type_name(module)} is not a Module subclass{hint}")
@@ -527,12 +528,18 @@ class Module(State):
         return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"
 
 
+Module.save = Absent("save", NO_SCRIPT)  # type: ignore[attr-defined]  # what jit.script(module) would have
+
+
 def _no_attribute(self: Module, name: str) -> Any:
     """What PyTorch's ``Module.__getattr__`` answers; here parameters and submodules are attributes like any."""
     own = object.__getattribute__(self, "__dict__")  # not by _attribute below
     if name in own:
         return own[name]
-    raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+    why = NO_SCRIPT if name == "save" else ""
+    raise AttributeError(
+        f"{type(self).__name__!r} object has no attribute {name!r}{why}", name=name, obj=self
+    )
 
 
 def _attribute(self: Module, name: str) -> Any:
