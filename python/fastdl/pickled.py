@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from fastdl.devices import to_device
-from fastdl.dtypes import CPU, as_dtype, canonical
+from fastdl.dtypes import CPU, Size, as_dtype, canonical, device
 from fastdl.tensor import Tensor
 
 __all__ = ["read_pickled"]
@@ -119,6 +119,8 @@ class _Unpickler(pickle.Unpickler):
             return getattr(collections, name)
         if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
             return set if name == "set" else frozenset
+        if module in ("builtins", "__builtin__") and name == "complex":
+            return complex
         if (module, name) in (("_codecs", "encode"), ("__builtin__", "bytes")):
             return _bytes
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in (
@@ -133,7 +135,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return _Class(name)
         if (module, name) == ("torch", "Size"):
-            return tuple
+            return Size
         if (module, name) == ("torch", "device"):
             return _device
         if module == "torch._utils":
@@ -288,12 +290,18 @@ def _parameter(data: Any, requires_grad: bool, hooks: Any) -> Any:
     return data
 
 
-def _device(*description: Any) -> str:
-    return ":".join(str(part) for part in description)
+def _device(*description: Any) -> Any:
+    text = ":".join(str(part) for part in description)
+    try:
+        return device(text)
+    except RuntimeError:  # of a kind that there is only in PyTorch
+        return text
 
 
 def _build(value: Any, where: Any, made: dict[int, Any]) -> Any:
     """``value`` with tensors in place of descriptions; what occurs twice stays one object."""
+    if isinstance(value, _Class) and value.name in _DTYPES:
+        return as_dtype("load", value.name)
     if isinstance(value, (_Storage, _Class)) or callable(value):
         raise _Refused("written by torch.save, and holds a bare storage or function; only tensors are read")
     if not isinstance(value, (*_DESCRIPTIONS, dict, list, tuple, set, frozenset)):

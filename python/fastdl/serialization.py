@@ -1,9 +1,11 @@
 """``save`` and ``load``: tensors in the safetensors format, written atomically, read without trusting the file.
 
-A file is eight bytes with the length of the header, the header (JSON: name -> dtype, shape, data_offsets), and the
-tensors' bytes, little-endian, one after the other. A ``state_dict`` is stored as just that, for any program that reads
-safetensors. Anything else (nested dicts, lists, numbers, text: a checkpoint) keeps its shape as JSON in the header's
-metadata under ``fastdl.structure``, where tensors are referred to by name. No code is ever run by loading.
+Names of PyTorch's files get PyTorch's format instead (``torch_format``); ``load`` looks at the content.
+
+A safetensors file is eight bytes with the length of the header, the header (JSON: name -> dtype, shape, data_offsets),
+and the tensors' bytes, little-endian, one after the other. A ``state_dict`` is stored as just that, for any program
+that reads safetensors. Anything else (nested dicts, lists, numbers, text: a checkpoint) keeps its shape as JSON in the
+header's metadata under ``fastdl.structure``, where tensors are referred to by name. No code is ever run by loading.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -36,10 +38,13 @@ MAP_LOCATION = Any
 
 Array = np.ndarray[Any, Any]
 Path = str | os.PathLike[str]
+Writer = Callable[[IO[bytes]], None]
 
 _STRUCTURE = "fastdl.structure"
 _MAX_HEADER = 100_000_000  # bytes, the format's limit
 _MAX_DEPTH = 100
+# The endings that PyTorch's documentation (.pt, .pth, .tar), Hugging Face (.bin) and Lightning (.ckpt) give its files.
+_PYTORCH = (".pt", ".pth", ".tar", ".bin", ".ckpt")
 _CODES = {
     "F64": "float64",
     "F32": "float32",
@@ -69,15 +74,20 @@ def save(
     pickle_protocol: int = 2,
     _use_new_zipfile_serialization: bool = True,
 ) -> None:
-    """Write a state dict or a nested checkpoint to a file in the safetensors format.
+    """Write a state dict or a nested checkpoint to a file: the name says for whom.
+
+    What ends in .pt, .pth, .tar, .bin or .ckpt gets PyTorch's format, for ``torch.load`` with its defaults. There a
+    view brings all the memory that it is a part of; ``clone()`` what is to come alone. Everything else, also a file
+    without a name (``io.BytesIO``), gets the safetensors format. :func:`load` reads both.
 
     Tensors on a GPU are stored like those on the CPU: a file does not know where its tensors were.
 
     Args:
-        obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays, numbers, text,
-            bytes, dtypes and None.
+        obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays (which PyTorch
+            reads only with ``weights_only=False``, its own files', too), numbers, text, bytes, dtypes and None.
         f: a path, or a file open for writing in binary mode.
-        pickle_module, pickle_protocol, _use_new_zipfile_serialization: accepted for compatibility: nothing is pickled.
+        pickle_module, pickle_protocol, _use_new_zipfile_serialization: accepted for compatibility: classes and
+            functions are never pickled, and PyTorch's format is written in protocol 2, its default.
 
     A path is written atomically: to a temporary file in the same directory, which takes the name when it is complete
     and on the disk. Whatever happens in between, the old file stays whole.
@@ -92,6 +102,24 @@ def save(
         ...     fastdl.load(folder + "/checkpoint.safetensors")
         {'model': {'w': tensor([1., 1.])}, 'epoch': 3}
     """
+    named = isinstance(f, (str, os.PathLike))
+    if not named and not hasattr(f, "write"):
+        raise TypeError(f"save: f must be a path or a file open for writing, got {type(f).__name__}")
+    path = os.fspath(f) if named else getattr(f, "name", "")  # type: ignore[arg-type]
+    if isinstance(path, str) and path.lower().endswith(_PYTORCH):
+        from fastdl.torch_format import pickled  # not at import: zipfile and pickle take time
+
+        write = pickled(obj)
+    else:
+        write = _laid_out(obj)
+    if named:
+        _write_atomically(path, write)
+    else:
+        write(f)  # type: ignore[arg-type]
+
+
+def _laid_out(obj: Any) -> Writer:
+    """What writes ``obj`` in the safetensors format."""
     arrays: dict[str, Array] = {}
     metadata = {}
     if _is_flat(obj):
@@ -100,12 +128,7 @@ def save(
     else:
         structure = _flatten(obj, "", arrays, 0)
         metadata[_STRUCTURE] = json.dumps(structure, allow_nan=False, separators=(",", ":"))
-    if isinstance(f, (str, os.PathLike)):
-        _write_atomically(os.fspath(f), arrays, metadata)
-    elif hasattr(f, "write"):
-        _write(f, arrays, metadata)
-    else:
-        raise TypeError(f"save: f must be a path or a file open for writing, got {type(f).__name__}")
+    return lambda file: _write(file, arrays, metadata)
 
 
 def _is_flat(obj: Any) -> bool:
@@ -123,21 +146,21 @@ def _is_flat(obj: Any) -> bool:
 
 def _checked(array: Any, path: str) -> Array:
     """The array in the CPU's memory, of a dtype that the format can hold."""
-    if _code(array.dtype) is None:
-        raise TypeError(f"save: {path or 'obj'} has dtype {array.dtype}, which the format cannot hold")
+    code_of(array.dtype, path)
     return to_host(array)  # type: ignore[no-any-return]
 
 
-def _code(dtype: Any) -> str | None:
-    return "BF16" if dtype.name == "bfloat16" else _CODE_OF.get(dtype.newbyteorder("="))
+def code_of(dtype: Any, path: str) -> str:
+    """A dtype's name in the safetensors format; an error if no file can hold what is at ``path``."""
+    code = "BF16" if dtype.name == "bfloat16" else _CODE_OF.get(dtype.newbyteorder("="))
+    if code is None:
+        raise TypeError(f"save: {path or 'obj'} has dtype {dtype}, which the format cannot hold")
+    return code
 
 
 def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any:
     """``value`` as JSON; its arrays go to ``arrays``. Objects whose only key begins with $ stand for other types."""
-    if depth > _MAX_DEPTH:
-        raise ValueError(
-            f"save: {path} is nested more than {_MAX_DEPTH} levels deep (does obj contain itself?)"
-        )
+    check_depth(path, depth)
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, np.generic):
@@ -188,10 +211,23 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
         return {"$set": [below(i, v) for i, v in enumerate(sorted(value, key=repr))]}
     if isinstance(value, device):
         return {"$device": str(value)}
+    raise refusal(value, path)
+
+
+def check_depth(path: str, depth: int) -> None:
+    """Raise if what is at ``path`` is nested too deeply to be read again."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(
+            f"save: {path} is nested more than {_MAX_DEPTH} levels deep (does obj contain itself?)"
+        )
+
+
+def refusal(value: Any, path: str) -> TypeError:
+    """The error of a value that no file holds."""
     hint = "; pass its state_dict()" if hasattr(value, "state_dict") else ""
     if isinstance(value, (argparse.Namespace, os.PathLike)):
         hint = "; pass vars() of it" if isinstance(value, argparse.Namespace) else "; pass str() of it"
-    raise TypeError(
+    return TypeError(
         f"save: {path or 'obj'} is of type {type(value).__name__}; only tensors, arrays, numbers, text, bytes, dtypes, "
         f"None, and dicts, lists and tuples of them can be stored{hint}"
     )
@@ -206,7 +242,7 @@ def _write(file: IO[bytes], arrays: dict[str, Array], metadata: dict[str, str]) 
         offsets[name] = [begin, end]
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     for name, array in arrays.items():
-        code = _code(array.dtype)
+        code = code_of(array.dtype, name)
         header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": offsets[name]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
@@ -215,14 +251,18 @@ def _write(file: IO[bytes], arrays: dict[str, Array], metadata: dict[str, str]) 
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for name in order:
-        array = arrays[name]
-        if array.dtype.kind == "V":  # bfloat16, whose bytes NumPy knows nothing of
-            array = array.view(np.uint16)
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        file.write(little.reshape(-1).view(np.uint8).data)
+        file.write(bytes_of(arrays[name]))
 
 
-def _write_atomically(path: str, arrays: dict[str, Array], metadata: dict[str, str]) -> None:
+def bytes_of(array: Array) -> memoryview:
+    """The elements' bytes in C order, little-endian: the array's own memory where it is that."""
+    if array.dtype.kind == "V":  # bfloat16, whose bytes NumPy knows nothing of
+        array = array.view(np.uint16)
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return little.reshape(-1).view(np.uint8).data
+
+
+def _write_atomically(path: str, write: Writer) -> None:
     path = os.path.realpath(path)  # a link stays a link
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
@@ -238,7 +278,7 @@ def _write_atomically(path: str, arrays: dict[str, Array], metadata: dict[str, s
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
     try:
         with open(handle, "wb") as file:
-            _write(file, arrays, metadata)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, mode)
@@ -267,7 +307,7 @@ def load(
 ) -> Any:
     """Read what :func:`save`, or another program, wrote in the safetensors format, or what ``torch.save`` wrote.
 
-    Of ``torch.save``'s files (.pt, .pth) tensors, numbers, text, lists and dicts are read, without PyTorch; what could
+    Of PyTorch's format (.pt, .pth) tensors, numbers, text, lists and dicts are read, without PyTorch; what could
     run code is refused, so that no file has to be trusted.
 
     Args:
