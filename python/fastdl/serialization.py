@@ -1,6 +1,6 @@
 """``save`` and ``load``: tensors in the safetensors format, written atomically, read without trusting the file.
 
-Names of PyTorch's files get PyTorch's format instead (``torch_format``); ``load`` looks at the content.
+Names of PyTorch's files get PyTorch's format instead (``pickled``); ``load`` looks at the content.
 
 A safetensors file is eight bytes with the length of the header, the header (JSON: name -> dtype, shape, data_offsets),
 and the tensors' bytes, little-endian, one after the other. A ``state_dict`` is stored as just that, for any program
@@ -74,20 +74,20 @@ def save(
     pickle_protocol: int = 2,
     _use_new_zipfile_serialization: bool = True,
 ) -> None:
-    """Write a state dict or a nested checkpoint to a file: the name says for whom.
+    """Write a state dict or a nested checkpoint to a file.
 
-    What ends in .pt, .pth, .tar, .bin or .ckpt gets PyTorch's format, for ``torch.load`` with its defaults. There a
-    view brings all the memory that it is a part of; ``clone()`` what is to come alone. Everything else, also a file
-    without a name (``io.BytesIO``), gets the safetensors format. :func:`load` reads both.
+    Names that end in .pt, .pth, .tar, .bin or .ckpt get PyTorch's format, for ``torch.load`` with its defaults (a view
+    brings all the memory that it is a part of: ``clone()`` it). All others, and files without a name (``io.BytesIO``),
+    get the safetensors format. :func:`load` reads both.
 
     Tensors on a GPU are stored like those on the CPU: a file does not know where its tensors were.
 
     Args:
-        obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays (which PyTorch
-            reads only with ``weights_only=False``, its own files', too), numbers, text, bytes, dtypes and None.
+        obj: a dict of name -> tensor; or dicts, lists and tuples, nested, of tensors, NumPy arrays (PyTorch reads
+            these only with ``weights_only=False``), numbers, text, bytes, dtypes and None.
         f: a path, or a file open for writing in binary mode.
-        pickle_module, pickle_protocol, _use_new_zipfile_serialization: accepted for compatibility: classes and
-            functions are never pickled, and PyTorch's format is written in protocol 2, its default.
+        pickle_module, pickle_protocol, _use_new_zipfile_serialization: accepted for compatibility: no class or
+            function is pickled, and the protocol is 2.
 
     A path is written atomically: to a temporary file in the same directory, which takes the name when it is complete
     and on the disk. Whatever happens in between, the old file stays whole.
@@ -107,7 +107,7 @@ def save(
         raise TypeError(f"save: f must be a path or a file open for writing, got {type(f).__name__}")
     path = os.fspath(f) if named else getattr(f, "name", "")  # type: ignore[arg-type]
     if isinstance(path, str) and path.lower().endswith(_PYTORCH):
-        from fastdl.torch_format import pickled  # not at import: zipfile and pickle take time
+        from fastdl.pickled import pickled  # not at import: zipfile and pickle take time
 
         write = pickled(obj)
     else:
@@ -160,7 +160,10 @@ def code_of(dtype: Any, path: str) -> str:
 
 def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any:
     """``value`` as JSON; its arrays go to ``arrays``. Objects whose only key begins with $ stand for other types."""
-    check_depth(path, depth)
+    if depth > _MAX_DEPTH:
+        raise ValueError(
+            f"save: {path} is nested more than {_MAX_DEPTH} levels deep (does obj contain itself?)"
+        )
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, np.generic):
@@ -212,14 +215,6 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
     if isinstance(value, device):
         return {"$device": str(value)}
     raise refusal(value, path)
-
-
-def check_depth(path: str, depth: int) -> None:
-    """Raise if what is at ``path`` is nested too deeply to be read again."""
-    if depth > _MAX_DEPTH:
-        raise ValueError(
-            f"save: {path} is nested more than {_MAX_DEPTH} levels deep (does obj contain itself?)"
-        )
 
 
 def refusal(value: Any, path: str) -> TypeError:
