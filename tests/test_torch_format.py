@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import enum
 import io
 import os
 import subprocess
@@ -29,6 +30,7 @@ LAYOUTS = {
     "steps": lambda a: a[1:, ::2],
     "backward": lambda a: a[::-1],
     "expanded": lambda a: np.broadcast_to(a[:1, :1], (3, 4)),
+    "windows": lambda a: np.lib.stride_tricks.sliding_window_view(a[0], 3),
     "odd bytes": lambda a: np.frombuffer(b"x" + a.tobytes(), np.uint8)[1:].view(a.dtype).reshape(a.shape),
     "number": lambda a: a[0, 0].reshape(()),
     "empty": lambda a: a[4:],
@@ -99,6 +101,10 @@ def test_what_shares_memory_shares_it_again(tmp_path, mmap):
     assert there["tied"][0] is there["tied"][1]
     here = fastdl.load(tmp_path / "t.pt")
     assert here["tied"][0] is here["tied"][1]
+    columns = fastdl.from_numpy(np.asfortranarray(np.arange(6.0).reshape(2, 3)))
+    there = through_torch([columns[0], columns], tmp_path / "t.pt", mmap=mmap)
+    there[1][0, 1] = -1
+    assert there[0].tolist() == [0, -1, 2]
     # One memory under two dtypes, which PyTorch does not know, comes twice.
     numbers = fastdl.ones(4, dtype=fastdl.int32)
     both = through_torch([numbers, numbers.view(fastdl.uint8)], tmp_path / "t.pt")
@@ -135,6 +141,7 @@ def test_every_kind_of_value(tmp_path):
         "none": None,
         "flags": (True, False),
         "text": ["", "día", "\ud800"],
+        "name": enum.Enum("Name", {"red": "dark red"}, type=str).red,
         "bytes": [b"", b"a\xff"],
         "scalars": [np.float32(1.5), np.int8(3), np.bool_(True)],
         "keys": {1: "a", (1, ("b",)): "b", None: "c", 2.5: "d", b"x": "e", "": "f"},
@@ -165,7 +172,8 @@ def test_every_kind_of_value(tmp_path):
     unusual["arrays"].append(np.arange(3).view(np.recarray))  # a subclass comes as an array
     there = through_torch(unusual, tmp_path / "v.pt", weights_only=False)
     for got in (there, fastdl.load(tmp_path / "v.pt")):
-        assert got["frozen"] == {1}
+        assert got["frozen"] == frozenset([1])
+        assert type(got["frozen"]) is frozenset
         for a, b in zip(got["arrays"], unusual["arrays"], strict=True):
             np.testing.assert_array_equal(a, b)
             assert a.dtype.newbyteorder("=") == b.dtype.newbyteorder("=")
