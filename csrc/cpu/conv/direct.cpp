@@ -41,7 +41,8 @@ using namespace simd;
 template <class T>
 constexpr int kLanes = kTileVectors * kWidth<T>;
 constexpr int64_t kTilesPerTask = 8;
-constexpr int64_t kStoreCost = 4;  // of a vector of pixels that goes through the cache, in products
+constexpr int64_t kPieceBytes = 1 << 17;  // of weights
+constexpr int64_t kStoreCost = 4;         // of a vector of pixels that goes through the cache, in products
 // Of a row's end within a vector: masked stores are quick where masks are registers.
 constexpr int64_t kRowEndCost = kBytes == 64 ? 4 : 24;
 constexpr int64_t kTileStart = 24;  // of a tile, in products
@@ -52,6 +53,7 @@ constexpr double kFarNumberCost = 2.5;  // of a number of the copy whose neighbo
 constexpr double kResultRowCost = 12;   // of a row of a channel of the result
 // Of a product whose weights leave the pixels no room in L2, and their bytes.
 constexpr double kFarProduct = kBytes == 64 ? 1.3 : 1.2, kFarWeights = kBytes == 64 ? 1e6 : 2.4e5;
+constexpr double kPieceProduct = 1.12;                 // where panels pass in pieces
 constexpr double kBegin = 18000, kLatticeCost = 1000;  // of laying out a pass, of beginning a lattice
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
@@ -118,6 +120,12 @@ void store_transposed(T* y, int64_t size, int64_t step, const T* sums, int pixel
     }
 }
 
+// sums += some.
+template <class T>
+[[gnu::noinline]] void add_sums(T* sums, const T* some, int64_t count) {
+  for (int64_t j = 0; j < count; j += kWidth<T>) store<T>(sums + j, load(sums + j) + load(some + j));
+}
+
 template <class T>
 void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, const T* weights, T* y,
                    const T* bias) {
@@ -130,33 +138,53 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
   const Pieces groups(tiles, kTilesPerTask);
   const int64_t all_panels = ceil_div(pass.out, lanes);
   const Pieces panels(all_panels, std::max<int64_t>(1, all_panels * groups.pieces / (4 * num_threads())));
-  const auto one_tile = [&](TapList& list, int64_t tile, int64_t panel, T* sums) {
+  // A panel's weights in pieces of channels, each for all tiles of the task, so that L2 has room for pixels.
+  const auto used = std::max<int64_t>(1, int64_t(lattice.taps.size() * lanes * sizeof(T)));
+  const Pieces depth(pass.in, std::max<int64_t>(1, kPieceBytes / used));
+  struct Place {  // of a tile of the task
+    TapList::View taps;
+    alignas(64) T sums[kTileRows * lanes];
+  };
+  const auto one_tile = [&](TapList& list, int64_t tile, int64_t panel, int64_t piece, int64_t index,
+                            Place& place, T* some) {
     const int64_t row = tile / columns.pieces, i = tile % columns.pieces;
     const int64_t d = row / lattice.count[1], h = row % lattice.count[1], w = columns.begin(i);
     const int pixels = int(columns.size(i)),
               channels = int(std::min<int64_t>(lanes, pass.out - panel * lanes));
     // Asking every tap takes as long as one or two channels' products.
-    const auto taps = pass.in > 2 ? list.meeting({d, h, w}, {d + 1, h + 1, w + pixels}) : list.all();
+    if (piece == 0)
+      place.taps = pass.in > 2 ? list.meeting({d, h, w}, {d + 1, h + 1, w + pixels}, index) : list.all();
     T* to = y + panel * lanes * size + lattice.element(pass.extent, d, h, w);
     for (int k = 0; k < channels; ++k) __builtin_prefetch(to + k * size, 1);
     const int vectors = int(ceil_div(channels, kWidth<T>));
-    tap_tile<T>(pixels, vectors)(sums, vectors * kWidth<T>, nullptr, pass.in, taps.count, taps.first,
-                                 image + lattice.base + pass.planes.at(d, h, w), pass.planes.channel_size(),
-                                 weights + panel * pass.in * step, step);
-    store_transposed(to, size, lattice.step[2], sums, pixels, channels,
+    const int64_t c = piece > 0 ? depth.begin(piece) : 0, in = depth.pieces > 1 ? depth.size(piece) : pass.in;
+    tap_tile<T>(pixels, vectors)(
+        piece > 0 ? some : place.sums, vectors * kWidth<T>, nullptr, in, place.taps.count, place.taps.first,
+        image + lattice.base + pass.planes.at(d, h, w) + c * pass.planes.channel_size(),
+        pass.planes.channel_size(), weights + (panel * pass.in + c) * step, step);
+    if (piece > 0) add_sums(place.sums, some, pixels * vectors * kWidth<T>);
+    if (piece < depth.pieces - 1) return;
+    store_transposed(to, size, lattice.step[2], place.sums, pixels, channels,
                      bias ? bias + panel * lanes : nullptr);
   };
   tile::share(groups.pieces * panels.pieces,
               tile::product_microseconds<T>(columns.largest() * tiles, all_panels * lanes,
                                             pass.in * int64_t(lattice.taps.size())),
               [&](int64_t begin, int64_t end) {
-                alignas(64) T sums[kTileRows * lanes];
-                TapList list(lattice, [=](int64_t offset, int64_t tap) { return Tap{offset, tap * lanes}; });
+                Place places[kTilesPerTask];
+                alignas(64) T some[kTileRows * lanes];
+                const bool together = depth.pieces > 1;
+                TapList list(
+                    lattice, [=](int64_t offset, int64_t tap) { return Tap{offset, tap * lanes}; },
+                    together ? kTilesPerTask : 1);
                 for (int64_t task = begin; task < end; ++task) {
                   const int64_t group = task / panels.pieces, part = task % panels.pieces;
                   for (int64_t panel = panels.begin(part); panel < panels.begin(part + 1); ++panel)
-                    for (int64_t tile = groups.begin(group); tile < groups.begin(group + 1); ++tile)
-                      one_tile(list, tile, panel, sums);
+                    for (int64_t piece = 0; piece < depth.pieces; ++piece)
+                      for (int64_t tile = groups.begin(group); tile < groups.begin(group + 1); ++tile) {
+                        const int64_t index = together ? tile - groups.begin(group) : 0;
+                        one_tile(list, tile, panel, piece, index, places[index], some);
+                      }
                 }
               });
 }
@@ -397,7 +425,10 @@ const char* refusal(const ConvProblem&) {
   const double stores = apart ? (kApartCost + kStepCost * double(std::min<int64_t>(size.step[2], 16))) *
                                     double(size.out) * products.positions / double(w)
                               : 0;
-  const double far = double(size.in * size.out * p.taps()) * sizeof(float) > kFarWeights ? kFarProduct : 1;
+  const double weights = double(size.in * p.taps()) * sizeof(float);  // of an output channel
+  const double far = weights * double(size.out) <= kFarWeights                               ? 1
+                     : weights / products.lattices * double(kTileVectors * w) <= kPieceBytes ? kFarProduct
+                                                                                             : kPieceProduct;
   const double image = far * std::min(products.channel_lanes, products.pixel_lanes) +
                        double(size.in) * copies + stores + kLatticeCost * products.lattices +
                        kResultRowCost * double(size.out * volume(size.extent) / size.extent[2]);

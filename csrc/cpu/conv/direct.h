@@ -69,7 +69,8 @@ double direct_grad_w_cost(const ConvProblem& p, int64_t w);  // vectors of w
 template <class T>
 void pack_weights(T* out, const Weights<T>& w, int64_t depth, int64_t rows, int64_t width);
 
-// The taps of a lattice as tiles read them: all of them, or those that meet the image.
+// The taps of a lattice as tiles read them: all of them, or those that meet the image, in as many places as
+// lists are wanted at a time.
 class TapList {
  public:
   struct View {
@@ -79,7 +80,8 @@ class TapList {
 
   // tap(offset in the planes, tap) makes the entry.
   template <class F>
-  TapList(const Lattice& lattice, F&& tap) : lattice_(lattice), inner_{{}, lattice.count} {
+  TapList(const Lattice& lattice, F&& tap, int64_t places = 1)
+      : lattice_(lattice), inner_{{}, lattice.count} {
     for (size_t r = 0; r < lattice.taps.size(); ++r) {
       all_.push_back(tap(lattice.offsets[r], lattice.taps[r]));
       for (size_t a = 0; a < kSpatial; ++a) {
@@ -87,25 +89,27 @@ class TapList {
         inner_.high[a] = std::min(inner_.high[a], lattice.inside[r].high[a]);
       }
     }
-    some_ = all_;
+    some_.resize(all_.size() * size_t(places));
   }
 
   View all() const { return {all_.data(), int64_t(all_.size())}; }
 
-  // Those that some position of the box [first, last) meets inside the image; valid until the next call.
-  View meeting(const Extent& first, const Extent& last) {
+  // Those that some position of the box [first, last) meets inside the image; valid until the next call for that
+  // place.
+  View meeting(const Extent& first, const Extent& last, int64_t place = 0) {
     bool every = true;  // tap meets some position along each axis
     for (size_t a = 0; a < kSpatial; ++a) every &= inner_.low[a] < last[a] && first[a] < inner_.high[a];
     if (every) return all();
-    size_t count = 0;
+    Tap* const some = some_.data() + place * int64_t(all_.size());
+    int64_t count = 0;
     for (size_t r = 0; r < all_.size(); ++r) {  // without branches: which taps meet is hard to predict
       const Lattice::Range& range = lattice_.inside[r];
       bool meets = true;
       for (size_t a = 0; a < kSpatial; ++a) meets &= (first[a] < range.high[a]) & (range.low[a] < last[a]);
-      some_[count] = all_[r];
+      some[count] = all_[r];
       count += meets;
     }
-    return {some_.data(), int64_t(count)};
+    return {some, count};
   }
 
  private:
