@@ -18,6 +18,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import IO, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from fastdl import dtypes
 from fastdl.devices import resolve, to_device, to_host
 from fastdl.dtypes import CPU, as_dtype, canonical, device
 from fastdl.kernels import cpu, is_array
+from fastdl.kernels.meta import MetaArray
 from fastdl.kernels.sparse import is_sparse
 from fastdl.sparse.tensor import places_of
 from fastdl.tensor import Tensor
@@ -107,7 +109,7 @@ def save(
         raise TypeError(f"save: f must be a path or a file open for writing, got {type(f).__name__}")
     path = os.fspath(f) if named else getattr(f, "name", "")  # type: ignore[arg-type]
     if isinstance(path, str) and path.lower().endswith(_PYTORCH):
-        from fastdl.pickled import pickled  # not at import: zipfile and pickle take time
+        from fastdl.pickled_writer import pickled  # not at import: zipfile and pickle take time
 
         write = pickled(obj)
     else:
@@ -115,7 +117,9 @@ def save(
     if named:
         _write_atomically(path, write)
     else:
-        write(f)  # type: ignore[arg-type]
+        # Nothing that lets zipfile go back to complete its headers: not every file that can tell its place can (gzip).
+        # It then puts sizes and sums behind the members, as PyTorch does.
+        write(SimpleNamespace(write=f.write, flush=getattr(f, "flush", lambda: None)))  # type: ignore
 
 
 def _laid_out(obj: Any) -> Writer:
@@ -146,8 +150,14 @@ def _is_flat(obj: Any) -> bool:
 
 def _checked(array: Any, path: str) -> Array:
     """The array in the CPU's memory, of a dtype that the format can hold."""
+    refuse_meta(array, path)
     code_of(array.dtype, path)
     return to_host(array)  # type: ignore[no-any-return]
+
+
+def refuse_meta(array: Any, path: str) -> None:
+    if array.__class__ is MetaArray:
+        raise TypeError(f"save: {path or 'obj'} lies on the device 'meta' and has no values")
 
 
 def code_of(dtype: Any, path: str) -> str:
@@ -160,10 +170,7 @@ def code_of(dtype: Any, path: str) -> str:
 
 def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any:
     """``value`` as JSON; its arrays go to ``arrays``. Objects whose only key begins with $ stand for other types."""
-    if depth > _MAX_DEPTH:
-        raise ValueError(
-            f"save: {path} is nested more than {_MAX_DEPTH} levels deep (does obj contain itself?)"
-        )
+    refuse_depth(depth, path)
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, np.generic):
@@ -211,10 +218,18 @@ def _flatten(value: Any, path: str, arrays: dict[str, Array], depth: int) -> Any
     if isinstance(value, dtypes.classes):
         return {"$dtype": value.name}
     if isinstance(value, (set, frozenset)):
-        return {"$set": [below(i, v) for i, v in enumerate(sorted(value, key=repr))]}
+        kind = "$set" if isinstance(value, set) else "$frozenset"
+        return {kind: [below(i, v) for i, v in enumerate(sorted(value, key=repr))]}
     if isinstance(value, device):
         return {"$device": str(value)}
     raise refusal(value, path)
+
+
+def refuse_depth(depth: int, path: str) -> None:
+    if depth > _MAX_DEPTH:
+        raise ValueError(
+            f"save: {path} is nested more than {_MAX_DEPTH} levels deep (does obj contain itself?)"
+        )
 
 
 def refusal(value: Any, path: str) -> TypeError:
@@ -494,6 +509,8 @@ def _restore(value: Any, tensors: dict[str, Array], where: Any) -> Any:
             return {_restore(k, tensors, where): _restore(v, tensors, where) for k, v in content}
         if kind == "$set":
             return {_restore(item, tensors, where) for item in content}
+        if kind == "$frozenset":
+            return frozenset(_restore(item, tensors, where) for item in content)
         if kind == "$device":
             return device(content)
         if kind == "$bytes":
