@@ -188,3 +188,14 @@ def test_errors_name_the_function_that_was_called(name):
     for call in (lambda: getattr(fastdl, name)(x, *rest), lambda: getattr(x, name)(*rest)):
         with pytest.raises(RuntimeError, match=f"^{name}: "):
             call()
+
+
+def test_errors_name_the_argument_that_was_written():
+    x = fastdl.ones(2, 2)
+    for call, name in (
+        (lambda: fastdl.matmul(x, b=x), "b"),
+        (lambda: fastdl.mm(x, other=x), "other"),
+        (lambda: fastdl.relu(x, element=x), "element"),
+    ):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            call()

@@ -361,6 +361,7 @@ LOSSES = [*nn.modules.loss.__all__, *nn.modules.distance.__all__]
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.filterwarnings("ignore:`NLLLoss2d` has been deprecated:FutureWarning")
 def test_constructors_and_options_are_torchs(name):
     torch = pytest.importorskip("torch")
     ours, theirs = getattr(nn, name), getattr(torch.nn, name)

@@ -35,9 +35,8 @@ ABSENT = set(
     grid_sampler_3d hash_tensor jiterator_2inputs_2outputs jiterator_4inputs_with_extra_args jiterator_binary
     jiterator_binary_return_by_ref jiterator_unary linalg.ldl_factor linalg.ldl_factor_ex linalg.ldl_solve
     native_batch_norm native_dropout_backward native_group_norm native_layer_norm ormqr slice special.airy_ai
-    special.bessel_j0 special.bessel_j1 special.bessel_y0 special.bessel_y1 special.modified_bessel_i0
-    special.modified_bessel_i1 special.modified_bessel_k0 special.modified_bessel_k1
-    special.scaled_modified_bessel_k0 special.scaled_modified_bessel_k1 special.spherical_bessel_j0 torch._scaled_mm
+    special.bessel_j0 special.bessel_j1 special.bessel_y0 special.bessel_y1 special.modified_bessel_k0
+    special.modified_bessel_k1 special.scaled_modified_bessel_k0 special.scaled_modified_bessel_k1 torch._scaled_mm
     torch._scaled_mm_v2 torch.ops.aten._efficient_attention_forward torch.ops.aten._flash_attention_forward
     torch.ops.aten._safe_softmax.default""".split()
 ) | {name for name in OPERATIONS if name.startswith("masked.") or "_polynomial_" in name}

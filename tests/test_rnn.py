@@ -387,3 +387,9 @@ def test_a_batch_may_be_empty(name, given):
             ([tuple(t.shape) for t in flat], [p.grad.abs().sum().item() for p in layer.parameters()])
         )
     assert results[0] == results[1]
+
+
+def test_places_of_arguments_are_pytorchs():
+    options = True, False, 0.0, False, 0, None, fastdl.float64
+    for layer in (nn.LSTM(4, 5, 1, *options), nn.GRU(4, 5, 1, *options), nn.RNN(4, 5, 1, "tanh", *options)):
+        assert layer.weight_ih_l0.dtype is fastdl.float64

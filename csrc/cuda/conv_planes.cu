@@ -237,7 +237,7 @@ bool conv_planes_exist(Dtype dtype, const ConvProblem& p) {
   if (!((stride == 1 && kernel == 7) || ((kernel == 3 || kernel == 5) && (stride == 1 || stride == 2))))
     return false;
   constexpr int64_t kFar = 1 << 20;
-  if (std::max({p.pad[1], p.pad[2], p.in[1], p.out[1]}) >= kFar ||
+  if (std::max({p.pad[1], p.pad[2], p.in[1], p.out[1], p.in[2], p.out[2]}) >= kFar ||
       std::max({p.batch * std::max(p.in_channels, p.out_channels), p.out_channels * p.patch(),
                 p.batch * p.out[1]}) >= kFar * 1024)
     return false;

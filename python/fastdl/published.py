@@ -197,7 +197,8 @@ def _by_our_names(op: str, function: Function, options: dict[str, Any]) -> dict[
             ignore(op, {name: value})
             continue
         kept += 1
-        renamed[name if name in known else tensors.get(name) or _OURS.get(name, name)] = value
+        ours = tensors.get(name) or _OURS.get(name)
+        renamed[ours if name not in known and ours in known else name] = value
     return renamed if len(renamed) == kept and renamed.keys() != options.keys() else None
 
 

@@ -157,6 +157,7 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
     T* to = y + panel * lanes * size + lattice.element(pass.extent, d, h, w);
     for (int k = 0; k < channels; ++k) __builtin_prefetch(to + k * size, 1);
     const int vectors = int(ceil_div(channels, kWidth<T>));
+    // (Asked for one piece as well, begin() and size() divide: 2 % of a small tile.)
     const int64_t c = piece > 0 ? depth.begin(piece) : 0, in = depth.pieces > 1 ? depth.size(piece) : pass.in;
     tap_tile<T>(pixels, vectors)(
         piece > 0 ? some : place.sums, vectors * kWidth<T>, nullptr, in, place.taps.count, place.taps.first,

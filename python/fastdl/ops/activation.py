@@ -334,7 +334,7 @@ def _celu_parameters(input: Tensor, alpha: float = 1.0) -> tuple[float, ...]:
     return alpha, 1.0, 1.0 / alpha
 
 
-_relu_into.__name__ = "relu"  # for the docstring of:
+_relu_into.__name__ = "relu"  # which relu_ has in its docstring
 relu_ = in_place(_relu_into, "relu_", writes_out=True, overwrite=ReluInPlace.apply)
 sigmoid_ = _changing(sigmoid, Sigmoid, from_result=lambda: Sigmoid)
 tanh_ = _changing(tanh, Tanh, from_result=lambda: Tanh)

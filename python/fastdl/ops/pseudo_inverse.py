@@ -24,7 +24,7 @@ from fastdl.tensor import Tensor
 
 _REGULAR = 1e5
 """Condition numbers, of columns of one length, up to which a matrix's square stands for it: in double precision it
-tells the inverse but for 1e-6, which one step of refinement squares. It takes a tenth of singular values' time."""
+gives the inverse to 1e-6, and one refinement step squares that error, in a tenth of singular values' time."""
 _WORTH = 16  # rows and columns from which that is less work
 
 

@@ -271,7 +271,7 @@ def sspaddmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alph
 
 
 def smm(input: Tensor, mat2: Tensor) -> Tensor:
-    """``input @ mat`` of a sparse matrix and a dense one, sparse; see ``torch.smm``."""
+    """``input @ mat2`` of a sparse matrix and a dense one, sparse; see ``torch.smm``."""
     return to_sparse(mm(input, mat2))
 
 

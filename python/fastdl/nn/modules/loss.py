@@ -165,9 +165,9 @@ class NLLLoss(_WeightedLoss):
 class NLLLoss2d(NLLLoss):
     """The older name of :class:`NLLLoss`, with a warning. See ``torch.nn.NLLLoss2d``."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         warn_caller("`NLLLoss2d` has been deprecated. Please use `NLLLoss` instead.", FutureWarning)
-        super().__init__(*args, **options)
+        super().__init__(*args, **kwargs)
 
 
 class CrossEntropyLoss(_WeightedLoss):
