@@ -36,6 +36,12 @@ def changed_in_place(torch, x):
     y.sum().backward()
 
 
+def a_second_time(torch, x):
+    y = x.exp()
+    y.sum().backward()
+    y.sum().backward()
+
+
 def of_the_programs_own(torch, x):
     class Own(torch.autograd.Function):
         @staticmethod
@@ -82,6 +88,7 @@ PROGRAMS = [
     of_a_graph_being_made,
     of_a_view,
     changed_in_place,
+    a_second_time,
     of_the_programs_own,
     made_before,
 ]
@@ -120,17 +127,28 @@ def test_outputs_are_counted_in_english():
             fastdl.stack([x[i] for i in range(24)]).backward(grad)
 
 
+def test_the_error_comes_also_where_warnings_are_errors():
+    x = fastdl.zeros(2, requires_grad=True)
+    with warnings.catch_warnings(), fastdl.autograd.set_detect_anomaly(True):
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match="its 0th output") as caught:
+            root_of_zero(fastdl, x)
+    assert "y = x.sqrt()" in caught.value.__notes__[0]
+
+
 def test_nothing_stays_when_it_is_off():
     op = importlib.import_module("fastdl.autograd.op").Op
+    made_at = importlib.import_module("fastdl.autograd.anomaly")._made_at
     x = fastdl.ones(2, requires_grad=True)
     with fastdl.autograd.set_detect_anomaly(True), fastdl.autograd.set_detect_anomaly(False):
-        assert "made_at" not in vars((x * 2).grad_fn)
+        assert (x * 2).grad_fn not in made_at
     assert "__init__" not in vars(op)
+    before = len(made_at)
     with fastdl.autograd.set_detect_anomaly(True):
         y = x * 2
-        assert "made_at" in vars(y.grad_fn)
-    y.sum().backward()
-    assert "made_at" not in vars(y.grad_fn)  # released with what backward needs
+        assert y.grad_fn in made_at
+    del y
+    assert len(made_at) == before
 
 
 def test_a_hook_of_a_leaf_is_no_nodes_error():

@@ -302,6 +302,9 @@ def test_imports_that_fail_say_why() -> None:
     assert done.returncode == 0, done.stderr
     done = run("-c", "import fastdl, torchvision")
     assert done.stderr.endswith("No module named 'torchvision'\n")  # nobody else's imports change
+    forgets = "for name in [n for n in sys.modules if n.startswith('fastdl')]: del sys.modules[name]"
+    done = run("-c", f"import fastdl, sys\n{forgets}\nimport nowhere")
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'nowhere'\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["-m"], ["-c"], ["-x"]])

@@ -281,7 +281,6 @@ def test_a_leaf_with_new_data_keeps_the_values_of_then() -> None:
     assert grad(g, x)[0].item() == 12.0
 
 
-@pytest.mark.filterwarnings("ignore:Error detected in")
 def test_anomaly_mode_names_the_operation() -> None:
     x = fastdl.zeros(1, requires_grad=True)
     with fastdl.autograd.set_detect_anomaly(True), pytest.raises(RuntimeError, match="DivBackward"):

@@ -186,7 +186,6 @@ def test_functions_get_no_sparse_tensor_with_history():
     assert Product.apply(x.detach(), fastdl.tensor(DENSE.T.copy())).shape == (4, 4)
 
 
-@pytest.mark.filterwarnings("ignore:Error detected in")
 def test_anomaly_mode_looks_at_sparse_gradients():
     table = fastdl.nn.Embedding(3, 2, sparse=True)
     with fastdl.autograd.set_detect_anomaly(True):

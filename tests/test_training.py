@@ -101,6 +101,10 @@ def test_refusals():
         evaluate(nn.Linear(3, 2), [])
     with pytest.raises(TypeError, match=r"all data at once.*DataLoader"):
         trained((x, y))
+    with pytest.raises(TypeError, match=r"fit: a dataset has samples; DataLoader\(dataset"):
+        trained(TensorDataset(x, y))
+    with pytest.raises(TypeError, match=r"evaluate: a dataset has samples; DataLoader\(dataset"):
+        trained([(x, y)], validation=TensorDataset(x, y))
     with pytest.raises(FloatingPointError, match="epoch 1, step 2"):
         trained([(x, y), (x * np.inf, y)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import pickle
 from inspect import isfunction
 
@@ -110,3 +111,8 @@ def test_weights_are_not_shipped_and_the_error_says_where_to_find_them():
     assert models.resnet18(weights=None, progress=False, num_classes=2).fc.out_features == 2
     assert models.mobilenet_v2(pretrained=False, width_mult=0.2).classifier[1].out_features == 1000
     assert models.vit_b_32(64, num_classes=2).image_size == 64
+
+
+def test_the_signature_says_which_arguments_weights_have():
+    names = inspect.signature(fastdl.models.resnet18).parameters
+    assert {"weights", "pretrained", "progress"} <= set(names)

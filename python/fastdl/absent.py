@@ -77,12 +77,13 @@ class Finder:
 
     @staticmethod
     def find_spec(fullname: str, path: Any = None, target: Any = None) -> None:
-        from fastdl.dtypes import package  # "torch" under fastdl.as_torch
-
         parent, _, name = fullname.partition(".")
-        if parent in ("fastdl", package):
+        dtypes = sys.modules.get("fastdl.dtypes")  # whose package is "torch" under fastdl.as_torch
+        if parent not in ("fastdl", "torch", "torchvision") or dtypes is None:
+            return
+        if parent in ("fastdl", dtypes.package):
             why = hint(name)
-        elif fullname == "torchvision" and package == "torch":
+        elif fullname == "torchvision" and dtypes.package == "torch":
             why = f": {_TORCHVISION} (docs/differences.md)"
         else:
             return
@@ -122,4 +123,5 @@ def _untrained(build: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     model.__module__ = "fastdl.models"  # where pickle finds it
+    del model.__wrapped__  # whose signature would be taken for this one's
     return model

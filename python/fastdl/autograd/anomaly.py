@@ -10,6 +10,7 @@ import sys
 import warnings
 from types import TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -105,6 +106,10 @@ _HIDDEN = (__file__.rpartition("autograd")[0], "<frozen ")
 """How files begin whose frames are not the program's."""
 
 
+_made_at: WeakKeyDictionary[Op, Any] = WeakKeyDictionary()
+"""Where nodes were made; beside them, since those that backward has freed forget all they had."""
+
+
 def _remember(node: Op) -> None:
     """``Op.__init__`` that keeps the program's frames and, of a node made in backward, whose backward that was."""
     if not mode.enabled:
@@ -119,8 +124,8 @@ def _remember(node: Op) -> None:
         elif outer is None:
             outer = _at_work(frame)
         frame = frame.f_back
-    made_in = None if outer is None else (outer.name(), vars(outer).get("made_at"))
-    vars(node)["made_at"] = frames[::-1], made_in
+    made_in = None if outer is None else (outer.name(), _made_at.get(outer))
+    _made_at[node] = frames[::-1], made_in
 
 
 _WALKS = ("_run", "_run_graph")  # of engine and graph
@@ -142,7 +147,7 @@ def tell(error: Exception) -> None:
         return
     from traceback import StackSummary
 
-    text, made_at = f"Error detected in {node.name()}. ", vars(node).get("made_at")
+    text, made_at = f"Error detected in {node.name()}. ", _made_at.get(node)
     if made_at is None:
         text += "No forward pass information available. Enable detect anomaly during forward pass for more information."
     what = "caused the error"
@@ -156,4 +161,7 @@ def tell(error: Exception) -> None:
     frame: Any = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_HIDDEN):
         frame = frame.f_back
-    warnings.warn_explicit(text, UserWarning, frame.f_code.co_filename, frame.f_lineno)
+    try:
+        warnings.warn_explicit(text, UserWarning, frame.f_code.co_filename, frame.f_lineno)
+    except UserWarning:  # warnings are errors here: this one is about an error that has to be seen
+        error.add_note(text)

@@ -15,6 +15,7 @@ import numpy as np
 import fastdl
 from fastdl import nn
 from fastdl.tensor import Tensor
+from fastdl.utils.data import Dataset, IterableDataset
 
 __all__ = ["History", "confusion_matrix", "evaluate", "fit", "predict"]
 
@@ -99,6 +100,7 @@ def fit(
             "fit: batches are all data at once, (inputs, targets); "
             "DataLoader(TensorDataset(inputs, targets), batch_size=32, shuffle=True) makes batches of them"
         )
+    _refuse_samples("fit", batches)
     if epochs > 1:
         for name, given in (("batches", batches), ("validation", validation)):
             if isinstance(given, Iterator):
@@ -155,6 +157,13 @@ def _is_pair(batches: Any) -> bool:
     return isinstance(batches, tuple | list) and len(batches) == 2 and isinstance(batches[0], Tensor)
 
 
+def _refuse_samples(op: str, batches: Any) -> None:
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise TypeError(
+            f"{op}: a dataset has samples; DataLoader(dataset, batch_size=32) makes batches of them"
+        )
+
+
 def predict(model: nn.Module, inputs: Tensor, batch_size: int = 500) -> Tensor:
     """Outputs of ``model`` in evaluation mode, batch by batch, without a graph."""
     was_training = model.training
@@ -182,6 +191,7 @@ def evaluate(
         >>> evaluate(fastdl.nn.Identity(), x, y) == evaluate(fastdl.nn.Identity(), [(x, y)])
         True
     """
+    _refuse_samples("evaluate", inputs)
     criterion = nn.functional.cross_entropy if loss is None else loss
     sums, count = np.zeros(2), 0
     batches: Any = inputs if targets is None else [(inputs, targets)]
