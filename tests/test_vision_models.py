@@ -114,5 +114,8 @@ def test_weights_are_not_shipped_and_the_error_says_where_to_find_them():
 
 
 def test_the_signature_says_which_arguments_weights_have():
-    names = inspect.signature(fastdl.models.resnet18).parameters
-    assert {"weights", "pretrained", "progress"} <= set(names)
+    names = {"weights", "pretrained", "progress"}
+    assert set(inspect.signature(models.resnet18).parameters) == names | {"options"}
+    assert set(inspect.signature(models.vit_b_32).parameters) == names | {"image_size", "options"}
+    arguments = inspect.signature(models.vit_b_32).bind(64, weights=None, num_classes=2).arguments
+    assert arguments == {"image_size": 64, "weights": None, "options": {"num_classes": 2}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
-from inspect import isfunction
+from inspect import isfunction, signature
 from typing import Any
 
 from fastdl.errors import ArgumentError
@@ -17,21 +17,20 @@ NO_SCRIPT = ": models run as they are; save the state_dict, and make the model w
 _COMPLEX = "complex numbers have parts of 32 and 64 bits: complex64 and complex128"
 _STORAGE = "a tensor lies in a NumPy array: x.numpy() is that memory, x.data_ptr() its address"
 _WHY = {
-    _BLOCKS: "sparse_bsr sparse_bsc sparse_bsr_tensor sparse_bsc_tensor to_sparse_bsr to_sparse_bsc",
-    _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel dequantize qint8 quint8 qint32
-        q_scale q_zero_point int_repr float8_e4m3fn float8_e5m2""",
+    _BLOCKS: "sparse_bsr sparse_bsc sparse_bsr_tensor sparse_bsc_tensor .to_sparse_bsr .to_sparse_bsc",
+    _QUANTISED: """quantization ao quantize_per_tensor quantize_per_channel .dequantize qint8 quint8 qint32
+        .q_scale .q_zero_point .int_repr float8_e4m3fn float8_e5m2""",
     _FAKE: "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
-    _COMPLEX: "complex32 chalf",
-    _STORAGE: "storage is_shared",
+    _COMPLEX: "complex32 .chalf",
+    _STORAGE: ".storage .is_shared",
     "models run as they are; fastdl.compile returns its argument": "export",
     "pass padded tensors and masks": "nested masked",
-    "axes go by number": "names rename rename_ refine_names align_to",
+    "axes go by number": ".names .rename .rename_ .refine_names .align_to",
     "fastdl.save keeps a model's state_dict; its program is a Python module like any other": "package",
     "fastdl.from_numpy(scipy.stats.qmc.Sobol(d).random(n)) are such points": "quasirandom",
 }
-_HINTS = {name: why for why, names in _WHY.items() for name in names.split()}
-_OF_TENSORS = """to_sparse_bsr to_sparse_bsc dequantize q_scale q_zero_point int_repr chalf storage is_shared
-    names rename rename_ refine_names align_to"""
+"""Why -> names; those with a dot PyTorch's tensors have, too."""
+_HINTS = {name.removeprefix("."): why for why, names in _WHY.items() for name in names.split()}
 _TORCHVISION = (
     "it is made for PyTorch's own core. fastdl.datasets.load_mnist reads MNIST, fastdl.models has its models; "
     "nn.functional.pad and slices, x.flip(-1), and affine_grid with grid_sample augment batches"
@@ -55,8 +54,9 @@ class Absent:
 
 def mark_absent(cls: type) -> None:
     """Put an :class:`Absent` into ``cls`` for every name of PyTorch's tensors that it has not."""
-    for name in _OF_TENSORS.split():
-        setattr(cls, name, Absent(name))
+    for name in " ".join(_WHY.values()).split():
+        if name[0] == ".":
+            setattr(cls, name[1:], Absent(name[1:]))
 
 
 def hint(name: str) -> str:
@@ -122,6 +122,9 @@ def _untrained(build: Callable[..., Any]) -> Callable[..., Any]:
             f'model.load_state_dict(fastdl.load("{name}.pth")), or the result of hub.load_state_dict_from_url(url)'
         )
 
+    own, added = signature(build), signature(model, follow_wrapped=False).parameters.values()
+    named = [p for p in added if p.kind is p.KEYWORD_ONLY]
+    parameters = sorted([*own.parameters.values(), *named], key=lambda p: p.kind)  # **options last
+    model.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     model.__module__ = "fastdl.models"  # where pickle finds it
-    del model.__wrapped__  # whose signature would be taken for this one's
     return model

@@ -63,7 +63,8 @@ class set_detect_anomaly:
 class detect_anomaly:
     """Inside the block backward stops with an error at the first operation whose gradient has a NaN.
 
-    Before any error in backward a warning shows where the operation was called, if that was inside the block, too.
+    Before any error in backward a warning shows where the operation was called, if that was inside the block, too; for
+    an error in a leaf's hook, where the leaf was used first. Where warnings are errors it is a note of the error.
     See ``torch.autograd.detect_anomaly``.
 
     Example:
@@ -137,17 +138,32 @@ def _at_work(frame: Any) -> Any:
     return None if "leaf" in names else names.get("node")
 
 
+def _first_use(leaf: Any, roots: Any) -> Any:
+    """The oldest node between the roots and a leaf; None if nothing was made from it."""
+    from fastdl.autograd.engine import destinations
+
+    users = [
+        node
+        for node in destinations(roots, [leaf])[1] or ()
+        if isinstance(node, Op) and any(edge is not None and edge[0] is leaf for edge in node.edges or ())
+    ]
+    return max(users, key=lambda node: node.order, default=None)
+
+
 def tell(error: Exception) -> None:
-    """Warn where the node was made in whose backward ``error`` was raised."""
+    """Warn where the node was made in whose backward ``error`` was raised; of a leaf, where it was used first."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_name not in _WALKS:
         trace = trace.tb_next
-    node = None if trace is None else _at_work(trace.tb_frame)
+    names = {} if trace is None else trace.tb_frame.f_locals
+    leaf = names.get("leaf")
+    node = names.get("node") if leaf is None else _first_use(leaf, names["roots"])
     if node is None:
         return
     from traceback import StackSummary
 
-    text, made_at = f"Error detected in {node.name()}. ", _made_at.get(node)
+    text = f"Error detected in {node.name() if leaf is None else 'AccumulateGrad'}. "
+    made_at = _made_at.get(node)
     if made_at is None:
         text += "No forward pass information available. Enable detect anomaly during forward pass for more information."
     what = "caused the error"

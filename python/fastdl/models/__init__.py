@@ -1,7 +1,8 @@
 """Models of the textbooks, built from the layers.
 
 Those that torchvision has carry its names, arguments and ``state_dict`` keys, so its weights load:
-``resnet18().load_state_dict(fastdl.load("resnet18.pth"))``.
+``resnet18().load_state_dict(fastdl.load("resnet18.pth"))``. The functions of this package, not those of its modules
+(``fastdl.models.resnet``), take torchvision's ``weights=None``, ``pretrained=False`` and ``progress``.
 """
 
 from __future__ import annotations

@@ -528,7 +528,9 @@ class Module(State):
         return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"
 
 
-Module.save = Absent("save", NO_SCRIPT)  # type: ignore[attr-defined]  # what jit.script(module) would have
+_LEFT_OUT = {"save": NO_SCRIPT}  # what jit.script(module) would have
+for _name, _why in _LEFT_OUT.items():
+    setattr(Module, _name, Absent(_name, _why))
 
 
 def _no_attribute(self: Module, name: str) -> Any:
@@ -536,10 +538,8 @@ def _no_attribute(self: Module, name: str) -> Any:
     own = object.__getattribute__(self, "__dict__")  # not by _attribute below
     if name in own:
         return own[name]
-    why = NO_SCRIPT if name == "save" else ""
-    raise AttributeError(
-        f"{type(self).__name__!r} object has no attribute {name!r}{why}", name=name, obj=self
-    )
+    text = f"{type(self).__name__!r} object has no attribute {name!r}{_LEFT_OUT.get(name, '')}"
+    raise AttributeError(text, name=name, obj=self)
 
 
 def _attribute(self: Module, name: str) -> Any:
