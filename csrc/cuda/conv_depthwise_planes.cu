@@ -25,7 +25,7 @@ template <class T, int K, int kDown, int kUp, int kShift, bool kPacked>
 __global__ void __launch_bounds__(kThreads)
     depthwise_tile(T* y, const T* x, const T* weight, const T* bias, Tiles p) {
   using W = Window<K, kDown, kUp, kShift>;
-  constexpr int kTaps = K * K, kSeen = W::sources(kSide), kBefore = kPacked ? (K - 1) / 2 : 0;
+  constexpr int kTaps = K * K;
   const uint32_t item = blockIdx.x * kThreads + threadIdx.x;
   if (item >= p.items) return;
   const uint32_t q = p.columns.quotient(item), plane = p.strips.quotient(q);
@@ -38,17 +38,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int t = 0; t < kTaps; ++t) w[t] = float(widen(line[t * p.tap_step]));
   const float first = bias != nullptr ? float(widen(bias[channel])) : 0.0f;
 
-  const int row = p.h.origin + strip * p.h.step, at = p.w.origin + kBefore + column * p.w.step;
-  const T* const source = x + (int64_t(plane) * p.h.sources + row) * p.w.sources + at;
   float sums[kSide][kSide];
   FASTDL_UNROLL
   for (int a = 0; a < kSide; ++a) FASTDL_UNROLL
   for (int b = 0; b < kSide; ++b) sums[a][b] = first;
-  FASTDL_UNROLL
-  for (int i = 0; i < kSeen; ++i) {
-    float values[kSeen];
-    load_row<kPacked, kBefore>(values, source + i * p.w.sources, uint32_t(row + i) < uint32_t(p.h.sources),
-                               at, p.w.sources);
+  const T* const source = x + int64_t(plane) * p.h.sources * p.w.sources;
+  for_rows<W, kPacked, K>(source, p.h, p.w, strip, column, [&](int i, const auto& values) {
     FASTDL_UNROLL
     for (int a = 0; a < kSide; ++a) FASTDL_UNROLL
     for (int kh = 0; kh < K; ++kh) {
@@ -58,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int kw = 0; kw < K; ++kw)
         if (W::source(b, kw) >= 0) sums[a][b] += w[kh * K + kw] * values[W::source(b, kw)];
     }
-  }
+  });
   const int down = p.h.results - strip * kSide, across = p.w.results - column * kSide;  // to the plane's ends
   T* const target = y + (int64_t(plane) * p.h.results + strip * kSide) * p.w.results + column * kSide;
   if (p.packed_y) {

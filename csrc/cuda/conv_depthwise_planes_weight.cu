@@ -30,7 +30,7 @@ template <class T, int K, int kDown, bool kPacked>
 __global__ void __launch_bounds__(threads_for(K))
     depthwise_tile_weight(T* grad_weight, float* parts, const T* grad_y, const T* x, Tiles p) {
   using W = Window<K, kDown, 1>;
-  constexpr int kTaps = K * K, kSeen = W::sources(kSide), kBefore = kPacked ? (K - 1) / 2 : 0;
+  constexpr int kTaps = K * K;
   FASTDL_SHARED(float, slots, kTaps* threads_for(K) / 32);
   const int channel = int(blockIdx.x);
   float sums[kTaps] = {};
@@ -45,13 +45,8 @@ __global__ void __launch_bounds__(threads_for(K))
     for (int a = 0; a < kSide; ++a)
       load_row<kPacked, 0>(g[a], from + a * p.w.results, strip * kSide + a < p.h.results, column * kSide,
                            p.w.results);
-    const int row = p.h.origin + strip * p.h.step, at = p.w.origin + kBefore + column * p.w.step;
-    const T* const source = x + (plane * p.h.sources + row) * p.w.sources + at;
-    FASTDL_UNROLL
-    for (int i = 0; i < kSeen; ++i) {
-      float values[kSeen];
-      load_row<kPacked, kBefore>(values, source + i * p.w.sources, uint32_t(row + i) < uint32_t(p.h.sources),
-                                 at, p.w.sources);
+    const T* const source = x + plane * p.h.sources * p.w.sources;
+    for_rows<W, kPacked, K>(source, p.h, p.w, strip, column, [&](int i, const auto& values) {
       FASTDL_UNROLL
       for (int a = 0; a < kSide; ++a) FASTDL_UNROLL
       for (int kh = 0; kh < K; ++kh) {
@@ -60,7 +55,7 @@ __global__ void __launch_bounds__(threads_for(K))
         for (int b = 0; b < kSide; ++b) FASTDL_UNROLL
         for (int kw = 0; kw < K; ++kw) sums[kh * K + kw] += g[a][b] * values[W::source(b, kw)];
       }
-    }
+    });
   }
   FASTDL_UNROLL
   for (int t = 0; t < kTaps; ++t) {

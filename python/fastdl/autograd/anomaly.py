@@ -7,7 +7,6 @@ them. Nothing asks whether it is: it gives ``Op`` an ``__init__``, and takes tha
 from __future__ import annotations
 
 import sys
-import warnings
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -174,10 +173,7 @@ def tell(error: Exception) -> None:
         if made_at is not None:
             text += f"\n\nPrevious calculation was induced by {outer}. "
             what = "induced the previous calculation"
-    frame: Any = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HIDDEN):
-        frame = frame.f_back
     try:
-        warnings.warn_explicit(text, UserWarning, frame.f_code.co_filename, frame.f_lineno)
+        warn_caller(text)
     except UserWarning:  # warnings are errors here: this one is about an error that has to be seen
         error.add_note(text)

@@ -24,7 +24,7 @@ from fastdl.ops.join import cat
 from fastdl.ops.lapack import check_waiting, lapack
 from fastdl.tensor import Tensor
 
-_quiet = np.errstate(all="ignore")  # infinity and NaN are results
+quiet = np.errstate(all="ignore")  # infinity and NaN are results
 
 
 def mH(a: Any) -> Any:
@@ -168,7 +168,7 @@ class Determinant(Op):
     takes_complex = True
     saves = (0,)
 
-    @_quiet
+    @quiet
     def forward(self, a: Any) -> Any:
         self.a = a
         if on_device(a):
@@ -178,7 +178,7 @@ class Determinant(Op):
             self.y = np.asarray(np.linalg.det(a), a.dtype, like=a)
         return self.y
 
-    @_quiet
+    @quiet
     def backward(self, grad: Any) -> Any:
         packed, pivots, info = select(grad).lu_factor(self.a, True)
         if failed(info):
@@ -331,7 +331,7 @@ class SingularValues(Op):
         self.u, self.s, self.vh = contiguous(u), s, contiguous(vh)
         return self.u, self.s, self.vh
 
-    @_quiet
+    @quiet
     def backward(self, grad_u: Any, grad_s: Any, grad_vh: Any) -> Any:
         s, k = self.s, self.s.shape[-1]
         if grad_u is None and grad_vh is None:
@@ -422,7 +422,7 @@ class Orthogonal(Op):
         self.q, self.r = contiguous(q), contiguous(r)
         return self.q, self.r
 
-    @_quiet
+    @quiet
     def backward(self, grad_q: Any, grad_r: Any) -> Any:
         k = self.q.shape[-1]
         if k == self.r.shape[-1]:

@@ -15,7 +15,7 @@ from fastdl.ops.arrays import count_true, empty, full, zeros
 from fastdl.ops.complex_kernels import product
 from fastdl.ops.lapack import lapack
 from fastdl.ops.linear import matmul
-from fastdl.ops.matrix import check_matrix, mH
+from fastdl.ops.matrix import check_matrix, mH, quiet
 from fastdl.ops.reduce import sum
 from fastdl.ops.unary import abs
 from fastdl.ops.views import squeeze, unsqueeze
@@ -110,6 +110,7 @@ class _Regular(NamedTuple):
         return 2 * p - product(product(p, a), p)
 
 
+@quiet  # what is not finite is not below a limit
 def _regular(x: Any, rtol: Any) -> _Regular | None:
     """None where a singular value might count as 0, or the square might lose it."""
     columns = min(x.shape[-2:])
@@ -119,19 +120,18 @@ def _regular(x: Any, rtol: Any) -> _Regular | None:
         rtol = _relative(x)
     a = x.astype(complex128 if x.dtype.kind == "c" else float64, copy=False)
     square = product(a, mH(a)) if a.shape[-2] < a.shape[-1] else product(mH(a), a)
-    with np.errstate(all="ignore"):  # what is not finite is not below a limit
-        sizes = square.diagonal(axis1=-2, axis2=-1).real
-        # Columns of one length: only their angles can make the square lose anything.
-        scale = 1 / np.sqrt(sizes)
-        try:
-            lower = lapack("cholesky", square * scale[..., None] * scale[..., None, :])
-        except LinAlgError:
-            return None
-        w = select(a).triangular_solve(lower, None, False, False)
-        # Frobenius norms are no less than the largest singular value and the smallest one's inverse.
-        safe = columns * _squares(w) < _REGULAR**2
-        w = w * scale[..., None, :]
-        safe &= sizes.sum(-1) * _squares(w) * rtol**2 < 1
+    sizes = square.diagonal(axis1=-2, axis2=-1).real
+    # Columns of one length: only their angles can make the square lose anything.
+    scale = 1 / np.sqrt(sizes)
+    try:
+        lower = lapack("cholesky", square * scale[..., None] * scale[..., None, :])
+    except LinAlgError:
+        return None
+    w = select(a).triangular_solve(lower, None, False, False)
+    # Frobenius norms are no less than the largest singular value and the smallest one's inverse.
+    safe = columns * _squares(w) < _REGULAR**2
+    w = w * scale[..., None, :]
+    safe &= sizes.sum(-1) * _squares(w) * rtol**2 < 1
     return _Regular(a, w) if bool(safe.all()) else None
 
 
@@ -139,7 +139,7 @@ def _squares(w: Any) -> Any:
     return (np.abs(w) ** 2).sum((-2, -1))
 
 
-@np.errstate(all="ignore")
+@quiet
 def _pinv(A: Tensor, rcond: Any, hermitian: bool, atol: Any, rtol: Any) -> Any:
     rtol, x = rtol if rcond is None else rcond, A._data
     if x.size == 0:
