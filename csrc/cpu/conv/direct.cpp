@@ -49,8 +49,8 @@ constexpr int64_t kTileStart = 24;  // of a tile, in products
 constexpr int64_t kStrip = 8;       // tiles of a strip
 // Of a vector of the padded copy; of one whose elements are stored one by one, and for each step from one to the next.
 constexpr double kCopyCost = 14, kApartCost = 22, kStepCost = 2.5;
-constexpr double kFarNumberCost = 2.5;  // of a number of the copy whose neighbours lie four apart and more
-constexpr double kResultRowCost = 12;   // of a row of a channel of the result
+// Of a number of the copy whose neighbours lie four apart and more; of a row of a channel of the result.
+constexpr double kFarNumberCost = kBytes == 64 ? 1.5 : 2.5, kResultRowCost = kBytes == 64 ? 8 : 12;
 // Of a product whose weights leave the pixels no room in L2, and their bytes.
 constexpr double kFarProduct = kBytes == 64 ? 1.3 : 1.2, kFarWeights = kBytes == 64 ? 1e6 : 2.4e5;
 constexpr double kPieceProduct = 1.12;                 // where panels pass in pieces

@@ -9,12 +9,14 @@
 namespace fastdl {
 namespace {
 
-constexpr double kProduct = 0.92, kGradProduct = 1.07;                  // of a vector; in gradients
+constexpr bool kWide = simd::kBytes == 64;
+constexpr double kProduct = 0.92, kGradProduct = kWide ? 1.0 : 1.07;    // of a vector; in gradients
 constexpr double kBegin = 9500;                                         // of a product
 constexpr double kPatch = 15, kStridedPatch = 25, kGatheredPatch = 30;  // of a vector
-constexpr double kNumber = 3, kEdgeNumber = 8;  // of a number of a window inside the image, of others
-constexpr double kGrad = 15;                    // of a vector of weight gradients' other operand
-constexpr double kAdd = 30, kAddPairs = 20;     // of a vector of patches to the image; of neighbours together
+// Of a number of a window inside the image, of others.
+constexpr double kNumber = kWide ? 2.6 : 3, kEdgeNumber = kWide ? 6 : 8;
+constexpr double kGrad = 15;                 // of a vector of weight gradients' other operand
+constexpr double kAdd = 30, kAddPairs = 20;  // of a vector of patches to the image; of neighbours together
 constexpr double kTransposedRow = 7, kAddedRow = 95, kAddedPair = 50;  // of a row of one tap and channel
 constexpr double kClear = 4;                                           // of a vector of the image
 constexpr double kRow = 60;                                            // of a row of one tap

@@ -286,15 +286,19 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 // ------------------------------------------------------------------------------------------------- choice
 
 // In products of vectors, as direct.cpp counts them: of a vector of grad_w's and of starting a kernel of them, of
-// one of its sums that comes and goes (also where they have left L2).
-constexpr double kProductCost = 1.04, kPairCost = 0.98, kStartCost = 110, kSumCost = 3, kFarSumCost = 60;
+// one of its sums that comes and goes (also where they have left L2). At AVX-512 they are those of an Intel, where
+// vectors that are turned wait for one port.
+constexpr bool kWide = kBytes == 64;
+constexpr double kProductCost = kWide ? 1.2 : 1.04, kPairCost = kWide ? 1.15 : 0.98;
+constexpr double kStartCost = kWide ? 180 : 110, kSumCost = kWide ? 6 : 3, kFarSumCost = 60;
 constexpr int64_t kNearBytes = 1 << 20;
 // Of a vector of a block of x (each is written beside the others, and read or cleared), once more where the block
 // is in no cache of this thread's own; of a row, with strides of each image's, which is copied first, and of a
 // number of those whose neighbours lie three apart and more; of a vector turned back or of grad_y; of packing a
 // vector of weights, and of those of a channel each, which lie apart; of a tile whose results lie apart.
-constexpr double kInterleaveCost = 10, kFarCost = 20, kRowCost = 18, kFarNumberCost = 3, kResultCost = 12,
-                 kGradCost = 8, kWeightCost = 25, kTurnedWeightCost = 90, kStepCost = 40;
+constexpr double kInterleaveCost = kWide ? 18 : 10, kFarCost = 20, kRowCost = 18, kFarNumberCost = 3,
+                 kResultCost = kWide ? 24 : 12, kGradCost = 8, kWeightCost = 25, kTurnedWeightCost = 90,
+                 kStepCost = 40;
 constexpr int64_t kFarBytes = 4 << 20, kBlockBytes = 16 << 20;  // a thread has one: bounds memory
 constexpr int64_t kTileBytes = 96 << 10;  // of pixels and weights that a tile meets, read at full speed
 
@@ -310,7 +314,7 @@ double copy_cost(const PassSize& pass, int64_t w) {
 // is a vector, and those of deep layers, with their weights, come from L2 every time. (Not counted at AVX-512.)
 double far_cost(int64_t channels_and_taps, const Pieces& panels, int vectors) {
   const int64_t bytes = channels_and_taps * (vectors * kBytes + panels.largest() * int64_t(sizeof(float)));
-  if (kBytes == 64 || panels.pieces < 8) return 1;
+  if (kWide || panels.pieces < 8) return 1;
   return 1 + 0.5 * std::clamp(double(bytes - kTileBytes) / (4 * kTileBytes), 0.0, 1.0);
 }
 
