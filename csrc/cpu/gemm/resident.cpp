@@ -3,8 +3,8 @@
 //
 //   B stays   rows of A pass and are read where they lie; C is written along its rows. B lies as it is, or is
 //             packed first, by all threads, or in parts, each by the thread that multiplies with it.
-//   A stays   panels of B's columns pass, each packed by the thread that uses it straight before its use,
-//             while the next one's memory is on its way.
+//   A stays   panels of B's columns pass, each packed by the thread that uses it straight before its use (or, of
+//             few rows, read where it lies), while the next one's memory is on its way.
 //
 // Where k is contiguous in both, packing transposes: then B^T may pass as A does, in place, and the transpose
 // of the product is computed, if that saves more than turning C's tiles and waiting for A's packing cost.
@@ -14,6 +14,7 @@
 #include "cpu/gemm/resident.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "cpu/gemm/panels.h"
 
@@ -26,6 +27,8 @@ constexpr int64_t kShort = 32;                 // steps of k
 constexpr int64_t kLong = 192;                 // steps of k, too
 constexpr int64_t kLargeC = 512 << 10;         // elements, beyond which writing them counts for longer sums
 constexpr int64_t kShortOfLarge = std::max<int64_t>(kShort, 3 * simd::kBytes / 2);
+constexpr int64_t kGroupBytes = 16 << 10;  // of panels that pass together: part of L1
+constexpr int64_t kFewRows = 128;          // of B: each lies in a page of its own
 constexpr int64_t kPackedBytes = 8 << 20;  // of all blocks of k together
 
 template <class T>
@@ -64,13 +67,13 @@ int64_t depth_for(int64_t lanes, int64_t k) {
   return 0;
 }
 
-// f(first, last, k0, kc) for ranges of `panels` and blocks of k; all of k for one panel after the other where
-// the operand that stays fits with all of k.
+// f(first, last, k0, kc) for ranges of panels and blocks of k; all of k for one `group` of panels after the other
+// where the operand that stays fits with all of k.
 template <class F>
-void for_blocks(int64_t first, int64_t last, int64_t k, int64_t depth, bool all_fits, F&& f) {
-  const int64_t step = all_fits ? 1 : last - first;
+void for_blocks(int64_t first, int64_t last, int64_t group, int64_t k, int64_t depth, bool all_fits, F&& f) {
+  const int64_t step = all_fits ? group : last - first;
   for (int64_t p = first; p < last; p += step)
-    for (int64_t k0 = 0; k0 < k; k0 += depth) f(p, p + step, k0, std::min(depth, k - k0));
+    for (int64_t k0 = 0; k0 < k; k0 += depth) f(p, std::min(last, p + step), k0, std::min(depth, k - k0));
 }
 
 // f(first panel, last panel, first other, last other): panels of the passing operand over threads, and, where
@@ -108,7 +111,7 @@ void b_stays(const Product<T>& p, int64_t depth) {
   const bool all_fits = p.n * p.k * int64_t(sizeof(T)) <= kResidentBytes;
   for_tasks<T>(p, panels, columns, all_fits, [&](int64_t first, int64_t last, int64_t q0, int64_t q1) {
     alignas(64) T panel[mr * kMaxKC<T>];
-    for_blocks(first, last, p.k, depth, all_fits, [&](int64_t p0, int64_t p1, int64_t k0, int64_t kc) {
+    for_blocks(first, last, 1, p.k, depth, all_fits, [&](int64_t p0, int64_t p1, int64_t k0, int64_t kc) {
       for (int64_t i = p0 * height; i < std::min(p.m, p1 * height); i += height) {
         const int count = int(std::min(height, p.m - i));
         const T* source = p.a.data + i * p.a.row + k0 * p.a.col;
@@ -135,6 +138,14 @@ void b_stays(const Product<T>& p, int64_t depth) {
   });
 }
 
+// Whether the tiles of a panel of B may read it where it lies: of few rows, those that share a set of L1 have room
+// in its ways.
+template <class T>
+bool few_rows_lie(const MatrixView<T>& b, int64_t rows) {
+  return b.col == 1 && rows <= kFewRows &&
+         rows <= 8 * 4096 / std::gcd(b.row * int64_t(sizeof(T)), int64_t{4096});
+}
+
 template <class T>
 void a_stays(const Product<T>& p, int64_t depth) {
   constexpr int mr = kMR<T>, nr = kNR<T>;
@@ -148,23 +159,38 @@ void a_stays(const Product<T>& p, int64_t depth) {
   const int64_t tiles = ceil_div(p.m, height);
   const int64_t step = rows ? p.a.row : in_place ? p.a.col : mr;
   const bool all_fits = p.m * p.k * int64_t(sizeof(T)) <= kResidentBytes;
+  // Panels of few steps pass some at a time: C is written along its rows, and A's tile is in L1.
+  const int64_t group = std::max<int64_t>(1, kGroupBytes / (nr * depth * int64_t(sizeof(T))));
+  const int64_t lying =
+      few_rows_lie(p.b, depth) ? p.n / simd::kWidth<T> * simd::kWidth<T> : 0;  // of the columns
   for_tasks<T>(p, columns, tiles, all_fits, [&](int64_t first, int64_t last, int64_t t0, int64_t t1) {
-    alignas(64) T panel[nr * kMaxKC<T>];
-    for_blocks(first, last, p.k, depth, all_fits, [&](int64_t q0, int64_t q1, int64_t k0, int64_t kc) {
-      for (int64_t q = q0; q < q1; ++q) {
-        const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
-        const T* from = p.b.data + k0 * p.b.row + q * nr * p.b.col;
-        pack_panel<T, nr>(panel, from, p.b.col, p.b.row, cols, kc);
+    alignas(64) T panels[std::max(nr * kMaxKC<T>, kGroupBytes / int64_t(sizeof(T)))];
+    for_blocks(first, last, group, p.k, depth, all_fits, [&](int64_t q0, int64_t q1, int64_t k0, int64_t kc) {
+      const T* const b = p.b.data + k0 * p.b.row;
+      for (int64_t g0 = q0; g0 < q1; g0 += group) {
+        const int64_t g1 = std::min(q1, g0 + group);
+        const auto cols = [&](int64_t q) { return int(std::min<int64_t>(nr, p.n - q * nr)); };
+        const auto lies = [&](int64_t q) { return q * nr + cols(q) <= lying; };
+        for (int64_t q = g0; q < g1; ++q)
+          if (!lies(q))
+            pack_panel<T, nr>(panels + (q - g0) * nr * kc, b + q * nr * p.b.col, p.b.col, p.b.row, cols(q),
+                              kc);
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t i = t * height;
-          Store<T> store = p.store(i, q * nr, k0, kc);
-          if (p.b.col == 1 && q + 1 < columns && t - t0 < kVectors) {  // a line of the next panel's each step
-            store.next = from + nr + (t - t0) * simd::kWidth<T>;
-            store.next_step = p.b.row * int64_t(sizeof(T));
-          }
           const int count = int(std::min(height, p.m - i));
           const T* a = in_place ? p.a.data + i * p.a.row + k0 * p.a.col : packed.get() + k0 * whole + i * kc;
-          kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(kc, a, step, panel, nr, cols, store);
+          for (int64_t q = g0; q < g1; ++q) {
+            Store<T> store = p.store(i, q * nr, k0, kc);
+            const int64_t next = q + g1 - g0;
+            if (p.b.col == 1 && next < columns &&
+                t - t0 < kVectors) {  // a line of the next group's each step
+              store.next = b + next * nr + (t - t0) * simd::kWidth<T>;
+              store.next_step = p.b.row * int64_t(sizeof(T));
+            }
+            kernel_for<T>(count, cols(q), rows ? Form::rows : Form::panel)(
+                kc, a, step, lies(q) ? b + q * nr : panels + (q - g0) * nr * kc, lies(q) ? p.b.row : nr,
+                cols(q), store);
+          }
         }
       }
     });
