@@ -74,14 +74,12 @@ class Amax(Op):
         k, shape = select(grad), kept_shape(self.x.shape, self.axes)
         ties = self.ties(self.x, self.y.reshape(shape))
         count = count_true(ties, self.axes, True)
-        if grad.dtype.itemsize == 2:  # float16 has no kernels
-            with np.errstate(invalid="ignore", divide="ignore"):
-                return array(ties * (grad.reshape(shape) / count), grad, grad.dtype)
         # NaN equals nothing: as in PyTorch the gradient is 0/0 then. (On a GPU no value is waited for.)
         sure = count.__class__ is np.ndarray and np.count_nonzero(count) == count.size
-        count = count.astype(grad.dtype)
-        share = k.div_forward(grad.reshape(shape), count)
-        return k.where_forward(ties, share, 0.0 if sure else k.div_forward(0.0, count))
+        dtype = float32 if is_half(grad.dtype) else grad.dtype  # half precision counts to 2048 or 256
+        count = count.astype(dtype)
+        share = cast(k.div_forward(cast(grad.reshape(shape), dtype), count), grad.dtype)
+        return k.where_forward(ties, share, 0.0 if sure else cast(k.div_forward(0.0, count), grad.dtype))
 
     def ties(self, x: Any, y: Any) -> Any:
         return select(x).eq_forward(x, y)
