@@ -42,8 +42,7 @@ __global__ void __launch_bounds__(kThreads)
   FASTDL_UNROLL
   for (int a = 0; a < kSide; ++a) FASTDL_UNROLL
   for (int b = 0; b < kSide; ++b) sums[a][b] = first;
-  const T* const source = x + int64_t(plane) * p.h.sources * p.w.sources;
-  for_rows<W, kPacked, K>(source, p.h, p.w, strip, column, [&](int i, const auto& values) {
+  for_rows<W, kPacked, K>(x, int64_t(plane), p.h, p.w, strip, column, [&](int i, const auto& values) {
     FASTDL_UNROLL
     for (int a = 0; a < kSide; ++a) FASTDL_UNROLL
     for (int kh = 0; kh < K; ++kh) {

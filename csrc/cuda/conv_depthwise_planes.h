@@ -52,13 +52,13 @@ __device__ __forceinline__ void load_row(float (&values)[kColumns], const T* sou
   }
 }
 
-// f(i, values) for the rows that the tile in this strip and column sees of a plane, the first being row 0.
+// f(i, values) for the rows that the tile in this strip and column sees of a plane of x, the first being row 0.
 template <class W, bool kPacked, int K, class T, class F>
-__device__ __forceinline__ void for_rows(const T* plane, const PlaneAxis& h, const PlaneAxis& w, int strip,
-                                         int column, F&& f) {
+__device__ __forceinline__ void for_rows(const T* x, int64_t plane, const PlaneAxis& h, const PlaneAxis& w,
+                                         int strip, int column, F&& f) {
   constexpr int kSeen = W::sources(kSide), kBefore = kPacked ? (K - 1) / 2 : 0;
   const int row = h.origin + strip * h.step, at = w.origin + kBefore + column * w.step;
-  const T* const source = plane + int64_t(row) * w.sources + at;
+  const T* const source = x + (plane * h.sources + row) * w.sources + at;
   FASTDL_UNROLL
   for (int i = 0; i < kSeen; ++i) {
     float values[kSeen];

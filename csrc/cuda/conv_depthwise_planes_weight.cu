@@ -45,8 +45,7 @@ __global__ void __launch_bounds__(threads_for(K))
     for (int a = 0; a < kSide; ++a)
       load_row<kPacked, 0>(g[a], from + a * p.w.results, strip * kSide + a < p.h.results, column * kSide,
                            p.w.results);
-    const T* const source = x + plane * p.h.sources * p.w.sources;
-    for_rows<W, kPacked, K>(source, p.h, p.w, strip, column, [&](int i, const auto& values) {
+    for_rows<W, kPacked, K>(x, plane, p.h, p.w, strip, column, [&](int i, const auto& values) {
       FASTDL_UNROLL
       for (int a = 0; a < kSide; ++a) FASTDL_UNROLL
       for (int kh = 0; kh < K; ++kh) {
