@@ -73,7 +73,11 @@ class Diff(Op):
             extents[self.axis] += 1
             whole = zeros(extents, grad.dtype, grad)
             whole[self.later] = grad
-            whole[self.earlier] -= grad
+            earlier = whole[self.earlier]
+            if grad.dtype.kind in FLOATING:
+                select(grad).sub_forward(earlier, grad, earlier)
+            else:
+                earlier -= grad
             grad = whole
         return grad
 
