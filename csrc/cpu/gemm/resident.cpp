@@ -14,7 +14,6 @@
 #include "cpu/gemm/resident.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "cpu/gemm/panels.h"
 
@@ -142,8 +141,8 @@ void b_stays(const Product<T>& p, int64_t depth) {
 // in its ways.
 template <class T>
 bool few_rows_lie(const MatrixView<T>& b, int64_t rows) {
-  return b.col == 1 && rows <= kFewRows &&
-         rows <= 8 * 4096 / std::gcd(b.row * int64_t(sizeof(T)), int64_t{4096});
+  const int64_t apart = b.row * int64_t(sizeof(T)), power = std::min<int64_t>(apart & -apart, 4096);
+  return b.col == 1 && rows <= kFewRows && rows * power <= 8 * 4096;
 }
 
 template <class T>
