@@ -364,3 +364,27 @@ def test_second_derivative_of_pooling_an_empty_batch():
     (grad,) = fastdl.autograd.grad(fastdl.nn.functional.max_pool2d(x, 2).square().sum(), x, create_graph=True)
     (second,) = fastdl.autograd.grad(grad.square().sum(), x, allow_unused=True)
     assert second is None or second.shape == x.shape
+
+
+def test_extremes_share_their_gradient_among_more_than_half_precision_counts(half):
+    x = fastdl.zeros(3, 5000, dtype=half)
+    x[1, 7], x[2, 0] = 1.0, float("nan")
+    x.requires_grad_()
+    (grad,) = fastdl.autograd.grad(x.amax(1).sum(), x)
+    assert grad.dtype == half
+    assert np.allclose(grad[0].float().numpy(), 1 / 5000, rtol=eps(half))  # of as many ties
+    assert (grad[1].sum().item(), grad[1, 7].item()) == (1.0, 1.0)
+    assert grad[2].isnan().all()  # nothing equals the largest one: as in PyTorch
+    (again,) = fastdl.autograd.grad(x[1:2].max(), x)
+    assert again.float().numpy().sum() == 1.0
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_gradient_of_differences_in_half_precision(half, dim):
+    x = fastdl.randn(6, 40).to(half).requires_grad_()
+    weight = fastdl.randint(-4, 5, tuple(x.diff(n=2, dim=dim).shape)).to(half)  # whole: sums are exact
+    (grad,) = fastdl.autograd.grad(x.diff(n=2, dim=dim), x, weight)
+    wide = x.detach().float().requires_grad_()
+    (expected,) = fastdl.autograd.grad(wide.diff(n=2, dim=dim), wide, weight.float())
+    assert grad.dtype == half
+    assert grad.float().tolist() == expected.tolist()
