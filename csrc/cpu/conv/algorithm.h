@@ -59,10 +59,12 @@ inline constexpr int64_t kTogetherBytes = 1 << 20;  // of the result of images t
 double im2col_cost(const ConvProblem& p, ConvPass pass, int64_t w);  // vectors of w
 double winograd_cost(const ConvProblem& p, ConvPass pass, int64_t w);
 
+// Costs that differ at AVX-512: they are an Intel's there, where vectors that are turned wait for one port.
+inline constexpr bool kWide = simd::kBytes == 64;
 // Of packing a vector of weights, in products of vectors.
 inline constexpr double kPackCost = 20;
 // Of copying a row into padded planes (the direct algorithms).
-inline constexpr double kCopiedRowCost = simd::kBytes == 64 ? 25 : 40;
+inline constexpr double kCopiedRowCost = kWide ? 25 : 40;
 
 // Whether images or groups of so many multiply-adds together are better computed one after the other. (One
 // keeps a thread busy with 10 us of work; half of that is gained, as its parts are uneven and have to be

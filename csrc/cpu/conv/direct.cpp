@@ -50,11 +50,11 @@ constexpr int64_t kStrip = 8;       // tiles of a strip
 // Of a vector of the padded copy; of one whose elements are stored one by one, and for each step from one to the next.
 constexpr double kCopyCost = 14, kApartCost = 22, kStepCost = 2.5;
 // Of a number of the copy whose neighbours lie four apart and more; of a row of a channel of the result.
-constexpr double kFarNumberCost = kBytes == 64 ? 1.5 : 2.5, kResultRowCost = kBytes == 64 ? 8 : 12;
+constexpr double kFarNumberCost = kWide ? 1.5 : 2.5, kResultRowCost = kWide ? 8 : 12;
 // Of a product whose weights leave the pixels no room in L2, and their bytes.
-constexpr double kFarProduct = kBytes == 64 ? 1.3 : 1.2, kFarWeights = kBytes == 64 ? 1e6 : 2.4e5;
-constexpr double kPieceProduct = kBytes == 64 ? 1.2 : 1.12;  // where panels pass in pieces
-constexpr double kBegin = 18000, kLatticeCost = 1000;        // of laying out a pass, of beginning a lattice
+constexpr double kFarProduct = kWide ? 1.3 : 1.2, kFarWeights = kWide ? 1e6 : 2.4e5;
+constexpr double kPieceProduct = kWide ? 1.2 : 1.12;   // where panels pass in pieces
+constexpr double kBegin = 18000, kLatticeCost = 1000;  // of laying out a pass, of beginning a lattice
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
 // nobody changes it meanwhile.

@@ -40,7 +40,7 @@ constexpr int kGradVectors = 2;
 // In products of vectors: of starting a kernel, of a vector copied (one of numbers three apart and more: of each),
 // of a vector of the sums, of an image.
 constexpr double kProductCost = 0.94, kStartCost = 140, kCopyCost = 10, kFarNumberCost = 3;
-constexpr double kSumsCost = kBytes == 64 ? 80 : 33, kImageCost = kBytes == 64 ? 4000 : 1500;
+constexpr double kSumsCost = kWide ? 80 : 33, kImageCost = kWide ? 4000 : 1500;
 constexpr double kTurnCost = 5;      // of turning a weight round
 constexpr int64_t kPositions = 128;  // at once: 16 kB of grad_y
 

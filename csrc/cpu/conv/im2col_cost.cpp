@@ -9,7 +9,6 @@
 namespace fastdl {
 namespace {
 
-constexpr bool kWide = simd::kBytes == 64;
 constexpr double kProduct = 0.92, kGradProduct = kWide ? 1.0 : 1.07;    // of a vector; in gradients
 constexpr double kBegin = 9500;                                         // of a product
 constexpr double kPatch = 15, kStridedPatch = 25, kGatheredPatch = 30;  // of a vector

@@ -286,9 +286,7 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 // ------------------------------------------------------------------------------------------------- choice
 
 // In products of vectors, as direct.cpp counts them: of a vector of grad_w's and of starting a kernel of them, of
-// one of its sums that comes and goes (also where they have left L2). At AVX-512 they are those of an Intel, where
-// vectors that are turned wait for one port.
-constexpr bool kWide = kBytes == 64;
+// one of its sums that comes and goes (also where they have left L2).
 constexpr double kProductCost = kWide ? 1.2 : 1.04, kPairCost = kWide ? 1.15 : 0.98;
 constexpr double kStartCost = kWide ? 180 : 110, kSumCost = kWide ? 6 : 3, kFarSumCost = 60;
 constexpr int64_t kNearBytes = 1 << 20;

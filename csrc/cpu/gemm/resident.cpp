@@ -66,13 +66,15 @@ int64_t depth_for(int64_t lanes, int64_t k) {
   return 0;
 }
 
-// f(first, last, k0, kc) for ranges of panels and blocks of k; all of k for one `group` of panels after the other
-// where the operand that stays fits with all of k.
+// f(first, last, k0, kc) for groups of panels and blocks of k: all of k for one group after the other where the operand
+// that stays fits with all of k, else all groups for one block of k.
 template <class F>
 void for_blocks(int64_t first, int64_t last, int64_t group, int64_t k, int64_t depth, bool all_fits, F&& f) {
   const int64_t step = all_fits ? group : last - first;
   for (int64_t p = first; p < last; p += step)
-    for (int64_t k0 = 0; k0 < k; k0 += depth) f(p, std::min(last, p + step), k0, std::min(depth, k - k0));
+    for (int64_t k0 = 0; k0 < k; k0 += depth)
+      for (int64_t g = p; g < std::min(last, p + step); g += group)
+        f(g, std::min(last, g + group), k0, std::min(depth, k - k0));
 }
 
 // f(first panel, last panel, first other, last other): panels of the passing operand over threads, and, where
@@ -92,13 +94,20 @@ void for_tasks(const Product<T>& p, int64_t panels, int64_t others, bool all_fit
   });
 }
 
+// Of the panels of B's columns, how many tiles read where they lie, if any do: of the last one the kernel would read
+// too many columns.
+template <class T>
+int64_t lying_panels(const Product<T>& p, bool any) {
+  const int64_t columns = ceil_div(p.n, kNR<T>);
+  return !any ? 0 : p.n % simd::kWidth<T> == 0 ? columns : columns - 1;
+}
+
 template <class T>
 void b_stays(const Product<T>& p, int64_t depth) {
   constexpr int mr = kMR<T>, nr = kNR<T>;
   const int64_t columns = ceil_div(p.n, nr), whole = columns * nr;
   const bool b_lies = p.b.col == 1 && p.b.row * depth * int64_t(sizeof(T)) <= kInPlaceBytes;
-  // What is packed: all columns, none, or the last ones, of which the kernel would read too many.
-  const int64_t lying = !b_lies ? 0 : p.n % simd::kWidth<T> == 0 ? columns : columns - 1;
+  const int64_t lying = lying_panels(p, b_lies);  // the others are packed
   memory::Buffer<T> packed(size_t((whole - lying * nr) * p.k));
   if (lying < columns)
     detail::pack_all<T, nr>(packed.get(), PackB<T>{p.b}, lying * nr, p.n - lying * nr, 0, p.k, depth);
@@ -110,28 +119,27 @@ void b_stays(const Product<T>& p, int64_t depth) {
   const bool all_fits = p.n * p.k * int64_t(sizeof(T)) <= kResidentBytes;
   for_tasks<T>(p, panels, columns, all_fits, [&](int64_t first, int64_t last, int64_t q0, int64_t q1) {
     alignas(64) T panel[mr * kMaxKC<T>];
-    for_blocks(first, last, 1, p.k, depth, all_fits, [&](int64_t p0, int64_t p1, int64_t k0, int64_t kc) {
-      for (int64_t i = p0 * height; i < std::min(p.m, p1 * height); i += height) {
-        const int count = int(std::min(height, p.m - i));
-        const T* source = p.a.data + i * p.a.row + k0 * p.a.col;
-        int64_t step = rows ? p.a.row : p.a.col;
-        if (!in_place) {
-          pack_panel<T, mr>(panel, source, p.a.row, p.a.col, count, kc);
-          source = panel, step = mr;
+    for_blocks(first, last, 1, p.k, depth, all_fits, [&](int64_t t, int64_t, int64_t k0, int64_t kc) {
+      const int64_t i = t * height;
+      const int count = int(std::min(height, p.m - i));
+      const T* source = p.a.data + i * p.a.row + k0 * p.a.col;
+      int64_t step = rows ? p.a.row : p.a.col;
+      if (!in_place) {
+        pack_panel<T, mr>(panel, source, p.a.row, p.a.col, count, kc);
+        source = panel, step = mr;
+      }
+      for (int64_t q = q0; q < q1; ++q) {
+        const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
+        const bool lies = q < lying;
+        const T* b = lies ? p.b.data + k0 * p.b.row + q * nr
+                          : packed.get() + k0 * (whole - lying * nr) + (q - lying) * nr * kc;
+        Store<T> store = p.store(i, q * nr, k0, kc);
+        if (rows && all_fits && p.a.row == p.k) {  // the next panel's rows lie next: a part with each tile
+          store.next = p.a.data + (i + height) * p.k + height * (k0 + (q - q0) * kc / (q1 - q0));
+          store.next_step = height * int64_t(sizeof(T)) / (q1 - q0);
         }
-        for (int64_t q = q0; q < q1; ++q) {
-          const int cols = int(std::min<int64_t>(nr, p.n - q * nr));
-          const bool lies = q < lying;
-          const T* b = lies ? p.b.data + k0 * p.b.row + q * nr
-                            : packed.get() + k0 * (whole - lying * nr) + (q - lying) * nr * kc;
-          Store<T> store = p.store(i, q * nr, k0, kc);
-          if (rows && all_fits && p.a.row == p.k) {  // the next panel's rows lie next: a part with each tile
-            store.next = p.a.data + (i + height) * p.k + height * (k0 + (q - q0) * kc / (q1 - q0));
-            store.next_step = height * int64_t(sizeof(T)) / (q1 - q0);
-          }
-          kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(kc, source, step, b,
-                                                                      lies ? p.b.row : nr, cols, store);
-        }
+        kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(kc, source, step, b, lies ? p.b.row : nr,
+                                                                    cols, store);
       }
     });
   });
@@ -160,36 +168,30 @@ void a_stays(const Product<T>& p, int64_t depth) {
   const bool all_fits = p.m * p.k * int64_t(sizeof(T)) <= kResidentBytes;
   // Panels of few steps pass some at a time: C is written along its rows, and A's tile is in L1.
   const int64_t group = std::max<int64_t>(1, kGroupBytes / (nr * depth * int64_t(sizeof(T))));
-  const int64_t lying =
-      few_rows_lie(p.b, depth) ? p.n / simd::kWidth<T> * simd::kWidth<T> : 0;  // of the columns
+  const int64_t lying = lying_panels(p, few_rows_lie(p.b, depth));
   for_tasks<T>(p, columns, tiles, all_fits, [&](int64_t first, int64_t last, int64_t t0, int64_t t1) {
     alignas(64) T panels[std::max(nr * kMaxKC<T>, kGroupBytes / int64_t(sizeof(T)))];
     for_blocks(first, last, group, p.k, depth, all_fits, [&](int64_t q0, int64_t q1, int64_t k0, int64_t kc) {
       const T* const b = p.b.data + k0 * p.b.row;
-      for (int64_t g0 = q0; g0 < q1; g0 += group) {
-        const int64_t g1 = std::min(q1, g0 + group);
-        const auto cols = [&](int64_t q) { return int(std::min<int64_t>(nr, p.n - q * nr)); };
-        const auto lies = [&](int64_t q) { return q * nr + cols(q) <= lying; };
-        for (int64_t q = g0; q < g1; ++q)
-          if (!lies(q))
-            pack_panel<T, nr>(panels + (q - g0) * nr * kc, b + q * nr * p.b.col, p.b.col, p.b.row, cols(q),
-                              kc);
-        for (int64_t t = t0; t < t1; ++t) {
-          const int64_t i = t * height;
-          const int count = int(std::min(height, p.m - i));
-          const T* a = in_place ? p.a.data + i * p.a.row + k0 * p.a.col : packed.get() + k0 * whole + i * kc;
-          for (int64_t q = g0; q < g1; ++q) {
-            Store<T> store = p.store(i, q * nr, k0, kc);
-            const int64_t next = q + g1 - g0;
-            if (p.b.col == 1 && next < columns &&
-                t - t0 < kVectors) {  // a line of the next group's each step
-              store.next = b + next * nr + (t - t0) * simd::kWidth<T>;
-              store.next_step = p.b.row * int64_t(sizeof(T));
-            }
-            kernel_for<T>(count, cols(q), rows ? Form::rows : Form::panel)(
-                kc, a, step, lies(q) ? b + q * nr : panels + (q - g0) * nr * kc, lies(q) ? p.b.row : nr,
-                cols(q), store);
+      const auto cols_of = [&](int64_t q) { return int(std::min<int64_t>(nr, p.n - q * nr)); };
+      for (int64_t q = std::max(q0, lying); q < q1; ++q)
+        pack_panel<T, nr>(panels + (q - q0) * nr * kc, b + q * nr * p.b.col, p.b.col, p.b.row, cols_of(q),
+                          kc);
+      for (int64_t t = t0; t < t1; ++t) {
+        const int64_t i = t * height;
+        const int count = int(std::min(height, p.m - i));
+        const T* a = in_place ? p.a.data + i * p.a.row + k0 * p.a.col : packed.get() + k0 * whole + i * kc;
+        for (int64_t q = q0; q < q1; ++q) {
+          const int cols = cols_of(q);
+          const bool lies = q < lying;
+          Store<T> store = p.store(i, q * nr, k0, kc);
+          const int64_t next = q + q1 - q0;
+          if (p.b.col == 1 && next < columns && t - t0 < kVectors) {  // a line of the next group's each step
+            store.next = b + next * nr + (t - t0) * simd::kWidth<T>;
+            store.next_step = p.b.row * int64_t(sizeof(T));
           }
+          kernel_for<T>(count, cols, rows ? Form::rows : Form::panel)(
+              kc, a, step, lies ? b + q * nr : panels + (q - q0) * nr * kc, lies ? p.b.row : nr, cols, store);
         }
       }
     });
