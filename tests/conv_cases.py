@@ -139,6 +139,9 @@ GEOMETRIES = {
     "bands 2d": ((2, 40, 50, 45), (18, 40, 3, 4), (1, 1), (2, 1), (2, 1), 1),
     "bands 2d stride": ((1, 48, 50, 45), (9, 48, 3, 3), (2, 2), (1, 1), (1, 1), 1),
     "bands 2d stride beyond kernel": ((1, 50, 49, 47), (7, 50, 2, 2), (3, 3), (0, 1), (1, 1), 1),
+    "weights beyond L2, images together": ((5, 120, 7, 6), (250, 120, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "weights beyond L2, stride": ((3, 120, 11, 15), (250, 120, 3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "weights beyond L2, bands": ((1, 120, 46, 45), (250, 120, 3, 3), (2, 1), (1, 1), (1, 1), 1),
     "bands 3d": ((1, 24, 18, 13, 15), (10, 24, 3, 2, 3), (1, 2, 1), (2, 1, 0), (1, 1, 2), 1),
     "3d": ((2, 3, 6, 7, 8), (5, 3, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), 1),
     "3d all": ((1, 4, 9, 8, 11), (6, 2, 3, 2, 3), (2, 1, 2), (1, 0, 2), (1, 2, 2), 2),
@@ -147,8 +150,8 @@ GEOMETRIES = {
     "3d depthwise": ((1, 4, 5, 6, 7), (4, 1, 3, 3, 3), (1, 2, 1), (1, 1, 1), (1, 1, 1), 4),
     "3d 1x1": ((2, 5, 3, 4, 5), (6, 5, 1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1),
 }
-# "bands": planes of more than the 256 kB that the direct algorithm takes at a time; depthwise, than the 32 kB that
-# weight gradients of channels side by side do.
+# "bands": planes of more than the 256 kB that the direct algorithm takes at a time (with weights beyond L2 at
+# AVX-512 1 MB); depthwise, than the 32 kB that weight gradients of channels side by side do.
 # Winograd's transforms magnify rounding: they add terms up to about 10 times the result.
 FACTORS = {"winograd": 128.0, "as_3x3": 128.0}
 

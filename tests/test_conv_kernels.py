@@ -100,6 +100,36 @@ def test_patches_of_short_rows(backend, row, stride, dtype):
             assert_close(ours, theirs, g.size // 6)
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("direct", np.float32), ("direct", np.float64), ("depthwise", np.float32)]
+)
+@pytest.mark.parametrize("stride", [2, 3, 4, 5])
+def test_rows_taken_apart(backend, stride, name, dtype):
+    """Every remainder of the stride has its plane: rows of all lengths around vectors', padding, taps left out."""
+    rng = np.random.default_rng(stride)
+    backend.set_conv_algorithm(name)
+    for kernel, dilation, padding in [
+        (1, 1, (0, 0)),
+        (3, 1, (1, 1)),
+        (3, 2, (2, 3)),
+        (4, 3, (5, 0)),
+        (7, 1, (3, 3)),
+        (2, 1, (0, 6)),
+    ]:
+        for row in [1, 2, 4, 7, 8, 9, 15, 16, 17, 31, 33, 50]:
+            size = max((row - 1) * stride + (kernel - 1) * dilation + 1 - sum(padding), 1)
+            x = rng.integers(-4, 5, (2, 3, 3, size + row % stride)).astype(dtype)
+            groups, out = (3, 3) if name == "depthwise" else (1, 20)
+            w = rng.integers(-4, 5, (out, 3 // groups, 2, kernel)).astype(dtype)
+            options = ((1, stride), (0, 0, *padding), (1, dilation), groups)
+            want = reference.conv_forward(x, w, None, *options)
+            np.testing.assert_array_equal(backend.conv_forward(x, w, None, *options), want)
+            g = rng.integers(-4, 5, want.shape).astype(dtype)
+            gradients = backend.conv_backward(g, x, w, *options)
+            for ours, theirs in zip(gradients, reference.conv_backward(g, x, w, *options), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
 def test_strided_and_readonly_inputs(backend):
     x, w, b, options = problem("3x3", np.float32)
     want = backend.conv_forward(x, w, b, *options)

@@ -21,9 +21,9 @@
 #include <vector>
 
 #include "cpu/conv/algorithm.h"
-#include "cpu/conv/planes.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
+#include "cpu/simd/copy_row.h"
 
 namespace fastdl {
 namespace {

@@ -20,7 +20,7 @@
 #include "cpu/conv/depthwise_side_by_side.h"
 #include "cpu/conv/flat.h"
 #include "cpu/conv/lanes.h"
-#include "cpu/conv/planes.h"
+#include "cpu/conv/plane_copy.h"
 #include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/runtime/threads.h"
@@ -300,12 +300,13 @@ void forward(const ConvProblem& p, T* y, const T* x, const T* w, const T* bias) 
   if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_forward<T>(p, plane, y, x, w, bias); }))
     return;
   const auto planes = Planes<T>::of_input(p);
+  const PlaneCopy<T> copy(planes);
   const Lattice lattice = forward_lattice(p, planes.tap_offsets());
   const int64_t multiplier = p.group_out(), flat = (p.out[1] - 1) * planes.width() + p.out[2];
   parallel_for(p.batch * p.groups, grain(p), [&](int64_t begin, int64_t end) {
     Scratch<T> plane(planes.size() + kSlack<T>), sums(flat + kSlack<T>);
     for (int64_t i = begin; i < end; ++i) {
-      planes.copy(plane, x + i * p.in_size(), 0, 1);
+      copy(plane, x + i * p.in_size(), 0, 1);
       for (int64_t m = 0; m < multiplier; ++m) {
         const int64_t k = i % p.groups * multiplier + m;
         for (int64_t d = 0; d < p.out[0]; ++d) {
@@ -326,6 +327,7 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
     return;
   const auto [layout, lattices] = grad_lattices(p, p.out_size());
   const Planes<T> planes(layout);
+  const PlaneCopy<T> copy(planes);
   const int64_t multiplier = p.group_out();
   int64_t covered = 0, longest = 0;
   for (const Lattice& lattice : lattices) {
@@ -339,7 +341,7 @@ void grad_x(const ConvProblem& p, T* gx, const T* gy, const T* w, const T* bias)
       T* to = gx + i * p.in_size();
       const T b = bias ? bias[g] : T(0);
       if (covered < p.in_size()) std::fill_n(to, p.in_size(), b);
-      planes.copy(plane, gy + i * multiplier * p.out_size(), 0, multiplier);
+      copy(plane, gy + i * multiplier * p.out_size(), 0, multiplier);
       for (const Lattice& lattice : lattices) {
         const int64_t flat = (lattice.count[1] - 1) * planes.width() + lattice.count[2];
         for (int64_t d = 0; d < lattice.count[0]; ++d) {
@@ -391,13 +393,14 @@ void grad_w(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   if (with_plane<T>(p, plane_shape(p), [&](const auto& plane) { plane_grad_w<T>(p, plane, gw, gy, x); }))
     return;
   const auto planes = Planes<T>::of_input(p);
+  const PlaneCopy<T> copy(planes);
   const int64_t multiplier = p.group_out(), taps = p.taps(), width = planes.width();
   const int64_t flat = (p.out[1] - 1) * width + p.out[2], results = p.groups * multiplier * taps;
   memory::Buffer<T> partial(size_t(p.batch * results));
   parallel_for(p.batch * p.groups, grain(p), [&](int64_t begin, int64_t end) {
     Scratch<T> plane(planes.size() + kSlack<T>), grad(flat + kSlack<T>);
     for (int64_t i = begin; i < end; ++i) {
-      planes.copy(plane, x + i * p.in_size(), 0, 1);
+      copy(plane, x + i * p.in_size(), 0, 1);
       for (int64_t m = 0; m < multiplier; ++m) {
         T* sums = partial + (i * multiplier + m) * taps;
         std::fill_n(sums, taps, T(0));

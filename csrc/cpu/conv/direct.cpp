@@ -15,7 +15,8 @@
 //   pixel lanes     output channels, broadcast, x vectors of flat positions. For few channels. Wastes the
 //                   columns between the rows (planes.h).
 //
-// Images whose padded copy would leave L2 are taken in bands (bands.h). Work: over images and bands if they
+// Images whose padded copy would leave L2 are taken in bands (bands.h). Weights that leave it are read from L3
+// once per task: bands are thicker then, and small images pass together. Work: over images and bands if they
 // can be shared out evenly, else over tiles inside each. Weights are packed once per call in panels
 // [panel][channel][tap][lane or row].
 #include "cpu/conv/direct.h"
@@ -25,7 +26,7 @@
 #include "cpu/conv/bands.h"
 #include "cpu/conv/lanes.h"
 #include "cpu/conv/pass_size.h"
-#include "cpu/conv/planes.h"
+#include "cpu/conv/plane_copy.h"
 #include "cpu/conv/tap_tile.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/share.h"
@@ -40,20 +41,21 @@ using namespace simd;
 
 template <class T>
 constexpr int kLanes = kTileVectors * kWidth<T>;
-constexpr int64_t kTilesPerTask = 8;
-constexpr int64_t kPieceBytes = 1 << 17;  // of weights
-constexpr int64_t kStoreCost = 4;         // of a vector of pixels that goes through the cache, in products
+constexpr int64_t kTilesPerTask = 8, kTilesPerFarTask = 32;  // the latter where weights are far
+constexpr int64_t kPieceBytes = 1 << 17;                     // of weights
+constexpr int64_t kStoreCost = 4;  // of a vector of pixels that goes through the cache, in products
 // Of a row's end within a vector: masked stores are quick where masks are registers.
 constexpr int64_t kRowEndCost = kBytes == 64 ? 4 : 24;
 constexpr int64_t kTileStart = 24;  // of a tile, in products
 constexpr int64_t kStrip = 8;       // tiles of a strip
 // Of a vector of the padded copy; of one whose elements are stored one by one, and for each step from one to the next.
 constexpr double kCopyCost = 14, kApartCost = 22, kStepCost = 2.5;
-// Of a number of the copy whose neighbours lie four apart and more; of a row of a channel of the result.
+// Of a number of the copy whose neighbours lie more than four apart; of a row of a channel of the result.
 constexpr double kFarNumberCost = kWide ? 1.5 : 2.5, kResultRowCost = kWide ? 8 : 12;
 // Of a product whose weights leave the pixels no room in L2, and their bytes.
-constexpr double kFarProduct = kWide ? 1.3 : 1.2, kFarWeights = kWide ? 1e6 : 2.4e5;
-constexpr double kPieceProduct = kWide ? 1.2 : 1.12;   // where panels pass in pieces
+constexpr double kFarProduct = kWide ? 1.05 : 1.2, kFarWeights = kWide ? 1e6 : 2.4e5;
+constexpr int64_t kFarBandBytes = kWide ? 4 * kBandBytes : kBandBytes;  // of images beside such weights
+constexpr double kPieceProduct = kWide ? 1.05 : 1.12;                   // where panels pass in pieces
 constexpr double kBegin = 18000, kLatticeCost = 1000;  // of laying out a pass, of beginning a lattice
 
 // to[j * step] = x[j] for j < count. What lies between stays as it is: it belongs to other lattices, and
@@ -126,16 +128,24 @@ template <class T>
   for (int64_t j = 0; j < count; j += kWidth<T>) store<T>(sums + j, load(sums + j) + load(some + j));
 }
 
+// Whether the weights of a group, from `depth` products a result, leave L2.
 template <class T>
-void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, const T* weights, T* y,
-                   const T* bias) {
+bool far_weights(int64_t out, int64_t depth) {
+  return double(out) * double(depth) * sizeof(T) > kFarWeights;
+}
+
+// Of images whose copies and results follow each other.
+template <class T>
+void channel_lanes(const Pass<T>& pass, const Lattice& lattice, int64_t images, const T* image,
+                   const T* weights, T* y, const T* bias) {
   constexpr int lanes = kLanes<T>;
   const Pieces columns(lattice.count[2], kTileRows);
-  const int64_t tiles = lattice.count[0] * lattice.count[1] * columns.pieces;
+  const int64_t rows = lattice.count[0] * lattice.count[1], tiles = images * rows * columns.pieces;
   const int64_t size = pass.size, step = pass.weights.taps * lanes;
   // A task: some neighbouring tiles, whose pixels stay in L2, with some panels of weights, each of which is
   // read once per task.
-  const Pieces groups(tiles, kTilesPerTask);
+  const bool far = far_weights<T>(pass.out, pass.in * pass.weights.taps);
+  const Pieces groups(tiles, far ? kTilesPerFarTask : kTilesPerTask);
   const int64_t all_panels = ceil_div(pass.out, lanes);
   const Pieces panels(all_panels, std::max<int64_t>(1, all_panels * groups.pieces / (4 * num_threads())));
   // A panel's weights in pieces of channels, each for all tiles of the task, so that L2 has room for pixels.
@@ -147,22 +157,23 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
   };
   const auto one_tile = [&](TapList& list, int64_t tile, int64_t panel, int64_t piece, int64_t index,
                             Place& place, T* some) {
-    const int64_t row = tile / columns.pieces, i = tile % columns.pieces;
+    const int64_t all = tile / columns.pieces, i = tile % columns.pieces, n = all / rows, row = all % rows;
     const int64_t d = row / lattice.count[1], h = row % lattice.count[1], w = columns.begin(i);
     const int pixels = int(columns.size(i)),
               channels = int(std::min<int64_t>(lanes, pass.out - panel * lanes));
     // Asking every tap takes as long as one or two channels' products.
     if (piece == 0)
       place.taps = pass.in > 2 ? list.meeting({d, h, w}, {d + 1, h + 1, w + pixels}, index) : list.all();
-    T* to = y + panel * lanes * size + lattice.element(pass.extent, d, h, w);
+    T* to = y + (n * pass.out + panel * lanes) * size + lattice.element(pass.extent, d, h, w);
     for (int k = 0; k < channels; ++k) __builtin_prefetch(to + k * size, 1);
     const int vectors = int(ceil_div(channels, kWidth<T>));
     // (Asked for one piece as well, begin() and size() divide: 2 % of a small tile.)
     const int64_t c = piece > 0 ? depth.begin(piece) : 0, in = depth.pieces > 1 ? depth.size(piece) : pass.in;
-    tap_tile<T>(pixels, vectors)(
-        piece > 0 ? some : place.sums, vectors * kWidth<T>, nullptr, in, place.taps.count, place.taps.first,
-        image + lattice.base + pass.planes.at(d, h, w) + c * pass.planes.channel_size(),
-        pass.planes.channel_size(), weights + (panel * pass.in + c) * step, step);
+    tap_tile<T>(pixels, vectors)(piece > 0 ? some : place.sums, vectors * kWidth<T>, nullptr, in,
+                                 place.taps.count, place.taps.first,
+                                 image + n * pass.planes.size() + lattice.base + pass.planes.at(d, h, w) +
+                                     c * pass.planes.channel_size(),
+                                 pass.planes.channel_size(), weights + (panel * pass.in + c) * step, step);
     if (piece > 0) add_sums(place.sums, some, pixels * vectors * kWidth<T>);
     if (piece < depth.pieces - 1) return;
     store_transposed(to, size, lattice.step[2], place.sums, pixels, channels,
@@ -172,12 +183,12 @@ void channel_lanes(const Pass<T>& pass, const Lattice& lattice, const T* image, 
               tile::product_microseconds<T>(columns.largest() * tiles, all_panels * lanes,
                                             pass.in * int64_t(lattice.taps.size())),
               [&](int64_t begin, int64_t end) {
-                Place places[kTilesPerTask];
+                Place places[kTilesPerFarTask];
                 alignas(64) T some[kTileRows * lanes];
                 const bool together = depth.pieces > 1;
                 TapList list(
                     lattice, [=](int64_t offset, int64_t tap) { return Tap{offset, tap * lanes}; },
-                    together ? kTilesPerTask : 1);
+                    together ? groups.largest() : 1);
                 for (int64_t task = begin; task < end; ++task) {
                   const int64_t group = task / panels.pieces, part = task % panels.pieces;
                   for (int64_t panel = panels.begin(part); panel < panels.begin(part + 1); ++panel)
@@ -346,7 +357,9 @@ std::vector<Part<T>> parts_of(const ConvProblem& p, ConvPass pass, const T* w) {
   };
   const Bands bands(p, pass);
   const int64_t length = bands.length(), images = p.batch * p.groups;
-  int64_t size = bands.thickness(kBandBytes, bytes);
+  const bool far = far_weights<T>(pass == ConvPass::forward ? p.group_out() : p.group_in(),
+                                  (pass == ConvPass::forward ? p.group_in() : p.group_out()) * p.taps());
+  int64_t size = bands.thickness(far ? kFarBandBytes : kBandBytes, bytes);
   if (p.macs() > 1e6 && !shares_evenly(images * ceil_div(length, size)))
     for (int64_t count = ceil_div(length, size) + 1;; ++count) {
       const int64_t thinner = bands.of_count(count);
@@ -372,31 +385,49 @@ void run(const ConvProblem& p, ConvPass direction, const std::vector<Part<T>>& p
   for (int64_t g = 0; g < p.groups; ++g)
     pack_weights(weights + g * group_weights, first.weights.of_group(p, g), first.in, first.out, width);
   const int64_t images = p.batch * p.groups, bands = int64_t(parts.size());
+  const int64_t image_bytes = first.planes.size() * int64_t(sizeof(T));
+  const bool far = far_weights<T>(first.out, first.in * first.weights.taps);
+  const Pieces together(images, by_channel && far && bands == 1 && p.groups == 1
+                                    ? std::clamp(kFarBandBytes / image_bytes, int64_t{1},
+                                                 std::max<int64_t>(1, images / num_threads()))
+                                    : 1);
   int64_t largest = 0;
-  for (const Part<T>& part : parts) largest = std::max(largest, part.pass.planes.size());
+  std::vector<PlaneCopy<T>> copies;
+  for (const Part<T>& part : parts) {
+    largest = std::max(largest, part.pass.planes.size());
+    copies.emplace_back(part.pass.planes);
+  }
 
   const auto work = [&](int64_t begin, int64_t end) {
-    memory::Buffer<T> buffer(size_t(largest + kTileRows * kLanes<T>));
+    memory::Buffer<T> buffer(size_t(together.largest() * largest + kTileRows * kLanes<T>));
     for (int64_t index = begin; index < end; ++index) {
-      const int64_t image = index / bands, g = image % p.groups;
+      const int64_t image = together.begin(index / bands), count = together.size(index / bands),
+                    g = image % p.groups;
       const Part<T>& part = parts[size_t(index % bands)];
       const Pass<T>& pass = part.pass;
       if (index == begin || bands > 1)  // bands differ in where their padding is
-        std::fill_n(buffer.get(), pass.planes.size() + kTileRows * kLanes<T>, T(0));
+        std::fill_n(buffer.get(), together.largest() * pass.planes.size() + kTileRows * kLanes<T>, T(0));
       const T* from = x + image * pass.in * in_size + part.from;
       T* to = y + image * pass.out * pass.size + part.to;
       const T* group_bias = bias ? bias + g * pass.out : nullptr;
       if (!pass.covered())
-        for (int64_t k = 0; k < pass.out; ++k)
-          std::fill_n(to + k * pass.size, volume(pass.extent), group_bias ? group_bias[k] : T(0));
-      parallel_for(pass.in, std::max<int64_t>(1, 16384 / pass.planes.channel_size()),
-                   [&](int64_t c0, int64_t c1) { pass.planes.copy(buffer, from, c0, c1); });
+        for (int64_t k = 0; k < count * pass.out; ++k)
+          std::fill_n(to + k * pass.size, volume(pass.extent), group_bias ? group_bias[k % pass.out] : T(0));
+      const int64_t plane_grain = std::max<int64_t>(1, 16384 / pass.planes.channel_size());
+      for (int64_t n = 0; n < count; ++n)
+        parallel_for(pass.in, plane_grain, [&](int64_t c0, int64_t c1) {
+          copies[size_t(index % bands)](buffer + n * pass.planes.size(), from + n * pass.in * in_size, c0,
+                                        c1);
+        });
+      const T* packed = weights + g * group_weights;
       for (const Lattice& lattice : pass.lattices)
-        (by_channel ? channel_lanes<T> : pixel_lanes<T>)(pass, lattice, buffer, weights + g * group_weights,
-                                                         to, group_bias);
+        if (by_channel)
+          channel_lanes<T>(pass, lattice, count, buffer, packed, to, group_bias);
+        else
+          pixel_lanes<T>(pass, lattice, buffer, packed, to, group_bias);
     }
   };
-  share_images(images * bands, p.macs(), work);
+  share_images(together.pieces * bands, p.macs(), work);
 }
 
 template <class T>
@@ -417,7 +448,7 @@ const char* refusal(const ConvProblem&) {
   const PassSize size(p, pass);
   const Costs products = costs(size, w);
   const double copies =
-      double(size.plane) * (kCopyCost / double(w) + (size.stride > 3 ? kFarNumberCost : 0)) +
+      double(size.plane) * (kCopyCost / double(w) + (size.stride > 4 ? kFarNumberCost : 0)) +
       kCopiedRowCost * double(size.plane / size.width);
   // Weights are transposed in blocks; grad_x's of each channel lie apart.
   const int64_t runs = pass == ConvPass::grad_x ? size.in : 1, steps = size.in * p.taps() / runs;

@@ -80,16 +80,17 @@ class TapList {
 
   // tap(offset in the planes, tap) makes the entry.
   template <class F>
-  TapList(const Lattice& lattice, F&& tap, int64_t places = 1)
-      : lattice_(lattice), inner_{{}, lattice.count} {
-    for (size_t r = 0; r < lattice.taps.size(); ++r) {
-      all_.push_back(tap(lattice.offsets[r], lattice.taps[r]));
-      for (size_t a = 0; a < kSpatial; ++a) {
-        inner_.low[a] = std::max(inner_.low[a], lattice.inside[r].low[a]);
-        inner_.high[a] = std::min(inner_.high[a], lattice.inside[r].high[a]);
-      }
+  TapList(const Lattice& lattice, F&& tap, int64_t places = 1) : lattice_(lattice) {
+    const size_t taps = lattice.taps.size();
+    all_.resize(taps);
+    some_.resize(taps * size_t(places));
+    for (size_t r = 0; r < taps; ++r) all_[r] = tap(lattice.offsets[r], lattice.taps[r]);
+    for (size_t a = 0; a < kSpatial; ++a) {
+      int64_t low = 0, high = lattice.count[a];
+      for (const Lattice::Range& range : lattice.inside)
+        low = std::max(low, range.low[a]), high = std::min(high, range.high[a]);
+      inner_.low[a] = low, inner_.high[a] = high;
     }
-    some_.resize(all_.size() * size_t(places));
   }
 
   View all() const { return {all_.data(), int64_t(all_.size())}; }

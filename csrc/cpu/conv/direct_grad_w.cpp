@@ -20,6 +20,7 @@
 #include "cpu/conv/bands.h"
 #include "cpu/conv/direct.h"
 #include "cpu/conv/pass_size.h"
+#include "cpu/conv/plane_copy.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/parts.h"
 #include "cpu/runtime/memory.h"
@@ -201,7 +202,7 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
       const GradWeight<T> work{q};
       memory::Buffer<T> buffer(size_t(planes.size() + kWidth<T>)), grad(work.grad_size());
       std::fill_n(buffer.get(), planes.size() + kWidth<T>, T(0));
-      planes.copy(buffer, x + n * p.in_channels * p.in_size() + band.x, 0, p.group_in());
+      PlaneCopy<T>{planes}(buffer, x + n * p.in_channels * p.in_size() + band.x, 0, p.group_in());
       for (int64_t panel = 0; panel < work.out_panels(); ++panel)
         work.transpose(grad, gy + n * p.out_channels * p.out_size() + band.y, p.out_size(), panel, 0,
                        q.out_size());
@@ -217,6 +218,7 @@ void sum_by_rows(const ConvProblem& p, T* gw, const T* gy, const T* x) {
 template <class T>
 void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
   const auto planes = planes_of<T>(p, p.in_size());
+  const PlaneCopy<T> copy(planes);
   const GradWeight<T> work{p};
   const size_t buffer_size = size_t(planes.size() + kWidth<T>);
   const int64_t out_panels = work.out_panels();
@@ -236,7 +238,7 @@ void sum_by_pairs(const ConvProblem& p, T* gw, const T* gy, const T* x) {
                      work.transpose(grad, grad_image, p.out_size(), i / pieces, first,
                                     std::min(first + piece_size, p.out_size()));
                    }
-                   planes.copy(buffer, image, std::max<int64_t>(begin - transposes, 0), end - transposes);
+                   copy(buffer, image, std::max<int64_t>(begin - transposes, 0), end - transposes);
                  });
     const int64_t macs = kRows * out_panels * work.lanes * p.out_size();
     parallel_for(ceil_div(p.patch(), kRows), std::max<int64_t>(1, 400000 / macs),

@@ -6,6 +6,7 @@
 #include "cpu/conv/planes.h"
 #include "cpu/runtime/memory.h"
 #include "cpu/side_by_side.h"
+#include "cpu/simd/copy_row.h"
 
 namespace fastdl {
 
@@ -14,7 +15,7 @@ template <class T>
 class InterleavedPlanes {
  public:
   explicit InterleavedPlanes(const Planes<T>& planes) : planes_(planes) {
-    for (const PlaneLayout::Row& row : planes.rows()) {
+    for (const PlaneLayout::Row& row : planes.list_rows()) {
       if (!rows_.empty() && planes.stride() == 1 && rows_.back().plane + rows_.back().count == row.plane &&
           rows_.back().source + rows_.back().count == row.source)
         rows_.back().count += row.count;  // without padding whole planes are one row

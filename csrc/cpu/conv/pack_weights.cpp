@@ -36,14 +36,14 @@ void pack_weights(T* out, const Weights<T>& w, int64_t depth, int64_t rows, int6
   const int64_t runs = whole ? 1 : depth, steps = depth * w.taps / runs;
   parallel_for(ceil_div(rows, width), std::max<int64_t>(1, 32768 / (depth * w.taps * width)),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t panel = begin; panel < end; ++panel) {
-                   const int64_t count = std::min(width, rows - panel * width);
-                   T* to = out + panel * width * depth * w.taps;
-                   const T* from = w.data + panel * width * w.row_stride;
-                   if (count < width) std::fill_n(to, width * depth * w.taps, T(0));
-                   for (int64_t c = 0; c < runs; ++c, to += steps * width, from += w.depth_stride)
-                     transpose_steps(to, width, from, w.row_stride, count, steps);
-                 }
+                 const int64_t last = (end - 1) * width, panel_size = width * depth * w.taps;
+                 if (rows - last < width) std::fill_n(out + (end - 1) * panel_size, panel_size, T(0));
+                 // A run of all panels lies together in memory: it is read from end to end.
+                 for (int64_t c = 0; c < runs; ++c)
+                   for (int64_t panel = begin; panel < end; ++panel)
+                     transpose_steps(out + panel * panel_size + c * steps * width, width,
+                                     w.data + panel * width * w.row_stride + c * w.depth_stride, w.row_stride,
+                                     std::min(width, rows - panel * width), steps);
                });
 }
 

@@ -45,6 +45,7 @@ struct Images {
   int64_t channels, group;  // all of an image; those of a group
   Planes<uint16_t> planes;
   bool as_they_lie;
+  std::vector<PlaneLayout::Row> rows = planes.list_rows();
 
   int64_t pitch() const { return as_they_lie ? planes.source_size() : planes.channel_size(); }
   int64_t image() const { return (as_they_lie ? channels : group) * pitch(); }
@@ -67,7 +68,7 @@ struct Images {
  private:
   void copy(uint16_t* to, const uint16_t* channel) const {
     std::memset(to, 0, size_t(pitch()) * sizeof(uint16_t));
-    for (const auto& [plane, source, count] : planes.rows()) {
+    for (const auto& [plane, source, count] : rows) {
       uint16_t* row = to + plane;
       const uint16_t* from = channel + source;
       if (planes.stride() == 1) {

@@ -10,9 +10,10 @@
 #include <vector>
 
 #include "cpu/conv/algorithm.h"
-#include "cpu/conv/planes.h"
+#include "cpu/conv/lanes.h"
 #include "cpu/gemm/pack.h"
 #include "cpu/gemm/tile.h"
+#include "cpu/simd/copy_row.h"
 #include "cpu/simd/interleave.h"
 
 namespace fastdl {
@@ -53,6 +54,28 @@ struct Row {
     }
     ++channel;
   }
+};
+
+// A vector of a row whose elements are S apart in the source: n lanes are written, of which [begin, end)
+// exist there and the others are zero. Masks are made once for the same part of many rows.
+template <class T, int S>
+class RowPart {
+ public:
+  static constexpr int w = simd::kWidth<T>;
+  RowPart() = default;
+  RowPart(int64_t begin, int64_t end, int n) : n_(n) {
+    for (int v = 0; v < S; ++v) in_[v] = Lanes<T>(S * begin - v * w, S * (end - 1) + 1 - v * w);
+  }
+  [[gnu::always_inline]] void copy(T* to, const T* from) const {
+    if constexpr (S == 1)
+      simd::store_n(to, in_[0].load(from), n_);
+    else
+      simd::store_n(to, even_lanes<T>(in_[0].load(from), in_[1].load(from + w)), n_);
+  }
+
+ private:
+  Lanes<T> in_[S];
+  int n_ = 0;
 };
 
 // Where a segment meets a row of the patch matrix: x[source + j * stride] for j in [begin, end), zeros

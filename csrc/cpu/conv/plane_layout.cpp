@@ -55,26 +55,54 @@ PlaneLayout PlaneLayout::of_grad(const ConvProblem& p, const Extent& before, con
   return planes;
 }
 
-std::vector<PlaneLayout::Row> PlaneLayout::list_rows() const {
-  const Axis &depth = axes_[0], &height = axes_[1], &width = axes_[2];
-  std::vector<Row> rows;
-  rows.reserve(size_t(planes() * depth.extent * height.extent));
+template <class F>
+void PlaneLayout::for_rows(F&& f) const {
+  const Axis &depth = axes_[0], &height = axes_[1];
   int64_t plane = 0;
   for (int64_t rd : depth.remainders)
-    for (int64_t rh : height.remainders)
-      for (int64_t rw : width.remainders) {
-        const auto [first, last] = width.inside(rw);
-        for (int64_t d = 0; d < depth.extent; ++d)
-          for (int64_t h = 0; h < height.extent; ++h) {
-            const int64_t from_d = depth.source(d, rd), from_h = height.source(h, rh);
-            if (from_d < 0 || from_d >= depth.size || from_h < 0 || from_h >= height.size || first >= last)
-              continue;
-            rows.push_back({plane + at(d, h, first),
-                            (from_d * height.size + from_h) * width.size + width.source(first, rw),
-                            last - first});
-          }
-        plane += plane_size();
-      }
+    for (int64_t rh : height.remainders) {
+      const auto [first_d, last_d] = depth.inside(rd);
+      const auto [first_h, last_h] = height.inside(rh);
+      for (int64_t d = first_d; d < last_d; ++d)
+        for (int64_t h = first_h; h < last_h; ++h)
+          f(plane + at(d, h, 0), (depth.source(d, rd) * height.size + height.source(h, rh)) * axes_[2].size);
+      plane += axes_[2].planes() * plane_size();
+    }
+}
+
+std::vector<PlaneLayout::Row> PlaneLayout::list_rows() const {
+  const Axis& width = axes_[2];
+  std::vector<Row> rows;
+  rows.reserve(size_t(planes() * axes_[0].extent * axes_[1].extent));
+  for_rows([&](int64_t plane, int64_t source) {
+    for (int64_t remainder : width.remainders) {
+      const auto [first, last] = width.inside(remainder);
+      if (first < last)
+        rows.push_back({plane + first, source + width.source(first, remainder), last - first});
+      plane += plane_size();
+    }
+  });
+  return rows;
+}
+
+std::vector<PlaneLayout::Row> PlaneLayout::list_whole_rows(RowEnds& ends) const {
+  const Axis& width = axes_[2];
+  int64_t first = width.extent, last = 0, place = 0;
+  ends.places.assign(size_t(width.stride), -1);
+  for (int64_t remainder : width.remainders) {
+    const auto [begin, end] = width.inside(remainder);
+    if (begin < end) first = std::min(first, begin), last = std::max(last, end);
+    ends.places[size_t(remainder)] = place;
+    place += plane_size();
+  }
+  std::vector<Row> rows;
+  if (first >= last) return rows;
+  const int64_t source = width.source(first, 0);
+  ends.count = last - first;
+  ends.begin = std::max<int64_t>(-source, 0);
+  ends.end = std::min(ends.count * width.stride, width.size - source);
+  rows.reserve(size_t(planes() / width.planes() * axes_[0].extent * axes_[1].extent));
+  for_rows([&](int64_t plane, int64_t from) { rows.push_back({plane + first, from + source, ends.count}); });
   return rows;
 }
 

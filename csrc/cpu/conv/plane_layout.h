@@ -34,6 +34,14 @@ class PlaneLayout {
     int64_t plane, source, count;
   };
   std::vector<Row> list_rows() const;
+
+  // Rows of the source with all remainders: element `plane + places[r] + i` is source[stride * i + r] for i < count
+  // where begin <= stride * i + r < end; the others are padding. Remainders that no tap meets: places[r] < 0.
+  struct RowEnds {
+    int64_t count = 0, begin = 0, end = 0;
+    std::vector<int64_t> places;
+  };
+  std::vector<Row> list_whole_rows(RowEnds& ends) const;
   int64_t stride() const { return axes_[2].stride; }
   int64_t source_size() const { return source_size_; }
 
@@ -54,6 +62,10 @@ class PlaneLayout {
       return {first, std::min(extent, end > 0 ? ceil_div(end, stride) : 0)};
     }
   };
+
+  // f(plane, source): where the rows that exist begin, in the first plane of their remainders along the last axis.
+  template <class F>
+  void for_rows(F&& f) const;
 
   int64_t channels_ = 0, source_size_ = 0;
   std::array<Axis, kSpatial> axes_;
