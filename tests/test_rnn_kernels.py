@@ -245,45 +245,44 @@ def check_bfloat16(module, name, cell, threads, **options):
                 assert np.abs(exact(a) - b).max() <= bound
 
 
-def levels_with_pairs():
-    """Levels with kernels for bfloat16: where the processor multiplies pairs."""
-    return [level for level in backends() if parity.load(level).has_pair_products()]
+@pytest.fixture(params=[level for level in backends() if parity.load(level).has_pair_products()])
+def pairs(request):
+    """Levels with kernels for bfloat16: where the processor multiplies pairs, whether that is quicker or not."""
+    module = parity.load(request.param)
+    module.use_pair_products(True)
+    yield module
+    module.use_pair_products(None)
 
 
-@pytest.mark.parametrize("level", levels_with_pairs())
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_bfloat16(name, cell, level):
-    module = parity.load(level)
-    check_bfloat16(module, name, cell, THREADS)
-    check_bfloat16(module, name, cell, (2,), directions=2)
-    check_bfloat16(module, name, cell, (1,), directions=2, bias=False, states=False)
+def test_bfloat16(name, cell, pairs):
+    check_bfloat16(pairs, name, cell, THREADS)
+    check_bfloat16(pairs, name, cell, (2,), directions=2)
+    check_bfloat16(pairs, name, cell, (1,), directions=2, bias=False, states=False)
     if cell == "lstm":
-        check_bfloat16(module, name, cell, (2,), mask=True, directions=2)
+        check_bfloat16(pairs, name, cell, (2,), mask=True, directions=2)
         hidden = PROBLEMS[name][2]
         for proj in {hidden // 2, hidden - 1} - {0}:
-            check_bfloat16(module, name, cell, (2,), proj=proj, directions=2)
-            check_bfloat16(module, name, cell, (1,), proj=proj, mask=True, states=False)
+            check_bfloat16(pairs, name, cell, (2,), proj=proj, directions=2)
+            check_bfloat16(pairs, name, cell, (1,), proj=proj, mask=True, states=False)
 
 
-@pytest.mark.parametrize("level", levels_with_pairs())
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(
     ("batch", "inputs", "hidden", "steps"), [(64, 32, 256, 9), (33, 20, 520, 3), (1, 8, 128, 25)]
 )
-def test_bfloat16_with_many_threads(monkeypatch, batch, inputs, hidden, steps, cell, level):
+def test_bfloat16_with_many_threads(monkeypatch, batch, inputs, hidden, steps, cell, pairs):
     monkeypatch.setitem(PROBLEMS, "shared", ([batch] * steps, inputs, hidden))
-    check_bfloat16(parity.load(level), "shared", cell, (2, 3, 16))
-    check_bfloat16(parity.load(level), "shared", cell, (7,), directions=2, states=False)
+    check_bfloat16(pairs, "shared", cell, (2, 3, 16))
+    check_bfloat16(pairs, "shared", cell, (7,), directions=2, states=False)
 
 
-@pytest.mark.parametrize("level", levels_with_pairs())
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("name", ["three rows", "more than a block", "lengths", "lengths, tall"])
-def test_bfloat16_nan_stays_in_its_sequence(name, cell, level):
+def test_bfloat16_nan_stays_in_its_sequence(name, cell, pairs):
     """Partners and lanes that pad an operand meet nothing: others' results have the same bits."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16
-    module = parity.load(level)
     arguments, grads = problem(name, cell, np.float64, directions=2)
     arguments = [narrow(a, dtype) if i in (1, 3, 4, 5) else a for i, a in enumerate(arguments)]
     grads = narrow(grads, dtype)
@@ -292,8 +291,8 @@ def test_bfloat16_nan_stays_in_its_sequence(name, cell, level):
     results = []
     for value in (0.5, np.nan, np.inf):
         arguments[1][1] = value  # of sequence 1, step 0
-        y, h_n, _, gates, cells = module.rnn_forward(*arguments, True)
-        back = module.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, False)
+        y, h_n, _, gates, cells = pairs.rnn_forward(*arguments, True)
+        back = pairs.rnn_backward(cell, *grads, *arguments[1:], y, gates, cells, True, True, False)
         results.append(
             [y[sequence != 1], back[0][sequence != 1], np.delete(h_n, 1, 1), np.delete(back[1], 1, 1)]
         )
@@ -305,21 +304,19 @@ def test_bfloat16_nan_stays_in_its_sequence(name, cell, level):
             assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("level", levels_with_pairs())
-def test_bfloat16_needs_and_refusals(level):
+def test_bfloat16_needs_and_refusals(pairs):
     """What is not asked for changes nothing; arrays of several dtypes are refused; without pairs the layer is."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16
-    module = parity.load(level)
     for cell in CELLS:
         for name in ("lengths", "one step"):
             arguments, grads = problem(name, cell, np.float64)
             arguments = [narrow(a, dtype) if i in (1, 3, 4, 5) else a for i, a in enumerate(arguments)]
             grads = narrow(grads, dtype)
-            y, _, _, gates, cells = module.rnn_forward(*arguments, True)
+            y, _, _, gates, cells = pairs.rnn_forward(*arguments, True)
 
             def backward(*needs, own=(cell, grads, arguments, y, gates, cells)):
                 cell, grads, arguments, *kept = own
-                return module.rnn_backward(cell, *grads, *arguments[1:], *kept, *needs)
+                return pairs.rnn_backward(cell, *grads, *arguments[1:], *kept, *needs)
 
             everything = backward(True, True, True)
             for needs in ((True, False, False), (False, True, False), (False, False, True)):
@@ -331,10 +328,8 @@ def test_bfloat16_needs_and_refusals(level):
                 mixed = list(arguments)
                 mixed[at] = narrow(exact(mixed[at]), np.float32)
                 with pytest.raises(TypeError, match="bfloat16"):
-                    module.rnn_forward(*mixed, True)
-            module.use_pair_products(False)
-            try:
-                with pytest.raises(TypeError, match="float32 or float64"):
-                    module.rnn_forward(*arguments, True)
-            finally:
-                module.use_pair_products(True)
+                    pairs.rnn_forward(*mixed, True)
+            pairs.use_pair_products(False)
+            with pytest.raises(TypeError, match="float32 or float64"):
+                pairs.rnn_forward(*arguments, True)
+            pairs.use_pair_products(True)

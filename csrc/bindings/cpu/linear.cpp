@@ -208,7 +208,7 @@ py::array bind_matmul(const py::array& a, const py::array& b, const std::optiona
   // (Batches with a matrix each are quicker as floats where there is no instruction for them.)
   if (half != Half::none &&
       (!c || (b.ndim() > 1 && is_row(*c, b.shape(b.ndim() - 1), a.ndim())) ||
-       (a.ndim() == 2 && b.ndim() == 2) || (half == Half::bfloat16 && has_pair_products())))
+       (a.ndim() == 2 && b.ndim() == 2) || (half == Half::bfloat16 && has_quick_pair_products())))
     return multiply(uint16_t{});
   return by_dtype("matmul", a, multiply);
 }
@@ -321,8 +321,8 @@ py::tuple bind_linear_backward(const py::array& grad_y, const py::array& x, cons
 void register_linear(py::module_& m) {
   m.def("has_pair_products", &has_pair_products,
         "Whether products in bfloat16 use the processor's instruction for pairs of numbers.");
-  m.def("use_pair_products", &use_pair_products, py::arg("use"),
-        "Let them use it, where there is one, or not.");
+  m.def("use_pair_products", &use_pair_products, py::arg("use").none(true),
+        "Let them use it, where there is one, always, never, or (None) where that is quicker.");
   m.def("matmul", &bind_matmul, py::arg("a"), py::arg("b"), py::arg("c") = py::none(), py::arg("alpha") = 1.0,
         py::arg("beta") = 1.0);
   m.def("linear_forward", &bind_linear_forward, py::arg("x"), py::arg("weight"), py::arg("bias"),

@@ -92,11 +92,16 @@ void check_states(const RnnProblem& p, const std::optional<py::array>& h, const 
     throw py::value_error(std::string("rnn: ") + c_name + " and mask are the LSTM's");
 }
 
+// Sequences whose steps wait for the weights, where two bytes a number are quicker anyhow.
+constexpr int64_t kFewSequences = 3;
+
 // f(T{}, S{}, half): what is computed in, and how x is stored. In half precision where the processor has
-// products for it: elsewhere the layer is float32's.
+// products for it that are quicker: elsewhere the layer is float32's. The same in both passes.
 template <class F>
-py::tuple by_layer(const char* op, const py::array& x, F&& f) {
-  if (half_of(x) == Half::bfloat16 && has_pair_products()) return f(float{}, uint16_t{}, Half::bfloat16);
+py::tuple by_layer(const char* op, const py::array& x, const RnnProblem& p, F&& f) {
+  if (half_of(x) == Half::bfloat16 &&
+      (has_quick_pair_products() || (has_pair_products() && p.batch() <= kFewSequences)))
+    return f(float{}, uint16_t{}, Half::bfloat16);
   return by_dtype(op, x, [&]<class T>(T) { return f(T{}, T{}, Half::none); });
 }
 
@@ -131,8 +136,8 @@ py::tuple bind_rnn_forward(const std::string& cell, const py::array& x, const py
                            const std::optional<py::array>& h0, const std::optional<py::array>& c0,
                            const Arrays& weights, const std::optional<py::array>& mask, bool keep) {
   constexpr const char* op = "rnn_forward";
-  return by_layer(op, x, [&]<class T, class S>(T, S, Half half) -> py::tuple {
-    const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
+  const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
+  return by_layer(op, x, p, [&]<class T, class S>(T, S, Half half) -> py::tuple {
     check_states(p, h0, c0, mask, "h0", "c0");
     const In<S> in(x, op, "x", half);
     const OptionalIn<S> h(h0, op, "h0", half), c(c0, op, "c0", half);
@@ -167,8 +172,8 @@ py::tuple bind_rnn_backward(const std::string& cell, const std::optional<py::arr
                             const std::optional<py::array>& gates, const std::optional<py::array>& cells,
                             bool need_x, bool need_state, bool need_weights) {
   constexpr const char* op = "rnn_backward";
-  return by_layer(op, x, [&]<class T, class S>(T, S, Half half) -> py::tuple {
-    const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
+  const RnnProblem p = problem_of(cell, x, batch_sizes, weights);
+  return by_layer(op, x, p, [&]<class T, class S>(T, S, Half half) -> py::tuple {
     const int64_t D = p.directions, N = p.rows(), H = p.hidden;
     const bool lstm = p.cell == RnnCell::lstm;
     check_states(p, h0, c0, mask, "h0", "c0");

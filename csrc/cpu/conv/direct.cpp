@@ -385,12 +385,13 @@ void run(const ConvProblem& p, ConvPass direction, const std::vector<Part<T>>& p
   for (int64_t g = 0; g < p.groups; ++g)
     pack_weights(weights + g * group_weights, first.weights.of_group(p, g), first.in, first.out, width);
   const int64_t images = p.batch * p.groups, bands = int64_t(parts.size());
-  const int64_t image_bytes = first.planes.size() * int64_t(sizeof(T));
-  const bool far = far_weights<T>(first.out, first.in * first.weights.taps);
-  const Pieces together(images, by_channel && far && bands == 1 && p.groups == 1
-                                    ? std::clamp(kFarBandBytes / image_bytes, int64_t{1},
-                                                 std::max<int64_t>(1, images / num_threads()))
-                                    : 1);
+  int64_t most = 1;  // images of a task: as many as fit, and alike for all threads
+  if (by_channel && bands == 1 && p.groups == 1 && far_weights<T>(first.out, first.in * first.weights.taps)) {
+    const int64_t fit = std::max<int64_t>(1, kFarBandBytes / (first.planes.size() * int64_t(sizeof(T))));
+    const int64_t tasks = ceil_div(ceil_div(images, fit), int64_t{num_threads()}) * num_threads();
+    most = std::max<int64_t>(1, ceil_div(images, tasks));
+  }
+  const Pieces together(images, most);
   int64_t largest = 0;
   std::vector<PlaneCopy<T>> copies;
   for (const Part<T>& part : parts) {

@@ -1,4 +1,4 @@
-// Convolution in half precision: by products of pairs where the processor has them and they win
+// Convolution in half precision: by products of pairs where the processor has quick ones and they win
 // (pairs.cpp), else by float32's algorithms on some images at a time, as many as stay in the last cache with
 // their floats: memory is passed over in two bytes a number. Sums are floats and are rounded once.
 #include "cpu/conv/half.h"
@@ -20,7 +20,7 @@ constexpr int64_t kFloats = 2 << 20;  // of some images and their results: 8 MB
 // Does a product of pairs win? A panel needs rows enough to be worth packing (groups of a few channels have
 // no better way, depthwise convolutions have), and Winograd's floats save more multiplications than pairs do.
 bool by_pairs(Half half, const ConvProblem& p, ConvPass pass) {
-  if (half != Half::bfloat16 || p.group_in() * p.group_out() < 8 || !has_pair_products() ||
+  if (half != Half::bfloat16 || p.group_in() * p.group_out() < 8 || !has_quick_pair_products() ||
       p.batch * p.in_size() * p.out_size() == 0 || conv_algorithm() != "auto")
     return false;
   const int64_t rows = pass == ConvPass::forward  ? p.group_out()

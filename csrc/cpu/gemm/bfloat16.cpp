@@ -217,17 +217,32 @@ struct Product {
     }
 }
 
-std::atomic<bool> allowed{true};
+enum class Use { where_they_win, never, always };
+std::atomic<Use> use_of_pairs{Use::where_they_win};
 
 }  // namespace
 
 bool has_pair_products() {
   static const bool has = __builtin_cpu_supports("avx512bf16");  // asks the operating system, too
-  return has && allowed.load(std::memory_order_relaxed);
+  return has && use_of_pairs.load(std::memory_order_relaxed) != Use::never;
 }
 
-void use_pair_products(bool use) {
-  allowed = use;
+bool has_quick_pair_products() {
+  static const bool quick = !__builtin_cpu_is("intel");
+  return has_pair_products() && (quick || use_of_pairs.load(std::memory_order_relaxed) == Use::always);
+}
+
+bool pair_products_win(int64_t m, int64_t n, int64_t k) {
+  if (!has_pair_products() || has_quick_pair_products()) return has_pair_products();
+  // Numbers that are passed over for each product: floats are written and read where pairs are read, the
+  // dearer, the further away they are.
+  const double numbers = double(m * n + n * k + m * k),
+               passed = numbers / (double(m) * double(n) * double(k));
+  return passed > (numbers <= 2.5e5 ? 0.25 : numbers <= 2e6 ? 0.07 : 0.03);
+}
+
+void use_pair_products(std::optional<bool> use) {
+  use_of_pairs = !use ? Use::where_they_win : *use ? Use::always : Use::never;
 }
 
 void gemm_pairs(int64_t m, int64_t n, int64_t k, float alpha, MatrixView<uint16_t> a, MatrixView<uint16_t> b,
@@ -272,7 +287,13 @@ namespace fastdl {
 bool has_pair_products() {
   return false;
 }
-void use_pair_products(bool) {}
+bool has_quick_pair_products() {
+  return false;
+}
+bool pair_products_win(int64_t, int64_t, int64_t) {
+  return false;
+}
+void use_pair_products(std::optional<bool>) {}
 void gemm_pairs(int64_t, int64_t, int64_t, float, MatrixView<uint16_t>, MatrixView<uint16_t>, uint16_t*,
                 const GemmEpilogue<float>&, const uint16_t*, float) {}
 

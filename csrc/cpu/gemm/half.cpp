@@ -1,6 +1,6 @@
 // C = A B in half precision: floats are multiplied and added up, C is rounded once.
 //
-// Products in bfloat16 go to bfloat16.cpp where the processor multiplies pairs, but for those of few rows.
+// Products in bfloat16 go to bfloat16.cpp where the processor multiplies pairs and they win, but for those of few rows.
 //
 // A product with a side of at most kFewRows and contiguous k waits for the memory of its long operand: dot
 // products that convert it in registers. One with a short side does nearly so, and a batch of small ones
@@ -239,7 +239,7 @@ void gemm_half(Half half, int64_t batch, int64_t m, int64_t n, int64_t k, float 
   // (A long sum for fewer tiles than threads is shared along k by the engine for floats.)
   const int64_t tiles = batch * ceil_div(m, tile::kRows) * ceil_div(n, 32);
   const bool long_sum = k >= 4096 && tiles < num_threads();
-  if (half == Half::bfloat16 && batch * m * n * k > 0 && !long_sum && has_pair_products()) {
+  if (half == Half::bfloat16 && batch * m * n * k > 0 && !long_sum && pair_products_win(m, n, k)) {
     const auto one = [&](int64_t i) {
       gemm_pairs(m, n, k, alpha, {a.data + offsets_a[i], a.row, a.col}, {b.data + offsets_b[i], b.row, b.col},
                  c + i * m * n, epilogue, added.data ? added.data + i * m * n : nullptr, added.beta);
