@@ -21,6 +21,7 @@
 // [panel][channel][tap][lane or row].
 #include "cpu/conv/direct.h"
 
+#include <cmath>
 #include <vector>
 
 #include "cpu/conv/bands.h"
@@ -54,6 +55,7 @@ constexpr double kCopyCost = 14, kApartCost = 22, kStepCost = 2.5;
 constexpr double kFarNumberCost = kWide ? 1.5 : 2.5, kResultRowCost = kWide ? 8 : 12;
 // Of a product whose weights leave the pixels no room in L2, and their bytes.
 constexpr double kFarProduct = kWide ? 1.05 : 1.2, kFarWeights = kWide ? 1e6 : 2.4e5;
+constexpr double kFarLineCost = kWide ? 6.3 : 0;                        // of 64 bytes from L2 into a tile
 constexpr int64_t kFarBandBytes = kWide ? 4 * kBandBytes : kBandBytes;  // of images beside such weights
 constexpr double kPieceProduct = kWide ? 1.05 : 1.12;                   // where panels pass in pieces
 constexpr double kBegin = 18000, kLatticeCost = 1000;  // of laying out a pass, of beginning a lattice
@@ -318,7 +320,7 @@ struct Costs {
   double channel_lanes = 0, pixel_lanes = 0, lattices = 0, positions = 0;
   bool by_channel() const { return channel_lanes < pixel_lanes; }
 };
-[[gnu::noinline]] Costs costs(const PassSize& pass, int64_t w) {  // vectors of w
+[[gnu::noinline]] Costs costs(const PassSize& pass, bool far, int64_t w) {  // weights beyond L2, vectors of w
   const int64_t whole = pass.out / (kTileVectors * w), rest = pass.out % (kTileVectors * w);
   const Pieces rows(pass.out, kTileRows);
   Costs sum;
@@ -327,9 +329,15 @@ struct Costs {
     const Pieces columns(lattice.count[2], kTileRows);
     const int64_t tiles = lattice.count[0] * lattice.count[1] * columns.pieces;
     const Strips strips(lattice.count, pass.step, pass.width, rows.largest(), w, steps);
-    const auto cost = [&](int64_t v) { return steps * tile_cost(columns.largest(), v) + v * kTransposeCost; };
-    sum.channel_lanes +=
-        lattice.times * double(tiles * (whole * cost(kTileVectors) + (rest ? cost(ceil_div(rest, w)) : 0)));
+    // Tiles of short rows wait for weights, and for each channel's rows of pixels.
+    const double lines = far ? kFarLineCost / std::sqrt(double(lattice.taps)) : 0;
+    const auto cost = [&](int64_t v) {
+      const double step =
+          std::max(double(tile_cost(columns.largest(), v)), lines + (far ? kFarLineCost * double(v) : 0));
+      return double(steps) * step + double(v * kTransposeCost);
+    };
+    sum.channel_lanes += lattice.times * double(tiles) *
+                         (double(whole) * cost(kTileVectors) + (rest ? cost(ceil_div(rest, w)) : 0));
     sum.pixel_lanes += lattice.times * double(lattice.count[0] * rows.pieces) * strips.cost;
     sum.lattices += lattice.times;
     sum.positions += lattice.times * double(volume(lattice.count));
@@ -378,7 +386,8 @@ template <class T>
 void run(const ConvProblem& p, ConvPass direction, const std::vector<Part<T>>& parts, T* y, const T* x,
          int64_t in_size, const T* bias) {
   const Pass<T>& first = parts.front().pass;
-  const bool by_channel = costs(PassSize(p, direction), kWidth<T>).by_channel();
+  const bool far = far_weights<T>(first.out, first.in * first.weights.taps);
+  const bool by_channel = costs(PassSize(p, direction), far, kWidth<T>).by_channel();
   const int64_t width = by_channel ? kLanes<T> : Pieces(first.out, kTileRows).largest();
   const int64_t group_weights = ceil_div(first.out, width) * width * first.in * first.weights.taps;
   memory::Buffer<T> weights(size_t(p.groups * group_weights));
@@ -386,7 +395,7 @@ void run(const ConvProblem& p, ConvPass direction, const std::vector<Part<T>>& p
     pack_weights(weights + g * group_weights, first.weights.of_group(p, g), first.in, first.out, width);
   const int64_t images = p.batch * p.groups, bands = int64_t(parts.size());
   int64_t most = 1;  // images of a task: as many as fit, and alike for all threads
-  if (by_channel && bands == 1 && p.groups == 1 && far_weights<T>(first.out, first.in * first.weights.taps)) {
+  if (by_channel && bands == 1 && p.groups == 1 && far) {
     const int64_t fit = std::max<int64_t>(1, kFarBandBytes / (first.planes.size() * int64_t(sizeof(T))));
     const int64_t tasks = ceil_div(ceil_div(images, fit), int64_t{num_threads()}) * num_threads();
     most = std::max<int64_t>(1, ceil_div(images, tasks));
@@ -447,7 +456,9 @@ const char* refusal(const ConvProblem&) {
 
 [[gnu::noinline]] double pass_cost(const ConvProblem& p, ConvPass pass, int64_t w) {
   const PassSize size(p, pass);
-  const Costs products = costs(size, w);
+  const double weights = double(size.in * p.taps()) * sizeof(float);  // of an output channel
+  const bool away = weights * double(size.out) > kFarWeights;
+  const Costs products = costs(size, away, w);
   const double copies =
       double(size.plane) * (kCopyCost / double(w) + (size.stride > 4 ? kFarNumberCost : 0)) +
       kCopiedRowCost * double(size.plane / size.width);
@@ -458,8 +469,7 @@ const char* refusal(const ConvProblem&) {
   const double stores = apart ? (kApartCost + kStepCost * double(std::min<int64_t>(size.step[2], 16))) *
                                     double(size.out) * products.positions / double(w)
                               : 0;
-  const double weights = double(size.in * p.taps()) * sizeof(float);  // of an output channel
-  const double far = weights * double(size.out) <= kFarWeights                               ? 1
+  const double far = !away                                                                   ? 1
                      : weights / products.lattices * double(kTileVectors * w) <= kPieceBytes ? kFarProduct
                                                                                              : kPieceProduct;
   const double image = far * std::min(products.channel_lanes, products.pixel_lanes) +
