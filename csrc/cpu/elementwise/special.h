@@ -21,27 +21,26 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kRootHalf = 0.70710678118654752440;
 constexpr double kIntegers = 4503599627370496.0;  // 2^52: from here on all doubles are integers
 
-// exp(factor x^2) for |x| <= 40 (10 in float): the square in two parts, since exp would magnify its rounding.
+// exp(factor x^2) for |x| <= 40 (10.2 in float): the square in two parts, since exp would magnify its rounding.
 template <class T>
 [[gnu::always_inline]] inline Vec<T> exp_of_square(Vec<T> x, T factor) {
   // The upper half of its bits, whose square is exact.
   const Vec<T> high = (Vec<T>)((Vec<Int<T>>)x & ~Int<T>(sizeof(T) == 4 ? 0xfff : 0x7ffffff));
   const Vec<T> rest = factor * ((x - high) * (x + high));
-  return exp<T>(factor * (high * high)) *
-         detail::polynomial<T>(rest, 1.0 / 120, 1.0 / 24, 1.0 / 6, 1.0 / 2, 1.0, 1.0);
+  const auto e = detail::reduce_exp<T>(factor * (high * high), rest);
+  return detail::scale_by_power<T>(e.exp_r(), e.n, e.shifted);
 }
 
 // exp(x^2) erfc(x) for 0 <= x <= 1e100. Times 1 + 2x it is smooth in w = x / (x + 3.75), from 1 at w = 0
 // to 1.13 at w = 1 (M. Shepherd and J. Laframboise, "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x",
-// 1981).
+// 1981); for floats, which need x up to 10, in x / (x + 2).
 template <class T>
 [[gnu::always_inline]] inline Vec<T> scaled_complement(Vec<T> x) {
-  const Vec<T> w = x * reciprocal<T>(x + T(3.75)), t = T(2) * w - T(1);
+  const Vec<T> w = x * reciprocal<T>(x + T(sizeof(T) == 4 ? 2 : 3.75)), t = T(2) * w - T(1);
   Vec<T> k;
-  if constexpr (sizeof(T) == 4)  // to x = 10.2
-    k = detail::polynomial<T>(t, -0.00028911232, 0.00166297962, 0.00233144776, -0.0220027511, 0.0784600238,
-                              -0.195874502, 0.380527168, -0.598125932, 0.762676703, -0.755506414,
-                              0.475025266);
+  if constexpr (sizeof(T) == 4)
+    k = detail::polynomial<T>(t, -0.0008044228281, -0.00165996206, 0.004288603105, 0.01297850219,
+                              -0.02909821276, -0.07931135526, 0.4074219739, -0.739484743, 0.5539567859);
   else
     k = horner(t, 0.4750252616756552, -0.7555064588467492, 0.762677289817679, -0.5981238128373795,
                0.3805159525538443, -0.19590731023332641, 0.07852051305461424, -0.021795958213859577,
@@ -53,7 +52,7 @@ template <class T>
 }
 
 template <class T>
-[[gnu::noinline]] Vec<T> erfc(Vec<T> x) {
+[[gnu::always_inline]] inline Vec<T> erfc(Vec<T> x) {
   const Vec<T> a = min(broadcast<T>(sizeof(T) == 4 ? T(10.2) : T(28)), abs<T>(x));
   const Vec<T> tail = exp_of_square<T>(a, -1) * scaled_complement<T>(a);
   return x < T(0) ? T(2) - tail : tail;

@@ -90,16 +90,17 @@ template <class T>
                          0.0083333333333108785527, 0.041666666666514651072, 0.1666666666666669275,
                          0.50000000000000128629);
 }
-template <class T>
-[[gnu::always_inline]] inline Reduced<T> reduce_exp(Vec<T> x) {
+template <class T, class... V>
+[[gnu::always_inline]] inline Reduced<T> reduce_exp(Vec<T> x,
+                                                    V... rest) {  // or of x + rest, without its rounding
   constexpr T log2e = T(1.4426950408889634074);
   constexpr T ln2_hi = kSingle<T> ? T(0.693359375) : T(6.93147180369123816490e-01);  // n * ln2_hi is exact
   constexpr T ln2_lo = kSingle<T> ? T(-2.12194440e-4) : T(1.90821492927058770002e-10);
   Reduced<T> e;
-  e.shifted = log2e * x + broadcast<T>(kRounder<T> + T(kExponentBias<T>));
+  e.shifted = log2e * (x + ... + rest) + broadcast<T>(kRounder<T> + T(kExponentBias<T>));
   e.n = e.shifted - (kRounder<T> + T(kExponentBias<T>));
   e.r = x - e.n * ln2_hi;
-  e.r = e.r - e.n * ln2_lo;
+  e.r = ((e.r - e.n * ln2_lo) + ... + rest);
   e.p = exp_series<T>(e.r);
   return e;
 }
