@@ -255,6 +255,17 @@ def test_folds(level, dtype):
                             shape,
                             axes,
                         )
+                for p in (0, 1, 2, 3, -1.5, np.inf, -np.inf):
+                    if x.size > 30000 and p != 2:
+                        continue
+                    with np.errstate(over="ignore"):
+                        got = backend.norm_forward(x, p, axes, True)
+                        want = backend.norm_forward(wide(x).astype(np.float64), p, axes, True).astype(dtype)
+                    assert got.shape == want.shape
+                    assert got.dtype == dtype
+                    np.testing.assert_allclose(
+                        wide(got), wide(want), rtol=2 * ulp, err_msg=str((p, shape, axes))
+                    )
     x = random(rng, (50, 300), dtype)
     x[3, 200] = x[7, 4] = np.nan
     for axes in (None, (0,), (1,)):
@@ -414,3 +425,19 @@ def test_operations_give_what_pytorch_gives(name):
         # Gradients are sums of some thirty rounded terms of up to 8, in another order.
         limit = step * 16 if i >= len(ours) - 3 else step / 4
         np.testing.assert_allclose(got, want, rtol=step, atol=limit, err_msg=str(i))
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_norms_beyond_single_precision(level, dtype):
+    """Rows whose squares are no floats, of zeros, with NaN and infinities."""
+    backend = kernels.load(level)
+    size = np.array([1e-4, 1, 1e3] if dtype == np.float16 else [1e-25, 1, 1e25])
+    x = (np.random.default_rng(8).uniform(1, 2, (3, 700)) * size[:, None]).astype(dtype)
+    x = np.concatenate([x, np.zeros((1, 700), dtype)])
+    for y in (x, x[:2], x[1:3]):
+        want = np.sqrt((y.astype(np.float64) ** 2).sum(1))
+        np.testing.assert_allclose(wide(backend.norm_forward(y, 2, (1,))), want, rtol=2.0**-8)
+    x[0, 3], x[1, 5] = np.nan, -np.inf
+    assert np.isnan(wide(backend.norm_forward(x, 2, (1,)))[0])
+    assert wide(backend.norm_forward(x, 2, (1,)))[1] == np.inf

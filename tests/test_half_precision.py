@@ -388,3 +388,24 @@ def test_gradient_of_differences_in_half_precision(half, dim):
     (expected,) = fastdl.autograd.grad(wide.diff(n=2, dim=dim), wide, weight.float())
     assert grad.dtype == half
     assert grad.float().tolist() == expected.tolist()
+
+
+def test_norms_and_sums_of_numbers_are_rounded_once(half):
+    """Values and both derivatives: those of float32, rounded."""
+    values = np.random.default_rng(3).uniform(-2, 2, (5, 70)).astype("f")
+    values[0] = 0
+
+    def results(function, x):
+        x = x.detach().requires_grad_()
+        y = function(x)
+        (first,) = fastdl.autograd.grad((y * y).sum(), x, create_graph=True)
+        (second,) = fastdl.autograd.grad(first.sum(), x, allow_unused=True)
+        return [r.detach().float().numpy() for r in (y, first, second) if r is not None]
+
+    x = fastdl.tensor(values).to(half)
+    for function in (
+        *(lambda x, p=p: x.norm(p, dim=1) for p in (1, 2, 3, np.inf)),
+        lambda x: fastdl.nansum(fastdl.where(x > 1, np.nan, x), 1),
+    ):
+        for got, want in zip(results(function, x), results(function, x.float()), strict=True):
+            np.testing.assert_allclose(got, want, rtol=0.02, atol=0.02)

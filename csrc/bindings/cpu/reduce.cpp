@@ -180,8 +180,9 @@ py::array simple(const char* name, const py::array& x, const Axes& axes, bool ke
 }
 
 // The fold of an array stored in half precision: along the last run of reduced axes as floats, along others
-// as doubles; rounded once.
-py::array fold_stored(Fold op, Half half, const py::array& x, const Plan& plan, double scale = 1) {
+// as doubles; times scale, to the power of `exponent`, rounded once.
+py::array fold_stored(Fold op, Half half, const py::array& x, const Plan& plan, double scale = 1,
+                      double parameter = 0, double exponent = 1) {
   py::array y = empty_array(half_dtype(half), plan.out_shape);
   uint16_t* to = data<uint16_t>(y);
   const In<uint16_t> in(x, "reduce", "x", half);
@@ -199,7 +200,7 @@ py::array fold_stored(Fold op, Half half, const py::array& x, const Plan& plan, 
   KernelScope scope(in.size());
   const memory::Buffer<double> folded(size_t(outer * inner)), all(size_t(plan.kept_size));
   double* results = folded.get();
-  if (in.size() > 0) fold_half(op, half, in, outer, n, inner, results);
+  if (in.size() > 0) fold_half(op, half, in, outer, n, inner, parameter, results);
   if (in.size() == 0 || outer * inner > plan.kept_size) {  // nothing to fold, or some left
     Shape strides(shape.size());
     int64_t stride = sizeof(double);
@@ -220,6 +221,9 @@ py::array fold_stored(Fold op, Half half, const py::array& x, const Plan& plan, 
     for (int64_t k = begin; k < end; k += 256) {
       const int64_t count = std::min<int64_t>(256, end - k);
       for (int64_t i = 0; i < count; ++i) floats[i] = float(results[k + i] * scale);
+      if (exponent != 1)
+        for (int64_t i = 0; i < count; ++i)
+          floats[i] = float(exponent == 0.5 ? std::sqrt(results[k + i]) : std::pow(results[k + i], exponent));
       narrow(to + k, floats, count, half);
     }
   });
@@ -302,6 +306,12 @@ py::array bind_norm(const py::array& x, double p, const Axes& axes, bool keepdim
   if (p == 2) op = Fold::sum_square;
   if (p == inf) op = Fold::maximum_abs;
   if (p == -inf) op = Fold::minimum_abs;
+  if (const Half half = half_of(x); half != Half::none) {
+    const Plan plan("norm", operand_of(x), axes, keepdim);
+    if (plan.reduced_size == 0 && std::isinf(p)) op = Fold::sum;  // 0
+    const bool powers = op == Fold::sum_power || op == Fold::sum_square;
+    return fold_stored(op, half, x, plan, 1, p, powers ? 1 / p : 1);
+  }
   if (op == Fold::sum_square)
     return by_dtype("norm", x, [&]<class T>(T) {
       Operand in = array_of<T>(x, "norm", "x");

@@ -1,4 +1,5 @@
-// Sums of numbers stored in half precision, read where they lie: the folds of floats, with another load.
+// Sums of numbers stored in half precision, and of their squares along rows, read where they lie: the folds of floats,
+// with another load.
 // (Other folds go by pieces that are converted first, half.cpp.)
 #include "cpu/reduce/fold_columns.h"
 #include "cpu/reduce/fold_rows.h"
@@ -21,11 +22,23 @@ void sum(const ReduceProblem& p, double* out) {
   }
 }
 
+template <class Format>
+void sum_squares(const ReduceProblem& p, double* out) {
+  using T = Stored<Format>;
+  const auto square = [](auto x, auto) { return x * x; };
+  using Folding = RowFolder<T, T, float, Second::none, Add, decltype(square)>;
+  const FoldOutput to{out, true};
+  fold_rows(Folding(p, to, square), Folding::loops);
+}
+
 }  // namespace
 
 // Declared in half.h, which has another Half than simd.h.
 void sum_stored(bool is_bfloat16, const ReduceProblem& p, double* out) {
   is_bfloat16 ? sum<BFloat16>(p, out) : sum<Float16>(p, out);
+}
+void sum_stored_squares(bool is_bfloat16, const ReduceProblem& p, double* out) {
+  is_bfloat16 ? sum_squares<BFloat16>(p, out) : sum_squares<Float16>(p, out);
 }
 
 }  // namespace fastdl

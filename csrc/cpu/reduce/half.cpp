@@ -1,6 +1,6 @@
 // Folds of numbers stored in half precision along the middle axis of (outer, n, inner): pieces that stay in a
-// near cache are converted and folded as floats, their results joined in order as doubles. Sums, the
-// commonest, have loops of their own (fold_stored.cpp).
+// near cache are converted and folded as floats, their results joined in order as doubles. Sums and the squares of
+// rows, the commonest, have loops of their own (fold_stored.cpp).
 //
 // Work: pieces over threads. Passes: the input once, two bytes a number.
 #include "cpu/reduce/half.h"
@@ -16,13 +16,14 @@ namespace {
 constexpr int64_t kRowPiece = 8192, kColumnPiece = 32768, kGrain = 16384;
 
 // out[k] = the fold of rows of floats (kept, n), or with `columns` along the first axis of (n, kept).
-void fold_floats(Fold op, const float* x, int64_t kept, int64_t n, bool columns, double* out) {
+void fold_floats(Fold op, const float* x, int64_t kept, int64_t n, bool columns, double parameter,
+                 double* out) {
   constexpr int64_t item = sizeof(float);
   ReduceProblem problem;
   problem.x = reinterpret_cast<const char*>(x);
   problem.add_kept({kept, columns ? item : n * item, 0, 1});
   problem.add_reduced({n, columns ? kept * item : item, 0, 0});
-  fold<float>(op, problem, 0, {out, true});
+  fold<float>(op, problem, parameter, {out, true});
 }
 
 }  // namespace
@@ -42,21 +43,26 @@ Fold joining(Fold op) {
   }
 }
 
-void fold_half(Fold op, Half half, const uint16_t* x, int64_t outer, int64_t n, int64_t inner, double* out) {
-  if (op == Fold::sum && n > 1) {
+void fold_half(Fold op, Half half, const uint16_t* x, int64_t outer, int64_t n, int64_t inner,
+               double parameter, double* out) {
+  const bool squares = op == Fold::sum_square && inner == 1;
+  if ((op == Fold::sum || squares) && n > 1) {
     constexpr int64_t item = sizeof(uint16_t);
     ReduceProblem problem;
     problem.x = reinterpret_cast<const char*>(x);
     problem.add_kept({outer, n * inner * item, 0, inner});
     problem.add_kept({inner, item, 0, 1});
     problem.add_reduced({n, inner * item, 0, 0});
-    return sum_stored(half == Half::bfloat16, problem, out);
+    if (!squares) return sum_stored(half == Half::bfloat16, problem, out);
+    sum_stored_squares(half == Half::bfloat16, problem, out);
+    // Nothing got lost, or nothing that counts? Else again, in double.
+    if (std::all_of(out, out + outer, [](double sum) { return sum > 0x1p-80 && sum < 0x1p100; })) return;
   }
   if (inner == 1 && n <= kRowPiece) {
     rows_in_floats(
         half, nullptr, outer, n, kRowPiece,
         [&](int64_t first, int64_t count, float*, const float* floats) {
-          fold_floats(op, floats, count, n, false, out + first);
+          fold_floats(op, floats, count, n, false, parameter, out + first);
         },
         x);
     return;
@@ -80,7 +86,7 @@ void fold_half(Fold op, Half half, const uint16_t* x, int64_t outer, int64_t n, 
                    else
                      for (int64_t r = 0; r < rows; ++r)
                        widen(floats.get() + r * columns, from + r * inner, columns, half);
-                   fold_floats(op, floats.get(), columns, rows, inner > 1,
+                   fold_floats(op, floats.get(), columns, rows, inner > 1, parameter,
                                to + (o * pieces + piece) * inner + j);
                  }
                });

@@ -241,8 +241,6 @@ class LogSumExp(Reduction):
 class Norm(Reduction):
     """(sum |x|^p)^(1/p), and its limits max |x|, min |x| and the count of what is not zero."""
 
-    floats_only = True
-
     saves, saves_output = (0,), True
 
     def forward(self, x: Any, p: float, axes: Any, keepdim: bool) -> Any:
@@ -251,10 +249,19 @@ class Norm(Reduction):
         return self.y
 
     def backward(self, grad: Any) -> Any:
-        k, x, p = select(grad), self.x, self.p
-        grad, y = self.with_axes(grad), self.with_axes(self.y)
-        if p == 0:  # a count
+        if self.p == 0:  # a count
             return None
+        x, y = self.x, self.y
+        dtype = x.dtype
+        if dtype.itemsize == 2:  # in float32, with a norm that is not rounded
+            x, grad = cast(x, float32), cast(grad, float32)
+            y = select(x).norm_forward(x, self.p, self.axes, self.kept)
+            return cast(self.slope(grad, x, y), dtype)
+        return self.slope(grad, x, y)
+
+    def slope(self, grad: Any, x: Any, y: Any) -> Any:
+        k, p = select(grad), self.p
+        grad, y = self.with_axes(grad), self.with_axes(y)
         if p == 1:
             return k.mul_forward(k.sign_forward(x), grad)
         if p in (float("inf"), float("-inf")):
@@ -281,6 +288,9 @@ class Norm(Reduction):
             self.flat = OF_ITSELF
             whole = full(grad.shape, 1, self.x.dtype, self.x)
             return self.with_axes(grad) * Tensor._wrap(self.backward(whole))
+        if self.x.dtype.itemsize == 2:
+            options = {"p": p, "axes": self.axes, "keepdim": self.kept}
+            return replay(self, grad, lambda x: Norm.apply(x.float(), **options).to(x.dtype), self.x)
         x, y = self.saved_input(0, self.x), self.with_axes(self.saved_output(self.y))
         nothing: Any = y == 0
         y = y.masked_fill(nothing, 1.0)  # so that no infinity meets a zero

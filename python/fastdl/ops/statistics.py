@@ -59,11 +59,9 @@ def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any 
     if dtype is not None:
         input = to(input, dtype)
     x = input._data
-    if x.dtype is float32 or x.dtype is float64:
+    if x.dtype.kind in FLOATING:
         return NanSum.apply(input, axes=normal_axes("nansum", dim, x.ndim, keepdim), keepdim=keepdim)  # type: ignore[no-any-return]
-    return sum(
-        where(isnan(input), 0.0, input) if x.dtype.kind in FLOATING else input, dim, keepdim, dtype=dtype
-    )
+    return sum(input, dim, keepdim, dtype=dtype)
 
 
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
