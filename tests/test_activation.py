@@ -217,6 +217,24 @@ def test_glu(shape, dim, dtype, level):
     )
 
 
+@pytest.mark.parametrize("level", backends(cuda=True))
+def test_glu_of_views(level):
+    """Transposed, reversed and sliced ones: the same as of copies."""
+    module = load(level)
+    whole = points(24 * 70, np.float32).reshape(24, 70)
+    for x in (whole.T, whole[::-2, 3:63], whole[:, ::5].T, whole.reshape(4, 6, 70).transpose(1, 2, 0)):
+        for dim in range(x.ndim):
+            if x.shape[dim] % 2 != 0:
+                continue
+            y = module.glu_forward(x, dim)
+            np.testing.assert_array_equal(y, module.glu_forward(np.array(x, order="C"), dim))
+            g = np.array(y.clip(-5, 5)[::-1])[::-1]
+            np.testing.assert_array_equal(
+                module.glu_backward(g, x, dim),
+                module.glu_backward(np.array(g, order="C"), np.array(x, order="C"), dim),
+            )
+
+
 @pytest.mark.parametrize("level", backends())
 def test_channel_kernel_errors(level):
     module = kernels.load(level)

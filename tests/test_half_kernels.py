@@ -441,3 +441,16 @@ def test_norms_beyond_single_precision(level, dtype):
     x[0, 3], x[1, 5] = np.nan, -np.inf
     assert np.isnan(wide(backend.norm_forward(x, 2, (1,)))[0])
     assert wide(backend.norm_forward(x, 2, (1,)))[1] == np.inf
+
+
+@pytest.mark.parametrize("level", backends())
+@pytest.mark.parametrize("dtype", HALVES, **names)
+def test_glu(level, dtype):
+    backend = kernels.load(level)
+    rng = np.random.default_rng(12)
+    for shape, dim in [((2,), 0), ((5, 34), 1), ((6, 700), 0), ((3, 4, 1100), 1), ((4, 2400), 1)]:
+        x = random(rng, shape, dtype)
+        y = backend.glu_forward(x, dim)
+        assert same_bits(y, rounded(backend.glu_forward(wide(x), dim), dtype))
+        want = rounded(backend.glu_backward(wide(y), wide(x), dim), dtype)
+        assert same_bits(backend.glu_backward(y, x, dim), want)

@@ -255,42 +255,50 @@ py::tuple bind_prelu_backward(const py::array& grad_y, const py::array& x, const
   });
 }
 
-// The shape of x with axis `dim` halved, and x as (outer, 2, inner).
+// The halves of an operand along an axis, as operands of the shape of one.
 struct Halves {
   Shape shape;
-  int64_t outer = 1, inner = 1;
-};
-Halves halves_of(Shape shape, int64_t dim) {
-  if (dim < 0 || dim >= int64_t(shape.size())) throw py::value_error("glu: dim out of range");
-  if (shape[size_t(dim)] % 2 != 0) throw py::value_error("glu: x must have an even size along dim");
-  Halves halves;
-  shape[size_t(dim)] /= 2;
-  for (size_t i = 0; i < shape.size(); ++i) (int64_t(i) < dim ? halves.outer : halves.inner) *= shape[i];
-  halves.shape = std::move(shape);
-  return halves;
-}
+  Operand first, second;
 
-py::array bind_glu_forward(const py::array& x, int64_t dim) {
-  return by_dtype("glu", x, [&]<class T>(T) {
-    const In<T> in(x, "glu", "x");
-    const Halves halves = halves_of(in.shape(), dim);
-    py::array y = empty<T>(halves.shape);
-    KernelScope scope(in.size());
-    glu_forward<T>(data<T>(y), in, halves.outer, halves.inner);
-    return y;
+  Halves(const Operand& x, int64_t dim) {
+    if (dim < 0 || dim >= x.ndim) throw py::value_error("glu: dim out of range");
+    if (x.shape[dim] % 2 != 0) throw py::value_error("glu: x must have an even size along dim");
+    shape.assign(x.shape, x.shape + x.ndim);
+    extents_.assign(x.shape, x.shape + x.ndim);
+    extents_[size_t(dim)] = shape[size_t(dim)] /= 2;
+    first = second = x;
+    first.shape = second.shape = extents_.data();
+    second.data += extents_[size_t(dim)] * x.strides[dim];
+  }
+  Halves(const Halves&) = delete;
+
+ private:
+  std::vector<py::ssize_t> extents_;
+};
+
+py::array bind_glu_forward(const Object& x, int64_t dim) {
+  return by_dtype_of("glu", {x}, [&]<class T>(T, Half half) {
+    const Source<T> in(x, "glu", "x", half);
+    const Halves halves(in, dim);
+    Result<T> y("glu", halves.shape, Object(), {}, half);
+    const auto loop = make_loop<3>(halves.shape, {y.operand(), &halves.first, &halves.second});
+    launch(loop, [&] { glu_forward<T>(loop); });
+    return y.array();
   });
 }
 
-py::array bind_glu_backward(const py::array& grad_y, const py::array& x, int64_t dim) {
-  return by_dtype("glu_backward", x, [&]<class T>(T) {
-    const In<T> g(grad_y, "glu_backward", "grad_y"), in(x, "glu_backward", "x");
-    const Halves halves = halves_of(in.shape(), dim);
-    if (g.size() * 2 != in.size())
-      throw py::value_error("glu_backward: grad_y must have half of x's elements");
-    py::array grad_x = empty<T>(in.shape());
-    KernelScope scope(in.size());
-    glu_backward<T>(data<T>(grad_x), g, in, halves.outer, halves.inner);
-    return grad_x;
+py::array bind_glu_backward(const Object& grad_y, const Object& x, int64_t dim) {
+  return by_dtype_of("glu_backward", {x}, [&]<class T>(T, Half half) {
+    const Source<T> g(grad_y, "glu_backward", "grad_y", half), in(x, "glu_backward", "x", half);
+    const Halves halves(in, dim);
+    if (!std::equal(g.shape, g.shape + g.ndim, halves.shape.begin(), halves.shape.end()))
+      throw py::value_error("glu_backward: grad_y must have the shape of one half of x");
+    Result<T> grad_x("glu_backward", Shape(in.shape, in.shape + in.ndim), Object(), {}, half);
+    const Halves grads(*grad_x.operand(), dim);
+    const auto loop =
+        make_loop<5>(halves.shape, {&grads.first, &grads.second, &g, &halves.first, &halves.second});
+    launch(loop, [&] { glu_backward<T>(loop); });
+    return grad_x.array();
   });
 }
 

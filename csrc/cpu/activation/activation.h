@@ -1,9 +1,11 @@
-// Activation functions on CPU: elementwise maps (map.cpp), and those that know about channels (channels.cpp).
+// Activation functions on CPU: elementwise maps (map.cpp), one that knows about channels (channels.cpp), and one of two
+// halves (glu.cpp).
 #pragma once
 
 #include <cstdint>
 
 #include "common/activation.h"
+#include "cpu/elementwise.h"
 
 namespace fastdl {
 
@@ -23,10 +25,10 @@ template <class T>
 void prelu_backward(T* grad_x, T* grad_weight, const T* grad_y, const T* x, const T* weight, int64_t outer,
                     int64_t channels, int64_t inner);
 
-// y (outer, inner) = a * sigmoid(b) for x (outer, 2, inner) = (a, b).
+// y = a * sigmoid(b), operands y, a, b; grad_a, grad_b, grad_y, a, b.
 template <class T>
-void glu_forward(T* y, const T* x, int64_t outer, int64_t inner);
+void glu_forward(const StridedLoop<3>& loop);
 template <class T>
-void glu_backward(T* grad_x, const T* grad_y, const T* x, int64_t outer, int64_t inner);
+void glu_backward(const StridedLoop<5>& loop);
 
 }  // namespace fastdl

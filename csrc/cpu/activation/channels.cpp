@@ -1,9 +1,7 @@
-// Activations that are not one map over all elements: PReLU with a slope per channel, and GLU, which halves
-// an axis.
+// PReLU, an activation with a slope per channel.
 //
 //   prelu   x (outer, channels, inner), weight (channels): y = x > 0 ? x : weight[c] * x
 //           grad_x = x > 0 ? g : weight[c] * g,   grad_weight[c] = sum of g * x over x <= 0 of the channel
-//   glu     x (outer, 2, inner) = (a, b): y = a s, s = sigmoid(b);  grad_a = g s, grad_b = g a s (1 - s)
 //
 // Saved: x. Work: rows of `inner` elements, cut into pieces, over threads; with inner = 1 (x is a matrix)
 // rows of channels instead. Passes: one read, one write forward; two reads, one write backward. The weight
@@ -112,38 +110,11 @@ void prelu_backward(T* grad_x, T* grad_weight, const T* grad_y, const T* x, cons
   }
 }
 
-template <class T>
-void glu_forward(T* y, const T* x, int64_t outer, int64_t inner) {
-  for_pieces(outer, inner, [&](int64_t row, int64_t, int64_t begin, int64_t end) {
-    const T* a = x + row * 2 * inner + begin;
-    const T* b = a + inner;
-    T* to = y + row * inner + begin;
-    for_vectors<T>(end - begin, [&](int64_t i, auto lanes) {
-      put(to + i, get(a + i, lanes) * sigmoid<T>(get(b + i, lanes)), lanes);
-    });
-  });
-}
-
-template <class T>
-void glu_backward(T* grad_x, const T* grad_y, const T* x, int64_t outer, int64_t inner) {
-  for_pieces(outer, inner, [&](int64_t row, int64_t, int64_t begin, int64_t end) {
-    const int64_t at = row * 2 * inner + begin;
-    const T* gy = grad_y + row * inner + begin;
-    for_vectors<T>(end - begin, [&](int64_t i, auto lanes) {
-      const Vec<T> g = get(gy + i, lanes), s = sigmoid<T>(get(x + at + inner + i, lanes));
-      put(grad_x + at + i, g * s, lanes);
-      put(grad_x + at + inner + i, g * s * (T(1) - s) * get(x + at + i, lanes), lanes);
-    });
-  });
-}
-
-#define FASTDL_INSTANTIATE(T)                                                                       \
-  template void prelu_forward<T>(T*, const T*, const T*, int64_t, int64_t, int64_t);                \
-  template void prelu_backward<T>(T*, T*, const T*, const T*, const T*, int64_t, int64_t, int64_t); \
-  template void glu_forward<T>(T*, const T*, int64_t, int64_t);                                     \
-  template void glu_backward<T>(T*, const T*, const T*, int64_t, int64_t);
-FASTDL_INSTANTIATE(float)
-FASTDL_INSTANTIATE(double)
-#undef FASTDL_INSTANTIATE
+template void prelu_forward<float>(float*, const float*, const float*, int64_t, int64_t, int64_t);
+template void prelu_forward<double>(double*, const double*, const double*, int64_t, int64_t, int64_t);
+template void prelu_backward<float>(float*, float*, const float*, const float*, const float*, int64_t,
+                                    int64_t, int64_t);
+template void prelu_backward<double>(double*, double*, const double*, const double*, const double*, int64_t,
+                                     int64_t, int64_t);
 
 }  // namespace fastdl

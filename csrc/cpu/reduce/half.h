@@ -7,8 +7,8 @@
 namespace fastdl {
 
 // out[o, c] = the fold of x[o, :, c] of a C-order array (outer, n, inner), n > 0; none that takes two inputs.
-void fold_half(Fold op, Half half, const uint16_t* x, int64_t outer, int64_t n, int64_t inner, double parameter,
-               double* out);
+void fold_half(Fold op, Half half, const uint16_t* x, int64_t outer, int64_t n, int64_t inner,
+               double parameter, double* out);
 
 // The same for sums, of any problem that reduces something.
 void sum_stored(bool is_bfloat16, const ReduceProblem& problem, double* out);

@@ -233,7 +233,6 @@ class Rrelu(_Straight):
 
 
 class Glu(Op):
-    floats_only = True
     saves = (0,)
 
     def forward(self, x: Any, dim: int) -> Any:
