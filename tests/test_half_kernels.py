@@ -335,7 +335,9 @@ def test_rows_and_channels(level, dtype):
                 got, backend.rms_norm_backward(wide(g), wide(x), w, want[1], length, 1e-5, True, True), True
             )
 
-    for shape in [(4, 3), (3, 40, 5, 6), (2, 16, 40), (5, 3, 30, 30), (0, 4, 4), (300, 20, 1)]:
+    shapes = [(4, 3), (3, 40, 5, 6), (2, 16, 40), (5, 3, 30, 30), (0, 4, 4), (300, 20, 1)]
+    shapes += [(70, 41, 7, 7), (3, 90, 20, 20), (9, 3, 70, 70)]  # some channels at a time, one, all
+    for shape in shapes:
         x, g = random(rng, shape, dtype), random(rng, shape, dtype)
         c = shape[1]
         for weight, bias in ((None, None), (random(rng, (c,), dtype), random(rng, (c,), np.float32))):

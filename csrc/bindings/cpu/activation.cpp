@@ -276,7 +276,7 @@ struct Halves {
   std::vector<py::ssize_t> extents_;
 };
 
-py::array bind_glu_forward(const Object& x, int64_t dim) {
+py::array bind_glu_forward(const py::array& x, int64_t dim) {
   return by_dtype_of("glu", {x}, [&]<class T>(T, Half half) {
     const Source<T> in(x, "glu", "x", half);
     const Halves halves(in, dim);
@@ -287,7 +287,7 @@ py::array bind_glu_forward(const Object& x, int64_t dim) {
   });
 }
 
-py::array bind_glu_backward(const Object& grad_y, const Object& x, int64_t dim) {
+py::array bind_glu_backward(const py::array& grad_y, const py::array& x, int64_t dim) {
   return by_dtype_of("glu_backward", {x}, [&]<class T>(T, Half half) {
     const Source<T> g(grad_y, "glu_backward", "grad_y", half), in(x, "glu_backward", "x", half);
     const Halves halves(in, dim);

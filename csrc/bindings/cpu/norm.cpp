@@ -42,36 +42,44 @@ constexpr int64_t kSumPiece = 32768;
 // channels_in_floats, compiled once.
 void convert_channels(Half half, const BatchNormProblem& p, uint16_t* y, const uint16_t* const* x, int inputs,
                       OnFloats run, const void* f) {
-  constexpr int64_t kShortRun = 16, kApart = 80;
-  const bool whole = p.inner < kShortRun || p.channels < 2 * num_threads();
-  const int64_t size = p.batch * p.inner, step = (whole ? size * p.channels : size) + kApart;
-  const auto compute = [&](float* blocks, int64_t c, int64_t count) {
+  constexpr int64_t kApart = 80;
+  const int64_t size = p.batch * p.inner, threads = num_threads();
+  if (p.channels < 2 * threads && size > kSumPiece) {
+    const int64_t all = size * p.channels, step = all + kApart;
+    const memory::Buffer<float> blocks(size_t(step * (inputs + 1)));
     const float* floats[kMostInputs];
     for (int k = 0; k < inputs; ++k) {
-      float* to = blocks + (k + 1) * step;
-      floats[k] = to;
-      if (whole) widen_all(to, x[k], size * p.channels, half);
-      for (int64_t i = 0; !whole && i < p.batch; ++i)
-        widen(to + i * p.inner, x[k] + (i * p.channels + c) * p.inner, p.inner, half);
+      floats[k] = blocks + (k + 1) * step;
+      widen_all(blocks + (k + 1) * step, x[k], all, half);
     }
-    run(f, c, count, blocks, floats);
-    if (y && whole) narrow_all(y, blocks, size * p.channels, half);
-    for (int64_t i = 0; y && !whole && i < p.batch; ++i)
-      narrow(y + (i * p.channels + c) * p.inner, blocks + i * p.inner, p.inner, half);
-  };
-  if (whole) {
-    const memory::Buffer<float> blocks(size_t(step * (inputs + 1)));
-    return compute(blocks.get(), 0, p.channels);
+    run(f, 0, p.channels, blocks, floats);
+    if (y) narrow_all(y, blocks, all, half);
+    return;
   }
-  parallel_for(p.channels, std::max<int64_t>(1, 16384 / size), [&](int64_t begin, int64_t end) {
+  const int64_t together = std::clamp<int64_t>(kSumPiece / size, 1, ceil_div(p.channels, threads));
+  const int64_t groups = ceil_div(p.channels, together), step = size * together + kApart;
+  parallel_for(groups, std::max<int64_t>(1, 16384 / (size * together)), [&](int64_t begin, int64_t end) {
     const memory::Buffer<float> blocks(size_t(step * (inputs + 1)));
-    for (int64_t c = begin; c < end; ++c) compute(blocks.get(), c, 1);
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t c = group * together, count = std::min(together, p.channels - c),
+                    run_of = count * p.inner;
+      const float* floats[kMostInputs];
+      for (int k = 0; k < inputs; ++k) {
+        float* to = blocks + (k + 1) * step;
+        floats[k] = to;
+        for (int64_t i = 0; i < p.batch; ++i)
+          widen(to + i * run_of, x[k] + (i * p.channels + c) * p.inner, run_of, half);
+      }
+      run(f, c, count, blocks, floats);
+      for (int64_t i = 0; y && i < p.batch; ++i)
+        narrow(y + (i * p.channels + c) * p.inner, blocks + i * run_of, run_of, half);
+    }
   });
 }
 
 // f(first channel, channels, y, x...) for floats (batch, channels, inner), where y and x are stored in half
-// precision: a channel at a time, whose floats stay in cache between the passes of its kernel. Few channels,
-// or short runs of numbers in them, are converted as a whole.
+// precision: as many channels at a time as stay in cache between the passes of their kernel. Few large ones are
+// converted as a whole.
 template <class F, class... X>
 void channels_in_floats(Half half, const BatchNormProblem& p, uint16_t* y, const F& f, const X*... x) {
   const uint16_t* const inputs[] = {x...};
