@@ -85,7 +85,7 @@ class Row {
   // `count` rows from consecutive rows of x, `step` bytes apart. Short rows have more beginnings than elements:
   // the constant is written all over them, and one stretch after the other copied over it.
   void write(char* to, const char* x, int64_t count, int64_t step) const {
-    if (bytes_ <= 4 * kBytes && count > 1) return write_block(to, x, count, step);
+    if (bytes_ <= kShortRow && count > 1) return write_block(to, x, count, step);
     if (item_ == 8) return write_rows<uint64_t>(to, x, count, step);
     if (item_ == 4) return write_rows<uint32_t>(to, x, count, step);
     write_rows<uint16_t>(to, x, count, step);
@@ -100,6 +100,7 @@ class Row {
 
  private:
   static constexpr int64_t kBlock = 4096, kMostElements = 8;
+  static constexpr int64_t kShortRow = std::min(128, 4 * kBytes);
   struct Stretch {
     int64_t first, last, from;
   };
