@@ -409,3 +409,36 @@ def test_norms_and_sums_of_numbers_are_rounded_once(half):
     ):
         for got, want in zip(results(function, x), results(function, x.float()), strict=True):
             np.testing.assert_allclose(got, want, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(1, 3), (40, 70), (5, 33, 4, 3)])
+def test_cross_entropy_is_computed_in_single_precision(half, shape, reduction):
+    """Values and both derivatives: those of float32, rounded."""
+    rng = np.random.default_rng(7)
+    logits = fastdl.tensor(rng.standard_normal(shape).astype("f")).to(half)
+    target = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    target.reshape(-1)[1:2] = -100
+    weight = fastdl.tensor(rng.uniform(0.5, 2, shape[1]).astype("f")).to(half)
+    back = fastdl.tensor(rng.uniform(0.5, 2, target.shape if reduction == "none" else ()).astype("f")).to(
+        half
+    )
+
+    def results(x, weight, back, smoothing):
+        x = x.detach().requires_grad_()
+        y = F.cross_entropy(x, fastdl.tensor(target), weight, reduction=reduction, label_smoothing=smoothing)
+        (plain,) = fastdl.autograd.grad(y, x, back, retain_graph=True)
+        (first,) = fastdl.autograd.grad(y, x, back, create_graph=True)
+        (second,) = fastdl.autograd.grad((first * first).sum(), x)
+        assert y.dtype == plain.dtype == first.dtype == second.dtype == x.dtype
+        return y, plain, first, second
+
+    for smoothing in (0.0, 0.1):
+        for w in (None, weight):
+            got = results(logits, w, back, smoothing)
+            want = results(logits.float(), None if w is None else w.float(), back.float(), smoothing)
+            for place, (g, e) in enumerate(zip(got, want, strict=True)):
+                if place < 2:  # rounded once
+                    assert np.array_equal(g.float().detach().numpy(), e.to(half).float().detach().numpy())
+                else:
+                    np.testing.assert_allclose(g.float().detach(), e.detach(), rtol=0.1, atol=0.02)

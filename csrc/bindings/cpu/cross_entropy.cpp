@@ -71,19 +71,31 @@ Shape with_front(int64_t count, const Shape& positions) {
 py::tuple cross_entropy(const py::array& x, const py::array& target, const Optional& weight, int64_t dim,
                         int64_t ignore_index, double label_smoothing, std::string_view reduction) {
   constexpr const char* op = "cross_entropy";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "input");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    using C = ComputedIn<T>;
+    const In<T> in(x, op, "input", half);
     const Problem problem(in.shape(), dim, op);
     const In<int64_t> index = class_indices(target, problem, op);
-    const Weight<T> w(weight, problem, op);
-    const ClassTargets<T> targets{index, w, ignore_index, T(label_smoothing), reduction_of(reduction, op)};
-    py::array loss = loss_like<T>(targets.reduction, problem.positions), normaliser = empty<T>({});
-    py::array statistics = empty<T>(with_front(2, problem.positions));
+    const Weight<T> w(weight, problem, op, half);
+    const ClassTargets<C> targets{index, w, ignore_index, C(label_smoothing), reduction_of(reduction, op)};
+    py::array loss = empty_array(stored_dtype<T>(half),
+                                 targets.reduction == Reduction::none ? problem.positions : Shape());
+    py::array normaliser = empty<C>({}), statistics = empty<C>(with_front(2, problem.positions));
     int64_t invalid;
     {
       KernelScope scope(in.size());
-      invalid = cross_entropy_forward<T>(data<T>(loss), data<T>(statistics), data<T>(normaliser), in, targets,
-                                         problem.shape);
+      const auto run = [&](C* losses, const C* from) {
+        invalid = cross_entropy_forward<C>(losses, data<C>(statistics), data<C>(normaliser), from, targets,
+                                           problem.shape);
+      };
+      if constexpr (sizeof(T) == 2) {
+        const memory::Buffer<float> losses(size_t(loss.size())), floats(size_t(in.size()));
+        widen_all(floats.get(), in, in.size(), half);
+        run(losses.get(), floats.get());
+        narrow_all(data<T>(loss), losses.get(), loss.size(), half);
+      } else {
+        run(data<T>(loss), in);
+      }
     }
     if (invalid >= 0) raise_out_of_range(op, invalid, index, problem, ignore_index);
     return py::make_tuple(loss, statistics, normaliser);
@@ -95,20 +107,34 @@ py::array cross_entropy_gradient(const py::array& grad_loss, const py::array& x,
                                  const py::array& normaliser, int64_t dim, int64_t ignore_index,
                                  double label_smoothing, std::string_view reduction) {
   constexpr const char* op = "cross_entropy_backward";
-  return by_dtype(op, x, [&]<class T>(T) {
-    const In<T> in(x, op, "input"), stats(statistics, op, "statistics"), norm(normaliser, op, "normaliser");
+  return by_stored(op, x, [&]<class T>(T, Half half) {
+    using C = ComputedIn<T>;
+    const In<T> in(x, op, "input", half);
+    const In<C> stats(statistics, op, "statistics"), norm(normaliser, op, "normaliser");
     const Problem problem(in.shape(), dim, op);
     const In<int64_t> index = class_indices(target, problem, op);
-    const Weight<T> w(weight, problem, op);
-    const ClassTargets<T> targets{index, w, ignore_index, T(label_smoothing), reduction_of(reduction, op)};
-    const In<T> grad = upstream<T>(grad_loss, targets.reduction, problem.positions, op);
+    const Weight<T> w(weight, problem, op, half);
+    const ClassTargets<C> targets{index, w, ignore_index, C(label_smoothing), reduction_of(reduction, op)};
+    const In<T> grad = upstream<T>(grad_loss, targets.reduction, problem.positions, op, half);
     require(stats.shape() == with_front(2, problem.positions) && norm.size() == 1, op,
             "statistics and normaliser must be those that forward returned");
-    py::array grad_x = empty<T>(in.shape());
+    py::array grad_x = empty_array(stored_dtype<T>(half), in.shape());
     int64_t invalid;
     {
       KernelScope scope(in.size());
-      invalid = cross_entropy_backward<T>(data<T>(grad_x), grad, in, stats, norm, targets, problem.shape);
+      const auto run = [&](C* to, const C* upstream, const C* from) {
+        invalid = cross_entropy_backward<C>(to, upstream, from, stats, norm, targets, problem.shape);
+      };
+      if constexpr (sizeof(T) == 2) {
+        const memory::Buffer<float> upstream(size_t(grad.size())), floats(size_t(in.size())),
+            grads(size_t(in.size()));
+        widen_all(upstream.get(), grad, grad.size(), half);
+        widen_all(floats.get(), in, in.size(), half);
+        run(grads.get(), upstream.get(), floats.get());
+        narrow_all(data<T>(grad_x), grads.get(), in.size(), half);
+      } else {
+        run(data<T>(grad_x), grad, in);
+      }
     }
     if (invalid >= 0) raise_out_of_range(op, invalid, index, problem, ignore_index);
     return grad_x;

@@ -40,7 +40,6 @@ def _class_dim_back(grad: Any, dim: int) -> Any:
 
 
 class CrossEntropy(Op):
-    floats_only = True
     saves = (0, 1, 2)
 
     def forward(
@@ -64,11 +63,13 @@ class CrossEntropy(Op):
         """g (softmax(x)_c sum_k w_k q_k - w_c q_c), with the weights w q constant."""
         dim, ignore_index, smoothing, reduction = self.options
         target, axis = self.target, 1 if self.x.ndim > 1 else 0
-        q = _per_class(target, self.weight, self.x.shape[dim], self.x.dtype, ignore_index, smoothing)
-        x = self.saved_input(0, _class_dim_back(self.x, dim))
+        x, dtype = self.saved_input(0, _class_dim_back(self.x, dim)), self.x.dtype
+        if dtype.itemsize == 2:  # in float32
+            x, grad_loss = x.float(), grad_loss.float()
+        q = _per_class(target, self.weight, self.x.shape[dim], x._data.dtype, ignore_index, smoothing)
         total = Tensor._wrap(q.sum(axis, keepdims=True))
         g = _upstream_graph(grad_loss, self.normaliser, reduction, axis, target == ignore_index)
-        return g * (Softmax.apply(x, dim=axis) * total - Tensor._wrap(q)), None, None
+        return (g * (Softmax.apply(x, dim=axis) * total - Tensor._wrap(q))).to(dtype), None, None
 
 
 def _per_class(
