@@ -442,3 +442,15 @@ def test_cross_entropy_is_computed_in_single_precision(half, shape, reduction):
                     assert np.array_equal(g.float().detach().numpy(), e.to(half).float().detach().numpy())
                 else:
                     np.testing.assert_allclose(g.float().detach(), e.detach(), rtol=0.1, atol=0.02)
+
+
+def test_distinct_elements(half):
+    """Those of float32; either zero may stand for both, each NaN for itself."""
+    values = np.random.default_rng(5).integers(-20, 20, (30, 40)).astype("f") / 4
+    values[0, :6] = [np.nan, -0.0, np.inf, -np.inf, np.nan, 0.0]
+    x = fastdl.tensor(values).to(half)
+    assert x.unique().dtype == half
+    np.testing.assert_array_equal(x.unique().float(), x.float().unique())
+    for got, want in zip(x.unique(True, True, True), x.float().unique(True, True, True), strict=True):
+        np.testing.assert_array_equal(got.float(), want.float())
+    assert x[:0].unique().shape == (0,)

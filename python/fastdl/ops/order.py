@@ -8,7 +8,7 @@ import numpy as np
 
 from fastdl.autograd.graph import replay
 from fastdl.autograd.op import NoKernel, Op
-from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64
+from fastdl.dtypes import FLOATING, as_dtype, bool_, float32, float64, int64, is_half
 from fastdl.errors import not_for_complex
 from fastdl.kernels import on_device, select
 from fastdl.ops.arrays import any_true, cast, contiguous, empty
@@ -256,16 +256,18 @@ def cumprod(input: Tensor, dim: Any = None, *, dtype: Any = None, axis: Any = No
 def _unique(x: Any, inverse: bool, counts: bool) -> Any:
     """The distinct elements of all: those of the sorted ones that differ from the one before."""
     flat = x.reshape(-1)
+    if is_half(x.dtype):  # which NumPy compares one by one
+        flat = cast(flat, float32)
     keys = sortable(flat) if inverse or x.dtype.kind in "iu" else None
     if keys is None:
         order, ordered = np.argsort(flat, kind="stable") if inverse else None, np.sort(flat)
     else:
         ordered, order = select(keys).sort_forward(keys, flat.size, False)
-        ordered = cast(ordered, x.dtype)
+        ordered = cast(ordered, flat.dtype)
     new = empty(flat.shape, bool_, x)
     new[:1] = True
     np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
-    results = [Tensor._wrap(chosen(ordered, new))]
+    results = [Tensor._wrap(cast(chosen(ordered, new), x.dtype))]
     if inverse:
         places = empty(flat.shape, int64, x)
         if flat.size:
